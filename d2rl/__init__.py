@@ -1,0 +1,1 @@
+"""D2RL: diffusion-based deep reinforcement learning for wireless resource allocation."""

@@ -1,0 +1,1 @@
+"""Batched environments of the full-duplex cell."""

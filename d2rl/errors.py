@@ -1,0 +1,26 @@
+"""Errors that a person can mend: one clear message, exit status 2, no traceback."""
+
+
+class UserError(Exception):
+    """Something outside the program cannot be used; the message names it and the remedy."""
+
+    kind = "input"
+
+    def __str__(self) -> str:
+        return f"{self.kind} error: {super().__str__()}"
+
+
+class ConfigError(UserError):
+    """A configuration key or value that cannot be used."""
+
+    kind = "config"
+
+
+class CheckpointError(UserError):
+    """A checkpoint or run directory that cannot be used."""
+
+    kind = "checkpoint"
+
+
+class InputError(UserError):
+    """Data that cannot be used: channels, powers, weights, files."""

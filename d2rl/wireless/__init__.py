@@ -1,0 +1,22 @@
+"""Physics of a full-duplex cell; knows nothing of learning."""
+
+from d2rl.wireless.channels import ChannelState, concatenate
+from d2rl.wireless.heads import BeamformingHead, StructuredHead, make_head
+from d2rl.wireless.precoders import full_uplink_power, mrt, random_decision, rzf, zf
+from d2rl.wireless.rates import link_rates
+from d2rl.wireless.wmmse import wmmse
+
+__all__ = [
+    "BeamformingHead",
+    "ChannelState",
+    "StructuredHead",
+    "concatenate",
+    "full_uplink_power",
+    "link_rates",
+    "make_head",
+    "mrt",
+    "random_decision",
+    "rzf",
+    "wmmse",
+    "zf",
+]

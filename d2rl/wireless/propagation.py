@@ -1,0 +1,103 @@
+"""Large-scale propagation: where users are and how strongly they are heard."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+PATH_LOSS_DB = {
+    # a + b log10(d / km); 3GPP TR 36.828, outdoor pico cell
+    "los": (103.8, 20.9),
+    "nlos": (145.4, 37.5),
+}
+USER_TO_USER = "nlos"
+MINIMUM_USER_DISTANCE = 1.0  # m, keeps two users at one spot apart
+
+
+@dataclass(frozen=True)
+class LinkGains:
+    """Mean noise-normalised power gain of every channel coefficient (linear).
+
+    :param downlink: [B, K_D], mean of |g_j|^2 per antenna
+    :param uplink: [B, K_U], mean of |h_k|^2 per antenna
+    :param cross: [B, K_U, K_D], mean of |f_kj|^2
+    :param self_interference: [B], mean of |H_S|^2 per antenna pair
+    """
+
+    downlink: Tensor
+    uplink: Tensor
+    cross: Tensor
+    self_interference: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The four tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __getitem__(self, index: Tensor | slice) -> LinkGains:
+        """Gains selected along the batch."""
+        return LinkGains(**{name: tensor[index] for name, tensor in self.tensors().items()})
+
+
+@dataclass(frozen=True)
+class LinkBudget:
+    """Transmit powers, noise and path loss of one scenario; see ``FullDuplexConfig`` for the defaults.
+
+    :param bs_power: P_BS in dBm        :param user_power: P_UE in dBm
+    :param noise_downlink: dBm in the whole band at a user
+    :param noise_uplink: dBm in the whole band at the base station
+    :param self_interference: residual SI after cancellation, dB
+    :param path_loss: ``los`` or ``nlos``, base station to user
+    """
+
+    bs_power: float
+    user_power: float
+    noise_downlink: float
+    noise_uplink: float
+    self_interference: float
+    path_loss: str
+
+    def gains(self, downlink: Tensor, uplink: Tensor) -> LinkGains:
+        """Link gains for users at given places.
+
+        :param downlink: [B, K_D, 2], positions of the downlink users in m, base station at the origin
+        :param uplink: [B, K_U, 2], positions of the uplink users in m
+        """
+        between = torch.cdist(uplink, downlink).clamp_min(MINIMUM_USER_DISTANCE)
+        to_user = path_gain_db(downlink.norm(dim=-1), self.path_loss)
+        from_user = path_gain_db(uplink.norm(dim=-1), self.path_loss)
+        si = torch.full(downlink.shape[:1], self.bs_power + self.self_interference - self.noise_uplink)
+        return LinkGains(
+            downlink=from_db(self.bs_power + to_user - self.noise_downlink),
+            uplink=from_db(self.user_power + from_user - self.noise_uplink),
+            cross=from_db(self.user_power + path_gain_db(between, USER_TO_USER) - self.noise_downlink),
+            self_interference=from_db(si.to(downlink)),
+        )
+
+
+def path_gain_db(distance: Tensor, model: str) -> Tensor:
+    """Power gain in dB (negative path loss) at ``distance`` in m; 3GPP TR 36.828."""
+    intercept, slope = PATH_LOSS_DB[model]
+    return -(intercept + slope * torch.log10(distance / 1000))
+
+
+def thermal_noise(bandwidth: float, density: float, noise_figure: float) -> float:
+    """Noise power in dBm over ``bandwidth`` in MHz, from a density in dBm/Hz and a figure in dB."""
+    return density + 10 * math.log10(bandwidth * 1e6) + noise_figure
+
+
+def user_positions(
+    batch: int, users: int, radius: float, minimum: float, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Users uniform in the ring between ``minimum`` and ``radius`` (m): [batch, users, 2]."""
+    draw = torch.rand(batch, users, 2, generator=generator, device=device)
+    distance = (minimum**2 + (radius**2 - minimum**2) * draw[..., 0]).sqrt()
+    angle = 2 * math.pi * draw[..., 1]
+    return torch.stack([distance * angle.cos(), distance * angle.sin()], dim=-1)
+
+
+def from_db(decibel: Tensor) -> Tensor:
+    """Linear power of a value in dB."""
+    return 10 ** (decibel / 10)

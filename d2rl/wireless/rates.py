@@ -1,0 +1,70 @@
+"""Link rates: the one place where SINR is computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from d2rl.wireless.channels import ChannelState
+
+MINIMUM_POWER = 1e-20  # keeps the gradient of the amplitude finite for a silent user
+
+
+def link_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
+    r"""Spectral efficiency of every link, with MMSE combining at the base station.
+
+    .. math::
+        \gamma_j = \frac{|g_j^H w_j|^2}{\sum_{l \ne j} |g_j^H w_l|^2 + \sum_k p_k |f_{kj}|^2 + 1}
+
+        1 + \gamma_k = 1 / [(I + X^H C^{-1} X)^{-1}]_{kk}, \quad
+        C = I + H_S W W^H H_S^H, \quad x_k = \sqrt{p_k} h_k
+
+    The uplink form is the textbook MMSE receiver (Verdu, *Multiuser Detection*, ch. 6). It never
+    subtracts nearly equal numbers, so it holds up at 70 dB of SINR; the algebra runs in double.
+
+    :param channels: noise-normalised channels, batch of B states
+    :param precoder: [B, N_t, K_D], complex; columns w_j, total power at most 1
+    :param uplink_power: [B, K_U], fraction of the maximum power, in [0, 1]
+    :returns: [B, K_D + K_U] in bit/s/Hz, downlink links first
+    :raises ValueError: if the shapes do not fit ``channels``
+    """
+    b, n_t, k_d, k_u = channels.batch, channels.transmit_antennas, channels.downlink_users, channels.uplink_users
+    if precoder.shape != (b, n_t, k_d) or uplink_power.shape != (b, k_u):
+        raise ValueError(
+            f"precoder {tuple(precoder.shape)} and uplink_power {tuple(uplink_power.shape)} do not fit "
+            f"channels that ask for {(b, n_t, k_d)} and {(b, k_u)}"
+        )
+    downlink = torch.log2(1 + downlink_sinr(channels, precoder, uplink_power))
+    uplink = -torch.log2(uplink_error(channels, precoder, uplink_power)).to(downlink.dtype)
+    return torch.cat([downlink, uplink], dim=-1)
+
+
+def downlink_sinr(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
+    """SINR_D of :func:`link_rates`, [B, K_D]."""
+    received = squared_magnitude(channels.downlink.conj() @ precoder)
+    signal = received.diagonal(dim1=-2, dim2=-1)
+    others = received.masked_fill(torch.eye(signal.shape[-1], dtype=torch.bool, device=received.device), 0)
+    cross = (uplink_power.unsqueeze(-2) @ squared_magnitude(channels.cross)).squeeze(-2)
+    return signal / (others.sum(-1) + cross + 1)
+
+
+def uplink_error(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
+    """Mean squared error 1 / (1 + SINR_U) of the MMSE combiner, [B, K_U], in double."""
+    leakage = (channels.self_interference @ precoder).to(torch.complex128)
+    noise = leakage @ leakage.mH + _identity(leakage, leakage.shape[-2])
+    amplitude = uplink_power.double().clamp_min(MINIMUM_POWER).sqrt().unsqueeze(-2)
+    streams = channels.uplink.to(torch.complex128).mT * amplitude
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(noise), streams, upper=False)
+    gram = whitened.mH @ whitened + _identity(whitened, whitened.shape[-1])
+    factor = torch.linalg.cholesky(gram)
+    inverse = torch.linalg.solve_triangular(factor, _identity(gram, gram.shape[-1]).expand_as(gram), upper=False)
+    return squared_magnitude(inverse).sum(-2)
+
+
+def squared_magnitude(values: Tensor) -> Tensor:
+    """|x|^2 with a gradient that is finite at zero."""
+    return torch.view_as_real(values.resolve_conj()).square().sum(-1)
+
+
+def _identity(like: Tensor, size: int) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)

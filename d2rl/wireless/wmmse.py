@@ -1,0 +1,168 @@
+"""Full-duplex WMMSE: alternating optimisation of the weighted sum rate (Shi et al., IEEE TSP 2011).
+
+Batched and in double precision; every iteration raises the weighted sum rate.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from d2rl.errors import InputError
+from d2rl.wireless.channels import ChannelState
+from d2rl.wireless.precoders import full_uplink_power, mrt, random_decision, rzf, zf
+from d2rl.wireless.rates import link_rates, squared_magnitude
+
+MAXIMUM_STARTS = 12
+SECULAR_STEPS = 12  # Newton converges quadratically; the last steps only polish
+START_SEED = 2011
+
+
+def wmmse(
+    channels: ChannelState,
+    iterations: int = 200,
+    starts: int = 1,
+    weights: Tensor | None = None,
+    initial: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Local optimum of the weighted sum rate, the best over several starting points.
+
+    :param channels: B states
+    :param iterations: iterations from every start, 0 or more
+    :param starts: starting points, 1 to 12; the first is RZF at full power, the next favour the
+        downlink and the uplink, the others mix precoders and random beams
+    :param weights: [B, K_D + K_U], priority of every link; default 1
+    :param initial: (precoder, uplink_power) to start from instead
+    :returns: precoder [B, N_t, K_D] complex64 and uplink power [B, K_U]
+    :raises InputError: channels that are not finite, negative weights, more starts than supported
+    """
+    channels.validate()
+    if not 1 <= starts <= MAXIMUM_STARTS:
+        raise InputError(f"wmmse supports 1 to {MAXIMUM_STARTS} starts, got {starts}")
+    if iterations < 0:
+        raise InputError(f"wmmse needs 0 iterations or more, got {iterations}")
+    if weights is None:
+        weights = torch.ones(channels.batch, channels.links, device=channels.downlink.device)
+    if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise InputError("link weights must be finite and not negative")
+    if initial is None:
+        precoder, power = starting_points(channels, starts)
+    else:
+        precoder, power = check_decision(channels, *initial)
+        starts = 1
+    problem, weights = channels.double().repeat(starts), weights.double().repeat_interleave(starts, dim=0)
+    precoder, amplitude = precoder.to(torch.complex128), power.double().sqrt()
+    for _ in range(iterations):
+        precoder, amplitude = wmmse_iteration(problem, precoder, amplitude, weights)
+    power = amplitude.square()
+    if starts > 1:
+        rate = (weights * link_rates(problem, precoder, power)).sum(-1)
+        best = rate.unflatten(0, (channels.batch, starts)).argmax(-1)
+        chosen = torch.arange(channels.batch, device=best.device) * starts + best
+        precoder, power = precoder[chosen], power[chosen]
+    return precoder.to(channels.downlink.dtype), power.to(channels.downlink.real.dtype)
+
+
+def wmmse_iteration(
+    channels: ChannelState, precoder: Tensor, amplitude: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One round of receivers, weights, precoders and uplink amplitudes (docs/method.md, WMMSE).
+
+    :param channels: B states in double precision
+    :param precoder: [B, N_t, K_D]
+    :param amplitude: [B, K_U], q_k = sqrt(p_k)
+    :param weights: [B, K_D + K_U]
+    :returns: the next precoder and amplitude
+    """
+    h_s, g, h = channels.self_interference, channels.downlink, channels.uplink.mT
+    cross = squared_magnitude(channels.cross)
+    priority_down, priority_up = weights.split([channels.downlink_users, channels.uplink_users], dim=-1)
+
+    received = g.conj() @ precoder
+    own = received.diagonal(dim1=-2, dim2=-1)
+    power = amplitude.square()
+    total = squared_magnitude(received).sum(-1) + (power.unsqueeze(-2) @ cross).squeeze(-2) + 1
+    u = own / total
+    a = priority_down / (1 - squared_magnitude(own) / total)
+
+    leakage = h_s @ precoder
+    streams = h * amplitude.unsqueeze(-2)
+    covariance = leakage @ leakage.mH + streams @ streams.mH + _identity(leakage, leakage.shape[-2])
+    v = torch.linalg.solve(covariance, streams)
+    correlation = (v.conj() * h).sum(-2).real
+    b = priority_up / (1 - amplitude * correlation)
+
+    weight_down = a * squared_magnitude(u)
+    seen = h_s.mH @ v
+    quadratic = (g.mT * weight_down.unsqueeze(-2)) @ g.conj() + (seen * b.unsqueeze(-2)) @ seen.mH
+    target = g.mT * (a * u).unsqueeze(-2)
+    next_precoder = _power_constrained(quadratic, target)
+
+    heard = (b.unsqueeze(-1) * squared_magnitude(v.mH @ h)).sum(-2)
+    heard = heard + (cross @ weight_down.unsqueeze(-1)).squeeze(-1)
+    next_amplitude = (b * correlation / heard.clamp_min(1e-300)).clamp(0, 1)
+    return next_precoder, next_amplitude
+
+
+def starting_points(channels: ChannelState, starts: int) -> tuple[Tensor, Tensor]:
+    """Starting points of every state side by side: [B * starts, N_t, K_D] and [B * starts, K_U].
+
+    In order: RZF at full power; RZF with faint uplink (favours the downlink); faint RZF at full uplink
+    power (favours the uplink); MRT, ZF, and random beams with random uplink powers.
+    """
+    generator = torch.Generator(channels.downlink.device).manual_seed(START_SEED)
+    ones = full_uplink_power(channels)
+    fixed = [
+        (rzf(channels), ones),
+        (rzf(channels), 1e-3 * ones),
+        (1e-3 * rzf(channels), ones),
+        (mrt(channels), ones),
+        (zf(channels), ones),
+        (mrt(channels), 1e-3 * ones),
+    ]
+    random = (random_decision(channels, generator) for _ in range(max(0, starts - len(fixed))))
+    points = [*fixed[:starts], *random]
+    precoder = torch.stack([point[0] for point in points], dim=1).flatten(0, 1)
+    power = torch.stack([point[1] for point in points], dim=1).flatten(0, 1)
+    return precoder, power
+
+
+def check_decision(channels: ChannelState, precoder: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+    """Refuse a decision that breaks the power limits.
+
+    :raises InputError: uplink power outside [0, 1] or a precoder of more than unit power
+    """
+    if bool((power < 0).any()) or bool((power > 1 + 1e-5).any()):
+        raise InputError(f"uplink powers must lie in [0, 1], got {float(power.min()):g} to {float(power.max()):g}")
+    total = squared_magnitude(precoder).sum((-2, -1))
+    if bool((total > 1 + 1e-4).any()):
+        raise InputError(f"the precoder's total power must be at most 1, got {float(total.max()):g}")
+    return precoder, power.clamp(0, 1)
+
+
+def _power_constrained(quadratic: Tensor, target: Tensor) -> Tensor:
+    """argmin of tr(W^H A W) - 2 Re tr(C^H W) subject to ||W||^2 <= 1: W = (A + mu I)^-1 C.
+
+    mu solves the secular equation ||W(mu)|| = 1 by Newton's method on 1 / ||W(mu)||, which is
+    nearly linear in mu and approaches the root from below (More and Sorensen, 1983).
+    """
+    values, vectors = torch.linalg.eigh(quadratic)
+    rotated = vectors.mH @ target
+    energy = squared_magnitude(rotated).sum(-1)
+    values = values.clamp_min(0)
+    mu = (energy.sum(-1).sqrt() - values[..., -1]).clamp_min(0)
+    mu = torch.maximum(mu, values[..., -1] * 1e-14)
+    for _ in range(SECULAR_STEPS):
+        shifted = 1 / (values + mu.unsqueeze(-1))
+        norm2 = (energy * shifted.square()).sum(-1)
+        slope = (energy * shifted.pow(3)).sum(-1)
+        step = norm2 / slope.clamp_min(1e-300) * (norm2.clamp_min(1e-300).sqrt() - 1)
+        mu = mu + step.clamp_min(0)
+    shifted = 1 / (values + mu.unsqueeze(-1))
+    precoder = vectors @ (rotated * shifted.unsqueeze(-1))
+    norm = squared_magnitude(precoder).sum((-2, -1), keepdim=True).sqrt()
+    return precoder / norm.clamp_min(1)
+
+
+def _identity(like: Tensor, size: int) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)
