@@ -1,0 +1,35 @@
+"""Networks: what they see of a state, how they embed it, how they read and write actions."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from d2rl.networks.actions import ActionInput, ActionOutput
+from d2rl.networks.features import Observation, action_features, observe
+from d2rl.networks.link_graph import LinkGraphEncoder, LinkGraphTransition
+from d2rl.networks.mlp import MLPEncoder, MLPTransition
+from d2rl.wireless.channels import ChannelState
+from d2rl.wireless.heads import ActionHead
+
+
+def make_encoder(kind: str, example: ChannelState, width: int, layers: int) -> nn.Module:
+    """State -> embeddings [B, K, width]; ``kind`` is link_graph or mlp."""
+    return LinkGraphEncoder(width, layers) if kind == "link_graph" else MLPEncoder(example, width, layers)
+
+
+def make_transition(kind: str, example: ChannelState, head: ActionHead, width: int, layers: int) -> nn.Module:
+    """State and M actions -> embeddings [B, M, K, width]; ``kind`` is link_graph or mlp."""
+    if kind == "link_graph":
+        return LinkGraphTransition(head, width)
+    return MLPTransition(example, width, layers, extra=head.layout.size(example))
+
+
+__all__ = [
+    "ActionInput",
+    "ActionOutput",
+    "Observation",
+    "action_features",
+    "make_encoder",
+    "make_transition",
+    "observe",
+]

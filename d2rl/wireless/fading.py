@@ -23,16 +23,17 @@ def complex_normal(shape: tuple[int, ...], generator: torch.Generator, device: t
     return torch.randn(shape, generator=generator, device=device, dtype=torch.complex64)
 
 
-def rician(scattered: Tensor, factor: float | None) -> Tensor:
-    """Add a line of sight of all ones to CN(0, 1) scattering, keeping unit mean power.
+def rician(scattered: Tensor, factor: float | None, line_of_sight: Tensor | float = 1.0) -> Tensor:
+    """Add a line of sight to CN(0, 1) scattering, keeping unit mean power.
 
     :param scattered: CN(0, 1) coefficients
     :param factor: Rician K in dB; None is Rayleigh fading
+    :param line_of_sight: coefficients of unit magnitude in the shape of ``scattered``; default all ones
     """
     if factor is None:
         return scattered
     k = 10 ** (factor / 10)
-    return math.sqrt(k / (k + 1)) + math.sqrt(1 / (k + 1)) * scattered
+    return math.sqrt(k / (k + 1)) * line_of_sight + math.sqrt(1 / (k + 1)) * scattered
 
 
 def jakes_correlation(speed: float, carrier: float, slot: float) -> float:
@@ -59,8 +60,8 @@ def scale(small: ChannelState, gains: LinkGains) -> ChannelState:
 
 
 def whiten(channels: ChannelState, gains: LinkGains) -> ChannelState:
-    """Whitened coefficients from channels; the inverse of :func:`scale`."""
-    roots = _roots(gains)
+    """Whitened coefficients from channels; the inverse of :func:`scale`, and 0 where the gain is 0."""
+    roots = {name: root.clamp_min(torch.finfo(root.dtype).tiny) for name, root in _roots(gains).items()}
     return ChannelState(**{name: tensor / roots[name] for name, tensor in channels.tensors().items()})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,13 +12,35 @@ from d2rl.wireless.channels import ChannelState
 from d2rl.wireless.rates import squared_magnitude
 
 
-class ActionHead(Protocol):
-    """Decodes an action; every user owns ``width`` of its numbers (padded where it needs fewer)."""
+@dataclass(frozen=True)
+class ActionLayout:
+    """A flat action holds the numbers of every downlink user, then those of every uplink user.
 
-    width: int
+    :param down: numbers of a downlink user
+    :param up: numbers of an uplink user
+    """
+
+    down: int
+    up: int
 
     def size(self, channels: ChannelState) -> int:
         """Length of the flat action."""
+        return self.down * channels.downlink_users + self.up * channels.uplink_users
+
+    def split(self, action: Tensor, downlink_users: int) -> tuple[Tensor, Tensor]:
+        """[..., K_D, down] and [..., K_U, up] from a flat action."""
+        down, up = action.tensor_split([downlink_users * self.down], dim=-1)
+        return down.unflatten(-1, (-1, self.down)), up.unflatten(-1, (-1, self.up))
+
+    def join(self, down: Tensor, up: Tensor) -> Tensor:
+        """The inverse of :meth:`split`."""
+        return torch.cat([down.flatten(-2), up.flatten(-2)], dim=-1)
+
+
+class ActionHead(Protocol):
+    """Decodes actions; numbers outside [-1, 1] count as -1 or 1, so that the limits hold for every action."""
+
+    layout: ActionLayout
 
     def decode(self, channels: ChannelState, action: Tensor) -> tuple[Tensor, Tensor]:
         """Precoder [B, N_t, K_D] of total power 1 at most and uplink power [B, K_U] in [0, 1]."""
@@ -33,14 +56,11 @@ class StructuredHead:
     (lambda, power share) of a downlink user, (p, nu) of an uplink user.
     """
 
-    width = 2
+    layout = ActionLayout(down=2, up=2)
     lambda_range = (-1.0, 5.0)  # log10 of lambda_l ||g_l||^2
-    nu_range = (-2.0, 4.0)  # log10 of nu_k ||H_S^H v_k||^2
-    share_range = 3.0  # a share is softmax(3 a)
-
-    def size(self, channels: ChannelState) -> int:
-        """2 (K_D + K_U)."""
-        return 2 * channels.links
+    nu_range = (0.0, 8.0)  # log10 of nu_k ||H_S^H v_k||^2
+    share_range = 5.0  # a share is softmax(5 a)
+    power_slope = (2.0, 6.0)  # p = sigmoid(2 + 6 a): from 0.02 to 1, near full power at a = 0
 
     def decode(self, channels: ChannelState, action: Tensor) -> tuple[Tensor, Tensor]:
         """Precoder and uplink power.
@@ -49,20 +69,21 @@ class StructuredHead:
         :param action: [B, 2 (K_D + K_U)] in [-1, 1], the two numbers of each user side by side
         :returns: precoder [B, N_t, K_D], total power 1; uplink power [B, K_U] in [0, 1]
         """
-        per_user = action.unflatten(-1, (channels.links, 2))
-        down, up = per_user.split([channels.downlink_users, channels.uplink_users], dim=-2)
-        directions = downlink_directions(channels)
-        leakage = leakage_directions(channels)
+        down, up = self.layout.split(_bounded(action, channels, self.layout), channels.downlink_users)
+        exact = channels.double()  # in single precision 1 + nu would lose the 1
+        directions = downlink_directions(exact)
+        leakage = leakage_directions(exact)
         strength = torch.cat(
             [_log_scale(down[..., 0], self.lambda_range), _log_scale(up[..., 1], self.nu_range)], dim=-1
         )
-        basis = torch.cat([directions, leakage], dim=-1) * strength.sqrt().unsqueeze(-2)
+        basis = torch.cat([directions, leakage], dim=-1) * strength.double().sqrt().unsqueeze(-2)
         system = basis @ basis.mH + torch.eye(basis.shape[-2], device=basis.device)
         beams = torch.linalg.solve(system, directions)
         norm = squared_magnitude(beams).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
         share = torch.softmax(self.share_range * down[..., 1], dim=-1)
-        power = ((up[..., 0] + 1) / 2).square()
-        return beams / norm * share.sqrt().unsqueeze(-2), power
+        offset, slope = self.power_slope
+        power = torch.sigmoid(offset + slope * up[..., 0])
+        return (beams / norm).to(channels.downlink.dtype) * share.sqrt().unsqueeze(-2), power
 
 
 class BeamformingHead:
@@ -72,22 +93,17 @@ class BeamformingHead:
     """
 
     def __init__(self, transmit_antennas: int):
-        self.width = 2 * transmit_antennas
-
-    def size(self, channels: ChannelState) -> int:
-        """2 N_t K_D + K_U."""
-        return self.width * channels.downlink_users + channels.uplink_users
+        self.layout = ActionLayout(down=2 * transmit_antennas, up=1)
 
     def decode(self, channels: ChannelState, action: Tensor) -> tuple[Tensor, Tensor]:
         """Precoder [B, N_t, K_D] with total power 1 at most; uplink power [B, K_U] in [0, 1].
 
         :param action: [B, 2 N_t K_D + K_U] in [-1, 1]
         """
-        k_d, k_u = channels.downlink_users, channels.uplink_users
-        beams, power = action.split([self.width * k_d, k_u], dim=-1)
-        precoder = torch.view_as_complex(beams.unflatten(-1, (k_d, -1, 2)).contiguous()).mT
+        beams, power = self.layout.split(_bounded(action, channels, self.layout), channels.downlink_users)
+        precoder = torch.view_as_complex(beams.unflatten(-1, (-1, 2)).contiguous()).mT
         norm = squared_magnitude(precoder).sum((-2, -1), keepdim=True).clamp_min(1).sqrt()
-        return precoder / norm, (power + 1) / 2
+        return precoder / norm, (power.squeeze(-1) + 1) / 2
 
 
 def uplink_combiners(channels: ChannelState) -> Tensor:
@@ -114,8 +130,22 @@ def leakage_directions(channels: ChannelState) -> Tensor:
 
 
 def make_head(name: str, transmit_antennas: int) -> ActionHead:
-    """The head called ``structured`` or ``beamforming``."""
-    return StructuredHead() if name == "structured" else BeamformingHead(transmit_antennas)
+    """The head called ``structured`` or ``beamforming``.
+
+    :raises ValueError: another name
+    """
+    if name == "structured":
+        return StructuredHead()
+    if name == "beamforming":
+        return BeamformingHead(transmit_antennas)
+    raise ValueError(f"action head {name!r} is unknown; choose structured or beamforming")
+
+
+def _bounded(action: Tensor, channels: ChannelState, layout: ActionLayout) -> Tensor:
+    expected = (channels.batch, layout.size(channels))
+    if action.shape != expected:
+        raise ValueError(f"action {tuple(action.shape)} does not fit channels and head, which ask for {expected}")
+    return action.clamp(-1, 1)
 
 
 def _log_scale(action: Tensor, bounds: tuple[float, float]) -> Tensor:

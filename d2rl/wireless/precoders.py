@@ -20,7 +20,9 @@ def zf(channels: ChannelState) -> Tensor:
 
     With more users than antennas the pseudo-inverse gives the least-squares precoder.
     """
-    return equal_power(torch.linalg.pinv(channels.downlink.conj()))
+    beams = torch.linalg.pinv(channels.downlink.to(torch.complex128).conj())
+    heard = (channels.downlink != 0).any(-1).unsqueeze(-2)  # else rounding would be scaled up to a beam
+    return equal_power((beams * heard).to(channels.downlink.dtype))
 
 
 def rzf(channels: ChannelState) -> Tensor:

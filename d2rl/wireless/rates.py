@@ -7,7 +7,7 @@ from torch import Tensor
 
 from d2rl.wireless.channels import ChannelState
 
-MINIMUM_POWER = 1e-20  # keeps the gradient of the amplitude finite for a silent user
+FAINT_POWER = 1e-20  # added to every power: a silent user's rate stays 0 and keeps its gradient, h^H Q^-1 h / ln 2
 
 
 def link_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def uplink_error(channels: ChannelState, precoder: Tensor, uplink_power: Tensor)
     """Mean squared error 1 / (1 + SINR_U) of the MMSE combiner, [B, K_U], in double."""
     leakage = (channels.self_interference @ precoder).to(torch.complex128)
     noise = leakage @ leakage.mH + _identity(leakage, leakage.shape[-2])
-    amplitude = uplink_power.double().clamp_min(MINIMUM_POWER).sqrt().unsqueeze(-2)
+    amplitude = (uplink_power.double().clamp_min(0) + FAINT_POWER).sqrt().unsqueeze(-2)
     streams = channels.uplink.to(torch.complex128).mT * amplitude
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(noise), streams, upper=False)
     gram = whitened.mH @ whitened + _identity(whitened, whitened.shape[-1])
@@ -63,7 +63,7 @@ def uplink_error(channels: ChannelState, precoder: Tensor, uplink_power: Tensor)
 
 def squared_magnitude(values: Tensor) -> Tensor:
     """|x|^2 with a gradient that is finite at zero."""
-    return torch.view_as_real(values.resolve_conj()).square().sum(-1)
+    return (values * values.conj()).real
 
 
 def _identity(like: Tensor, size: int) -> Tensor:

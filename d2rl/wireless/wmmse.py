@@ -14,7 +14,8 @@ from d2rl.wireless.precoders import full_uplink_power, mrt, random_decision, rzf
 from d2rl.wireless.rates import link_rates, squared_magnitude
 
 MAXIMUM_STARTS = 12
-SECULAR_STEPS = 12  # Newton converges quadratically; the last steps only polish
+SECULAR_BISECTIONS = 6  # bring mu within a small factor of its root
+SECULAR_STEPS = 5  # Newton converges quadratically from there
 START_SEED = 2011
 
 
@@ -34,7 +35,8 @@ def wmmse(
     :param weights: [B, K_D + K_U], priority of every link; default 1
     :param initial: (precoder, uplink_power) to start from instead
     :returns: precoder [B, N_t, K_D] complex64 and uplink power [B, K_U]
-    :raises InputError: channels that are not finite, negative weights, more starts than supported
+    :raises InputError: channels that are not finite, weights that are negative or do not fit, a start that
+        breaks the power limits, more starts than supported
     """
     channels.validate()
     if not 1 <= starts <= MAXIMUM_STARTS:
@@ -43,6 +45,10 @@ def wmmse(
         raise InputError(f"wmmse needs 0 iterations or more, got {iterations}")
     if weights is None:
         weights = torch.ones(channels.batch, channels.links, device=channels.downlink.device)
+    if weights.shape != (channels.batch, channels.links):
+        raise InputError(
+            f"link weights have shape {tuple(weights.shape)}, channels ask for {(channels.batch, channels.links)}"
+        )
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
         raise InputError("link weights must be finite and not negative")
     if initial is None:
@@ -108,7 +114,8 @@ def starting_points(channels: ChannelState, starts: int) -> tuple[Tensor, Tensor
     """Starting points of every state side by side: [B * starts, N_t, K_D] and [B * starts, K_U].
 
     In order: RZF at full power; RZF with faint uplink (favours the downlink); faint RZF at full uplink
-    power (favours the uplink); MRT, ZF, and random beams with random uplink powers.
+    power (favours the uplink); MRT, ZF, and random beams with random uplink powers. The random ones are
+    the same for every state, so that a state's result does not depend on the batch it comes in.
     """
     generator = torch.Generator(channels.downlink.device).manual_seed(START_SEED)
     ones = full_uplink_power(channels)
@@ -120,38 +127,56 @@ def starting_points(channels: ChannelState, starts: int) -> tuple[Tensor, Tensor
         (zf(channels), ones),
         (mrt(channels), 1e-3 * ones),
     ]
-    random = (random_decision(channels, generator) for _ in range(max(0, starts - len(fixed))))
-    points = [*fixed[:starts], *random]
+    random = [random_decision(channels[:1], generator) for _ in range(max(0, starts - len(fixed)))]
+    shared = [(beams.expand(len(ones), -1, -1), power.expand(len(ones), -1)) for beams, power in random]
+    points = [*fixed[:starts], *shared]
     precoder = torch.stack([point[0] for point in points], dim=1).flatten(0, 1)
     power = torch.stack([point[1] for point in points], dim=1).flatten(0, 1)
     return precoder, power
 
 
 def check_decision(channels: ChannelState, precoder: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
-    """Refuse a decision that breaks the power limits.
+    """Refuse a decision that breaks the power limits; take off what rounding put above them.
 
-    :raises InputError: uplink power outside [0, 1] or a precoder of more than unit power
+    :raises InputError: wrong shapes, uplink power outside [0, 1] or a precoder of more than unit power
     """
+    shapes = {
+        "precoder": (precoder, (channels.batch, channels.transmit_antennas, channels.downlink_users)),
+        "uplink_power": (power, (channels.batch, channels.uplink_users)),
+    }
+    for name, (tensor, shape) in shapes.items():
+        if tensor.shape != shape:
+            raise InputError(f"{name} has shape {tuple(tensor.shape)}, channels ask for {shape}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{name} holds NaN or infinite values")
     if bool((power < 0).any()) or bool((power > 1 + 1e-5).any()):
         raise InputError(f"uplink powers must lie in [0, 1], got {float(power.min()):g} to {float(power.max()):g}")
     total = squared_magnitude(precoder).sum((-2, -1))
     if bool((total > 1 + 1e-4).any()):
         raise InputError(f"the precoder's total power must be at most 1, got {float(total.max()):g}")
-    return precoder, power.clamp(0, 1)
+    return precoder / total.clamp_min(1).sqrt()[:, None, None], power.clamp(0, 1)
 
 
 def _power_constrained(quadratic: Tensor, target: Tensor) -> Tensor:
     """argmin of tr(W^H A W) - 2 Re tr(C^H W) subject to ||W||^2 <= 1: W = (A + mu I)^-1 C.
 
-    mu solves the secular equation ||W(mu)|| = 1 by Newton's method on 1 / ||W(mu)||, which is
-    nearly linear in mu and approaches the root from below (More and Sorensen, 1983).
+    mu solves the secular equation ||W(mu)|| = 1, where ||W(mu)||^2 = sum_i e_i / (lambda_i + mu)^2. Newton's
+    method on 1 / ||W(mu)|| approaches the root from below (More and Sorensen, 1983), fast unless users that
+    are nearly switched off leave a pole far below the root; so a bisection on the scale of log(mu) comes first.
     """
     values, vectors = torch.linalg.eigh(quadratic)
     rotated = vectors.mH @ target
     energy = squared_magnitude(rotated).sum(-1)
     values = values.clamp_min(0)
-    mu = (energy.sum(-1).sqrt() - values[..., -1]).clamp_min(0)
-    mu = torch.maximum(mu, values[..., -1] * 1e-14)
+    floor = (values[..., -1] * 1e-14).clamp_min(1e-100)  # not 0: A and C may both be 0
+    # at the root every partial sum is at most 1, and one term is at least 1 / N_t
+    low = torch.maximum((energy.cumsum(-1).sqrt() - values).amax(-1), floor)
+    high = torch.maximum(((energy * energy.shape[-1]).sqrt() - values).amax(-1), low)
+    for _ in range(SECULAR_BISECTIONS):
+        middle = (low * high).sqrt()
+        above = (energy / (values + middle.unsqueeze(-1)).square()).sum(-1) > 1
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    mu = low
     for _ in range(SECULAR_STEPS):
         shifted = 1 / (values + mu.unsqueeze(-1))
         norm2 = (energy * shifted.square()).sum(-1)

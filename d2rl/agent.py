@@ -1,0 +1,353 @@
+"""D2RL: the outer reinforcement-learning module. Read :meth:`D2RL.interact` and :meth:`D2RL.learn` first."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import asdict
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from d2rl.config import Config
+from d2rl.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation, weighted_value
+from d2rl.envs import CellState, FullDuplexEnv, stream
+from d2rl.explorers import AENPNN, RENPNN, SENPNN
+from d2rl.explorers.action import group_weights
+from d2rl.explorers.reward import designed_reward, rank_correlation, raw_reward
+from d2rl.networks import Observation, make_encoder, make_transition, observe
+from d2rl.replay import ReplayBuffer
+from d2rl.sections import Sections
+
+
+class D2RL(L.LightningModule):
+    """Environment -> SENPNN -> AENPNN -> RENPNN -> replay -> DDPG update, with explorers switched on by stages.
+
+    Callbacks steer it through ``stages`` (which explorers take part), ``chi`` (probability that a state
+    is replaced), ``autocast_type`` (precision of the networks) and ``sections`` (timing); the module
+    itself computes. One training step makes ``trainer.updates_per_step`` interactions and updates.
+
+    :param config: everything a run needs
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.automatic_optimization = False
+        self.config = config
+        scenario, network, ddpg = config.scenario, config.network, config.ddpg
+        self.env = FullDuplexEnv(scenario, config.trainer.num_envs, config.seed, "cpu")
+        head, example = self.env.head, self.env.state.channels
+        shape = {"kind": network.kind, "example": example, "width": network.width, "layers": network.layers}
+
+        self.per_link = config.stages.reward is not None and config.reward.case.startswith("designed")
+        self.actor = DeterministicActor(make_encoder(**shape), head.layout, network.width)
+        self.critic = Critic(make_transition(**shape, head=head), network.width, self.per_link)
+        self.target_actor, self.target_critic = deepcopy(self.actor), deepcopy(self.critic)
+        self.aenpnn = AENPNN(
+            make_encoder(**shape),
+            head.layout,
+            network.width,
+            config.action.steps,
+            sampler=config.action.sampler,
+            rate=ddpg.actor_rate,
+        )
+        self.renpnn = RENPNN(
+            make_transition(**shape, head=head),
+            network.width,
+            config.reward.steps,
+            self.per_link,
+            risk=config.reward.risk,
+            quantile=config.reward.quantile,
+            rate=config.reward.rate,
+        )
+        self.senpnn = SENPNN(
+            scenario.transmit_antennas,
+            scenario.receive_antennas,
+            config.state.steps,
+            width=config.state.width,
+            lr=config.state.rate,
+        )
+        self.replay = ReplayBuffer(ddpg.replay)
+        self.stages = {"action": False, "reward": False, "state": False}
+        self.chi = 0.0
+        self.autocast_type: torch.dtype | None = None
+        self.sections = Sections()
+        self.updates = self.environment_steps = 0
+        self.fallback = False
+        self.totals: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Actor, critic and each explorer's own, always all of them, so that a checkpoint loads at any stage."""
+        ddpg = self.config.ddpg
+        return [
+            torch.optim.Adam(self.actor.parameters(), lr=ddpg.actor_rate, fused=True),
+            torch.optim.Adam(self.critic.parameters(), lr=ddpg.critic_rate, fused=True),
+            self.aenpnn.configure_optimizers(),
+            self.renpnn.configure_optimizers(),
+            self.senpnn.configure_optimizers(),
+        ]
+
+    def on_fit_start(self) -> None:
+        """Move the world to where the networks are."""
+        if not hasattr(self, "generator"):
+            self.generator = torch.Generator(self.device).manual_seed(stream(f"agent/{self.config.seed}"))
+        if self.env.device != self.device:
+            self.env = FullDuplexEnv(self.config.scenario, self.env.num_envs, self.config.seed, self.device)
+
+    def training_step(self, batch: Any, batch_index: int) -> None:
+        """Several interactions, each followed by one update."""
+        for _ in range(self.config.trainer.updates_per_step):
+            self.interact()
+            self.learn()
+
+    # ------------------------------------------------------------------ the world
+
+    @torch.no_grad()
+    def interact(self) -> None:
+        """One slot of every cell: S_0 -> S_t -> A_t -> R_t -> replay."""
+        with self.sections("environment"):
+            state = self.env.state
+        if self.stages["state"] and self.chi > 0:
+            with self.sections("senpnn"):
+                state = self.replace_states(state)
+        with self.sections("environment"):
+            observation = observe(state.estimate, state.weights)
+        with self.sections("aenpnn" if self.stages["action"] else "actor"):
+            action = self.explore(observation)
+        with self.sections("environment"):
+            measured = self.measured_reward(observation, self.env.measure(state, action))
+        reward = self.generated_reward(observation, action, measured)
+        continues = self.advance()
+        self.replay.add(
+            {**observation.tensors(), "action": action, "measured": measured, "reward": reward, **continues}
+        )
+        self.environment_steps += self.env.num_envs
+
+    def replace_states(self, state: CellState) -> CellState:
+        """SENPNN, Mode II: each state becomes a synthetic one with probability chi, before the action."""
+        step = self.config.state.corrupt or None
+        synthetic = self.senpnn.generate(state.channels, state.gains, step, generator=self.generator)
+        replaced = torch.rand(self.env.num_envs, generator=self.generator, device=self.device) < self.chi
+        return self.env.with_channels(state, synthetic, replaced)
+
+    def explore(self, observation: Observation) -> Tensor:
+        """Candidate actions [B, M, size]: AENPNN's own noise, or the actor's action with Gaussian noise."""
+        with self.autocast():
+            if self.stages["action"]:
+                action = self.aenpnn.sample(observation, self.config.action.candidates, self.generator).tanh()
+            else:
+                action = self.actor(observation).tanh().unsqueeze(1)
+        return self.perturb(action)
+
+    def perturb(self, action: Tensor) -> Tensor:
+        """Gaussian exploration, clipped to the action's range; its deviation falls linearly over training."""
+        noise = self.noise_deviation()
+        if noise == 0:
+            return action
+        draw = torch.randn(action.shape, generator=self.generator, device=action.device)
+        return (action + noise * draw).clamp(-1, 1)
+
+    def noise_deviation(self) -> float:
+        """Standard deviation of the Gaussian exploration now."""
+        ddpg, trainer = self.config.ddpg, self.config.trainer
+        part = min(1.0, self.updates / (trainer.epochs * trainer.updates_per_epoch))
+        return ddpg.noise + (ddpg.noise_end - ddpg.noise) * part
+
+    def measured_reward(self, observation: Observation, rates: Tensor) -> Tensor:
+        """Raw or designed reward of measured link rates [B, M, K], in units of ``reward_scale``."""
+        scale = self.config.ddpg.reward_scale
+        if self.per_link:
+            return designed_reward(rates, observation.reference) * (rates.shape[-1] ** 0.5 / scale)
+        return raw_reward(rates, observation.weights) / scale
+
+    def generated_reward(self, observation: Observation, action: Tensor, measured: Tensor) -> Tensor:
+        """RENPNN, Mode I: the reward generated for (S_t, A_t); the measured one before its stage or if it hacks."""
+        config = self.config.reward
+        if not (self.stages["reward"] and config.case.endswith("gdm") and self.updates > self.config.ddpg.warmup_updates):
+            return measured
+        with self.sections("renpnn"), self.autocast():
+            generated = self.renpnn.generate(observation, action, config.samples, self.generator)
+        if action.shape[1] > 1:
+            values = [weighted_value(reward, observation.weights) for reward in (generated, measured)]
+            self.accumulate("renpnn/rank_correlation", rank_correlation(*values))
+        return measured if self.fallback else generated
+
+    def advance(self) -> dict[str, Tensor]:
+        """The next slot; what the critic needs of it when gamma > 0."""
+        with self.sections("environment"):
+            state, truncated = self.env.advance()
+            if self.config.ddpg.gamma == 0:
+                return {}
+            following = observe(state.estimate, state.weights).tensors()
+        return {"continues": (~truncated).float(), **{f"next.{name}": tensor for name, tensor in following.items()}}
+
+    # ------------------------------------------------------------------ learning
+
+    def learn(self) -> None:
+        """One update of critic, policy and the explorers that take part."""
+        ddpg = self.config.ddpg
+        batch = self.replay.sample(ddpg.batch, self.generator)
+        observation = Observation.from_tensors(batch)
+        if self.updates == 0:
+            self.critic.calibrate(observation, batch["action"], batch["reward"])
+            self.renpnn.calibrate(batch["measured"])
+        self.update_critic(observation, batch)
+        if self.updates >= ddpg.warmup_updates:
+            self.update_policy(observation, batch)
+        self.update_reward_explorer(observation, batch)
+        self.update_state_explorer()
+        self.updates += 1
+
+    def update_critic(self, observation: Observation, batch: dict[str, Tensor]) -> None:
+        """Regress Q on the reward (and on the discounted next value when gamma > 0)."""
+        with self.sections("critic"), self.autocast():
+            target = batch["reward"]
+            if self.config.ddpg.gamma > 0:
+                target = target + self.config.ddpg.gamma * self.next_value(batch)
+            loss = critic_loss(self.critic, observation, batch["action"], target)
+            self.step(1, loss)
+            follow(self.target_critic, self.critic, self.config.ddpg.target_rate)
+        self.accumulate("losses/critic", loss)
+
+    @torch.no_grad()
+    def next_value(self, batch: dict[str, Tensor]) -> Tensor:
+        """Q'(s', mu'(s')), [B, 1, K or 1]; an episode that was cut goes on from the value of its own state."""
+        names = [name for name in batch if name.startswith("next.")]
+        following = Observation.from_tensors({name.removeprefix("next."): batch[name] for name in names})
+        if self.stages["action"]:
+            action = self.aenpnn.sample(following, 1, self.generator).tanh()
+        else:
+            action = self.target_actor(following).tanh().unsqueeze(1)
+        return self.target_critic(following, action) * batch["continues"][:, None, None]
+
+    def update_policy(self, observation: Observation, batch: dict[str, Tensor]) -> None:
+        """Ascend Q; AENPNN also imitates the better candidates of each state."""
+        if self.stages["action"]:
+            with self.sections("aenpnn"), self.autocast():
+                self.step(2, self.action_explorer_loss(observation, batch))
+            return
+        with self.sections("actor"), self.autocast():
+            output = self.actor(observation)
+            value = self.value(observation, output.tanh().unsqueeze(1)).mean()
+            loss = self.config.ddpg.saturation_penalty * saturation(output) - value
+            self.step(0, loss)
+            follow(self.target_actor, self.actor, self.config.ddpg.target_rate)
+        self.accumulate("losses/actor", loss)
+
+    def action_explorer_loss(self, observation: Observation, batch: dict[str, Tensor]) -> Tensor:
+        """AENPNN's objective: ``chain``, ``weighted``, or both."""
+        config, loss = self.config.action, torch.zeros((), device=self.device)
+        embedding = self.aenpnn.encode(observation)
+        outputs = []
+        if config.objective != "weighted":
+            output = self.aenpnn.sample(observation, 1, self.generator, embedding=embedding)
+            value = self.value(observation, output.tanh()).mean()
+            loss = loss - value
+            outputs.append(output)
+            self.accumulate("losses/aenpnn_chain", -value)
+        if config.objective != "chain":
+            value = weighted_value(batch["reward"], observation.weights)
+            weights = group_weights(value, config.temperature)
+            error, output = self.aenpnn.imitate(observation, batch["action"], weights, self.generator, embedding)
+            loss = loss + config.weighted_scale * error
+            outputs.append(output)
+            self.accumulate("losses/aenpnn_weighted", error)
+        return loss + self.config.ddpg.saturation_penalty * sum(saturation(output) for output in outputs)
+
+    def value(self, observation: Observation, action: Tensor) -> Tensor:
+        """Q of actions [B, M, size], [B, M], with the critic's weights held fixed."""
+        self.critic.requires_grad_(False)
+        value = weighted_value(self.critic(observation, action), observation.weights)
+        self.critic.requires_grad_(True)
+        return value
+
+    def update_reward_explorer(self, observation: Observation, batch: dict[str, Tensor]) -> None:
+        """RENPNN's denoising loss on measured rewards, from the start so that its stage finds it trained."""
+        config = self.config.reward
+        planned = self.config.stages.reward is not None and config.case.endswith("gdm")
+        if not planned or self.updates % config.every:
+            return
+        with self.sections("renpnn"), self.autocast():
+            loss, metrics = self.renpnn.loss(observation, batch["action"], batch["measured"], self.generator)
+            self.step(3, loss)
+        self.accumulate("losses/renpnn", metrics["loss"])
+
+    def update_state_explorer(self) -> None:
+        """SENPNN's denoising loss on the real states of this slot."""
+        if self.config.stages.state is None or self.updates % self.config.state.every:
+            return
+        with self.sections("senpnn"), self.autocast():
+            state = self.env.state
+            loss, metrics = self.senpnn.loss(state.channels, state.gains, self.generator)
+            self.step(4, loss)
+        self.accumulate("losses/senpnn", metrics["loss"])
+
+    def step(self, index: int, loss: Tensor) -> None:
+        """One step of one optimizer; a loss that is not finite is skipped and counted on the device."""
+        optimizer = self.optimizers(use_pl_optimizer=False)[index]
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        broken = (~torch.isfinite(loss.detach())).float()
+        optimizer.grad_scale, optimizer.found_inf = None, broken
+        optimizer.step()
+        self.accumulate("losses/skipped", broken)
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Low precision around networks, where a callback asked for it; complex algebra stays out of it."""
+        enabled = self.autocast_type is not None
+        with torch.autocast(self.device.type, dtype=self.autocast_type, enabled=enabled):
+            yield
+
+    # ------------------------------------------------------------------ decisions
+
+    @torch.no_grad()
+    def propose(self, observation: Observation, count: int, generator: torch.Generator) -> Tensor:
+        """``count`` actions for each state, [B, count, size], without exploration noise."""
+        with self.autocast():
+            if self.stages["action"]:
+                return self.aenpnn.sample(observation, count, generator).tanh()
+            return self.actor(observation).tanh().unsqueeze(1).expand(-1, count, -1)
+
+    # ------------------------------------------------------------------ metrics and checkpoints
+
+    def accumulate(self, name: str, value: Tensor) -> None:
+        """Add to a mean that stays on the device until it is logged."""
+        value = value.detach()
+        self.totals[name] = self.totals[name] + value if name in self.totals else value
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def collect(self) -> dict[str, float]:
+        """The means since the last call; the one place where the device is waited for."""
+        means = {name: float(total) / self.counts[name] for name, total in self.totals.items()}
+        self.totals, self.counts = {}, {}
+        return means
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Everything beyond the weights that an exact continuation needs, as plain containers."""
+        checkpoint["d2rl"] = {
+            "config": asdict(self.config),
+            "env": self.env.state_dict(),
+            "replay": self.replay.state_dict(),
+            "generator": self.generator.get_state() if hasattr(self, "generator") else None,
+            "stages": dict(self.stages),
+            "chi": self.chi,
+            "fallback": self.fallback,
+            "updates": self.updates,
+            "environment_steps": self.environment_steps,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what :meth:`on_save_checkpoint` kept."""
+        saved = checkpoint["d2rl"]
+        self.generator = torch.Generator(self.device).manual_seed(0)
+        self.generator.set_state(saved["generator"].cpu())
+        self.env = FullDuplexEnv(self.config.scenario, self.env.num_envs, self.config.seed, self.device)
+        self.env.load_state_dict(saved["env"])
+        self.replay.load_state_dict(saved["replay"], self.device)
+        for name in ("stages", "chi", "fallback", "updates", "environment_steps"):
+            setattr(self, name, saved[name])

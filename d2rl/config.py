@@ -1,0 +1,192 @@
+"""Every default, with its meaning, unit, symbol of the paper and range; a YAML only says what differs.
+
+``load`` in :mod:`d2rl.settings` builds a :class:`Config` from a name in ``conf/`` and overrides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field with its meaning and its range: ``low <= x <= high``, ``above < x < below``, or choices."""
+    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    return field(default=default, metadata={"meaning": meaning, **limits})
+
+
+@dataclass
+class FullDuplexConfig:
+    """The cell; values common in the full-duplex small-cell literature (3GPP TR 36.828 pico)."""
+
+    transmit_antennas: int = option(8, "N_t, antennas that transmit at the base station", low=1)
+    receive_antennas: int = option(8, "N_r, antennas that receive at the base station", low=1)
+    downlink_users: int = option(6, "K_D", low=1)
+    uplink_users: int = option(4, "K_U", low=1)
+    cell_radius: float = option(100.0, "m", above=0)
+    minimum_distance: float = option(10.0, "m, between a user and the base station", above=0)
+    bandwidth: float = option(10.0, "MHz", above=0)
+    noise_density: float = option(-174.0, "dBm/Hz")
+    noise_figure_downlink: float = option(9.0, "dB")
+    noise_figure_uplink: float = option(5.0, "dB")
+    bs_power: float = option(26.0, "P_BS, dBm")
+    user_power: float = option(23.0, "P_UE, dBm")
+    path_loss: str = option("los", "base station to user, 3GPP TR 36.828", choices=("los", "nlos"))
+    self_interference: float = option(-90.0, "residual self-interference after cancellation, dB", low=-200, high=0)
+    self_interference_rician: float = option(1.0, "Rician K of the residual self-interference, dB")
+    rician: float | None = option(None, "Rician K of the user channels, dB; null is Rayleigh fading")
+    speed: float = option(3.0, "of the users, km/h", low=0)
+    carrier: float = option(2.0, "GHz", above=0)
+    slot: float = option(10.0, "time between two decisions, ms", above=0)
+    episode_length: int = option(10, "slots before the users are dropped anew (a truncation)", low=1)
+    csi_error: float = option(0.0, "e of the channel estimate sqrt(1-e) h + sqrt(e) n", low=0, high=1)
+    stored_states: int = option(0, "train on this many stored states (scarce CSI); 0: new drops without end", low=0)
+    head: str = option("structured", "what an action means", choices=("structured", "beamforming"))
+    priority_direction: float = option(0.0, "spread of the log weight common to a direction", low=0, high=3)
+    priority_user: float = option(0.0, "spread of the log weight of every link", low=0, high=3)
+
+
+@dataclass
+class NetworkConfig:
+    """Actor, critic and the explorers' conditioning."""
+
+    kind: str = option("link_graph", "link_graph serves any number of users, mlp a fixed one", choices=("link_graph", "mlp"))
+    width: int = option(32, "size of an embedding (link_graph) or eight times a hidden layer (mlp)", low=1)
+    layers: int = option(2, "rounds of message passing or hidden layers", low=1)
+
+
+@dataclass
+class DDPGConfig:
+    """The learner that every variant shares."""
+
+    gamma: float = option(0.0, "discount; channels do not depend on actions, so 0 is best", low=0, below=1)
+    batch: int = option(64, "states in an update", low=1)
+    replay: int = option(8192, "states kept", low=1)
+    actor_rate: float = option(5e-3, "learning rate of the policy", above=0)
+    critic_rate: float = option(5e-3, "learning rate of the critic", above=0)
+    target_rate: float = option(0.01, "tau, step of the target networks", above=0, high=1)
+    warmup_updates: int = option(50, "updates of the critic alone, on noisy actions", low=0)
+    noise: float = option(0.3, "standard deviation of the Gaussian exploration at the start", low=0)
+    noise_end: float = option(0.1, "the same at the end of training", low=0)
+    saturation_penalty: float = option(3e-3, "weight of the squared output before tanh", low=0)
+    reward_scale: float = option(10.0, "bit/s/Hz of sum rate that count as one", above=0)
+
+
+@dataclass
+class AENPNNConfig:
+    """Action explorer (Mode I)."""
+
+    steps: int = option(6, "P, denoising steps", low=1)
+    objective: str = option("mixed", "chain: ascend Q through the P steps; weighted: regress on good candidates", choices=("chain", "weighted", "mixed"))
+    candidates: int = option(4, "M_a, candidates for one state", low=1)
+    temperature: float = option(1.0, "of the weights among candidates, in standard deviations", above=0)
+    weighted_scale: float = option(1.0, "weight of the regression beside the chain", low=0)
+    sampler: str = option("ancestral", "reverse chain", choices=("ancestral", "ddim"))
+
+
+@dataclass
+class RENPNNConfig:
+    """Reward explorer (Mode I)."""
+
+    case: str = option("designed", "the paper's four cases", choices=("raw", "designed", "raw_gdm", "designed_gdm"))
+    steps: int = option(6, "P, denoising steps", low=1)
+    rate: float = option(3e-3, "learning rate", above=0)
+    every: int = option(4, "updates of the agent for each update of the explorer", low=1)
+    samples: int = option(4, "rewards generated for one state and action", low=1)
+    risk: str = option("mean", "what is taken of the generated rewards", choices=("mean", "cvar"))
+    quantile: float = option(0.25, "worst part of the generated rewards that cvar averages", above=0, high=1)
+    guard: float = option(0.5, "rank correlation with measured rewards below which they are used instead", low=-1, high=1)
+
+
+@dataclass
+class SENPNNConfig:
+    """State explorer (Mode II)."""
+
+    steps: int = option(6, "P, denoising steps", low=1)
+    corrupt: int = option(0, "step p to which a real state is corrupted; 0 is P", low=0)
+    rate: float = option(1e-3, "learning rate", above=0)
+    width: int = option(64, "of its hidden layers", low=1)
+    every: int = option(4, "updates of the agent for each update of the explorer", low=1)
+
+
+@dataclass
+class ChiConfig:
+    """State replacement (SENPNN)."""
+
+    policy: str = option("threshold", "how chi moves", choices=("fixed", "threshold", "adaptive"))
+    eta: float = option(0.01, "eta, step of chi", above=0, high=1)
+    maximum: float = option(0.5, "M, largest probability of replacement", low=0, high=1)
+    threshold: float = option(0.35, "T, loss of SENPNN below which chi grows; must exceed the loss's floor", above=0)
+
+
+@dataclass
+class StagesConfig:
+    """Staged integration: the epoch at which each explorer begins; null is never."""
+
+    action: int | None = option(0, "AENPNN replaces the deterministic actor", low=0)
+    reward: int | None = option(0, "RENPNN's reward case replaces the raw sum rate", low=0)
+    state: int | None = option(None, "SENPNN begins to replace states", low=0)
+    plateau: int = option(0, "begin the next stage earlier when this many evaluations brought nothing; 0: never", low=0)
+
+
+@dataclass
+class TrainerConfig:
+    """Length, hardware and speed."""
+
+    epochs: int = option(15, "length of the run", low=1)
+    updates_per_epoch: int = option(100, "updates in an epoch", low=1)
+    updates_per_step: int = option(20, "updates in one training step, after which metrics are logged", low=1)
+    num_envs: int = option(64, "cells simulated side by side", low=1)
+    accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
+    precision: str = option("32", "of the networks; physics is always fp32 or better", choices=("32", "bf16"))
+    threads: int = option(0, "CPU threads; 0: one per core", low=0)
+    progress: bool = option(True, "show a progress bar")
+
+
+@dataclass
+class EvaluationConfig:
+    """The frozen evaluation set."""
+
+    every: int = option(1, "training steps between two evaluations", low=1)
+    drops: int = option(256, "states, the same for every policy", low=1)
+    seed: int = option(0, "of the evaluation drops", low=0)
+    best_of: int = option(1, "N, candidates of one decision", low=1)
+    refine: int = option(0, "K, WMMSE iterations from the chosen action", low=0)
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go; metrics.csv is always written."""
+
+    mode: str = option("offline", "Weights & Biases", choices=("online", "offline", "disabled"))
+    project: str = option("d2rl", "W&B project")
+    name: str | None = option(None, "W&B run name")
+
+
+@dataclass
+class Config:
+    """Everything a run needs."""
+
+    scenario: FullDuplexConfig = field(default_factory=FullDuplexConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    ddpg: DDPGConfig = field(default_factory=DDPGConfig)
+    action: AENPNNConfig = field(default_factory=AENPNNConfig)
+    reward: RENPNNConfig = field(default_factory=RENPNNConfig)
+    state: SENPNNConfig = field(default_factory=SENPNNConfig)
+    chi: ChiConfig = field(default_factory=ChiConfig)
+    stages: StagesConfig = field(default_factory=StagesConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seed: int = option(0, "of everything but the evaluation drops", low=0)
+    run_dir: str | None = option(None, "where the run writes; null: runs/<conf>-<time>")
+    resume: str | None = option(None, "checkpoint or run directory to continue exactly")

@@ -1,0 +1,267 @@
+"""The full-duplex cell as a batched environment on one device."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2rl.config import FullDuplexConfig
+from d2rl.wireless.channels import ChannelState
+from d2rl.wireless.fading import estimate, evolve, jakes_correlation, rayleigh, rician, scale
+from d2rl.wireless.heads import make_head
+from d2rl.wireless.propagation import LinkBudget, LinkGains, thermal_noise, user_positions
+from d2rl.wireless.rates import link_rates
+
+
+@dataclass(frozen=True)
+class CellState:
+    """What is true of B cells in one slot.
+
+    :param channels: the true channels, which decide the rates
+    :param estimate: what the base station knows of them
+    :param gains: mean gain of every channel coefficient
+    :param weights: [B, K_D + K_U], priority of every link
+    """
+
+    channels: ChannelState
+    estimate: ChannelState
+    gains: LinkGains
+    weights: Tensor
+
+    def __getitem__(self, index: Tensor | slice) -> CellState:
+        """Cells selected along the batch."""
+        return CellState(self.channels[index], self.estimate[index], self.gains[index], self.weights[index])
+
+
+class FullDuplexEnv:
+    """B cells side by side; the channels move on by themselves, whatever the action.
+
+    Each cell keeps its users for ``episode_length`` slots of Gauss-Markov fading and is then dropped
+    anew (a truncation, never a termination). Cells are staggered, so that every slot brings new drops.
+    All randomness comes from a generator of its own.
+
+    Example::
+
+        env = FullDuplexEnv(FullDuplexConfig(), num_envs=64, seed=0)
+        state = env.reset()
+        rates = env.measure(state, torch.zeros(64, env.action_size))  # [64, K_D + K_U]
+        state, truncated = env.advance()
+
+    :param config: the scenario
+    :param num_envs: B
+    :param seed: of this environment's generator
+    :param device: where everything lives
+    """
+
+    def __init__(self, config: FullDuplexConfig, num_envs: int, seed: int, device: str | torch.device = "cpu"):
+        self.config, self.num_envs, self.device = config, num_envs, torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(stream(f"env/{seed}"))
+        self.head = make_head(config.head, config.transmit_antennas)
+        self.budget = LinkBudget(
+            bs_power=config.bs_power,
+            user_power=config.user_power,
+            noise_downlink=thermal_noise(config.bandwidth, config.noise_density, config.noise_figure_downlink),
+            noise_uplink=thermal_noise(config.bandwidth, config.noise_density, config.noise_figure_uplink),
+            self_interference=config.self_interference,
+            path_loss=config.path_loss,
+        )
+        self.correlation = jakes_correlation(config.speed / 3.6, config.carrier * 1e9, config.slot * 1e-3)
+        self.slot = 0
+        self.bank: CellState | None = None
+        self.reset()
+
+    @property
+    def action_size(self) -> int:
+        """Length of an action."""
+        return self.head.layout.size(self.state.channels)
+
+    def reset(self) -> CellState:
+        """Drop every cell anew."""
+        self.slot = 0
+        if self.config.stored_states and self.bank is None:
+            self._drop_all(self.config.stored_states)
+            self.bank = self._observe()
+        if self.bank is None:
+            self._drop_all(self.num_envs)
+            self.state = self._observe()
+        else:
+            self.state = self._recall()
+        return self.state
+
+    def advance(self) -> tuple[CellState, Tensor]:
+        """Move on by one slot.
+
+        :returns: the new state, and [B] bool: whose episode ended before it
+        """
+        self.slot += 1
+        truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        if self.bank is not None:
+            truncated[:] = True
+            self.state = self._recall()
+            return self.state, truncated
+        self._scattered = evolve(self._scattered, self.correlation, self.generator)
+        ended = slice((-self.slot) % self.config.episode_length, None, self.config.episode_length)
+        truncated[ended] = True
+        count = len(range(*ended.indices(self.num_envs)))
+        if count:
+            self._redrop(ended, count)
+        self.state = self._observe()
+        return self.state, truncated
+
+    def measure(self, state: CellState, action: Tensor) -> Tensor:
+        """Link rates that actions reach on the true channels, decided on the estimate.
+
+        :param action: [B, size] or [B, M, size] for M candidates per state, in [-1, 1]
+        :returns: [B, K_D + K_U] or [B, M, K_D + K_U], bit/s/Hz
+        """
+        if action.dim() == 2:
+            return link_rates(state.channels, *self.head.decode(state.estimate, action))
+        copies = action.shape[1]
+        decision = self.head.decode(state.estimate.repeat(copies), action.flatten(0, 1))
+        return link_rates(state.channels.repeat(copies), *decision).unflatten(0, (-1, copies))
+
+    def with_channels(self, state: CellState, channels: ChannelState, chosen: Tensor) -> CellState:
+        """``state`` with other true channels in the ``chosen`` cells ([B] bool), and new estimates of those."""
+        known = estimate(channels, state.gains, self.config.csi_error, self.generator)
+        return replace(
+            state, channels=_where(chosen, channels, state.channels), estimate=_where(chosen, known, state.estimate)
+        )
+
+    def step(self, action: Tensor) -> tuple[CellState, Tensor, Tensor]:
+        """Act, then move on: the next state, the link rates [B, K_D + K_U] and the truncations [B]."""
+        rates = self.measure(self.state, action)
+        state, truncated = self.advance()
+        return state, rates, truncated
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on exactly from here, as plain containers."""
+        world = {"slot": self.slot, "generator": self.generator.get_state(), "state": _pack(self.state)}
+        if self.bank is not None:
+            return {**world, "bank": _pack(self.bank)}
+        return {
+            **world,
+            "scattered": self._scattered.tensors(),
+            "gains": self._gains.tensors(),
+            "weights": self._weights,
+            "positions": list(self.positions),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue from a saved environment."""
+        self.slot = saved["slot"]
+        self.generator.set_state(saved["generator"].cpu())
+        self.state = _unpack(saved["state"], self.device)
+        if "bank" in saved:
+            self.bank = _unpack(saved["bank"], self.device)
+            return
+        self._scattered = ChannelState(**_to(saved["scattered"], self.device))
+        self._gains = LinkGains(**_to(saved["gains"], self.device))
+        self._weights = saved["weights"].to(self.device)
+        self.positions = tuple(place.to(self.device) for place in saved["positions"])
+
+    def _drop_all(self, count: int) -> None:
+        self.positions, self._gains, self._scattered, self._weights = self._drop(count)
+
+    def _redrop(self, cells: slice, count: int) -> None:
+        positions, gains, scattered, weights = self._drop(count)
+        for old, new in zip(self.positions, positions, strict=True):
+            old[cells] = new
+        for name, new in gains.tensors().items():
+            getattr(self._gains, name)[cells] = new
+        for name, new in scattered.tensors().items():
+            getattr(self._scattered, name)[cells] = new
+        self._weights[cells] = weights
+
+    def _drop(self, count: int) -> tuple[tuple[Tensor, Tensor], LinkGains, ChannelState, Tensor]:
+        c, draw = self.config, (self.generator, self.device)
+        downlink = user_positions(count, c.downlink_users, c.cell_radius, c.minimum_distance, *draw)
+        uplink = user_positions(count, c.uplink_users, c.cell_radius, c.minimum_distance, *draw)
+        shapes = ChannelState(
+            downlink.new_empty(count, c.downlink_users, c.transmit_antennas),
+            downlink.new_empty(count, c.uplink_users, c.receive_antennas),
+            downlink.new_empty(count, c.uplink_users, c.downlink_users),
+            downlink.new_empty(count, c.receive_antennas, c.transmit_antennas),
+        )
+        scattered = rayleigh(shapes, self.generator)
+        return (downlink, uplink), self.budget.gains(downlink, uplink), scattered, self._draw_weights(count)
+
+    def _draw_weights(self, count: int) -> Tensor:
+        c = self.config
+        direction = torch.randn(count, 2, generator=self.generator, device=self.device) * c.priority_direction
+        users = torch.randn(count, c.downlink_users + c.uplink_users, generator=self.generator, device=self.device)
+        sizes = torch.tensor([c.downlink_users, c.uplink_users], device=self.device)
+        return torch.exp(direction.repeat_interleave(sizes, dim=1) + users * c.priority_user)
+
+    def _observe(self) -> CellState:
+        c, small = self.config, self._scattered
+        down, up = self.positions
+        small = ChannelState(
+            rician(small.downlink, c.rician, _steering(down, c.transmit_antennas)),
+            rician(small.uplink, c.rician, _steering(up, c.receive_antennas)),
+            small.cross,
+            rician(small.self_interference, c.self_interference_rician),
+        )
+        channels = scale(small, self._gains)
+        known = estimate(channels, self._gains, c.csi_error, self.generator)
+        # the tensors below are overwritten in place when cells are dropped anew
+        gains = LinkGains(**{name: gain.clone() for name, gain in self._gains.tensors().items()})
+        return CellState(channels, known, gains, self._weights.clone())
+
+    def _recall(self) -> CellState:
+        bank = self.bank
+        chosen = torch.randint(bank.weights.shape[0], (self.num_envs,), generator=self.generator, device=self.device)
+        return replace(bank[chosen], weights=self._draw_weights(self.num_envs))
+
+
+def evaluation_states(config: FullDuplexConfig, drops: int, seed: int, device: str | torch.device = "cpu") -> CellState:
+    """Frozen drops with equal weights, the same for every policy that is evaluated with this seed."""
+    fresh = replace(config, stored_states=0, priority_direction=0.0, priority_user=0.0)
+    env = FullDuplexEnv(fresh, drops, seed=0, device=device)
+    env.generator.manual_seed(stream(f"evaluation/{seed}"))
+    return env.reset()
+
+
+def stream(name: str) -> int:
+    """A seed of its own for every named stream of random numbers."""
+    return zlib.crc32(name.encode())
+
+
+def _steering(positions: Tensor, antennas: int) -> Tensor:
+    """Response of a half-wavelength linear array along x to users at ``positions``: [B, K, antennas]."""
+    cosine = positions[..., 0] / positions.norm(dim=-1)
+    phase = math.pi * cosine.unsqueeze(-1) * torch.arange(antennas, device=positions.device)
+    return torch.polar(torch.ones_like(phase), phase)
+
+
+def _where(chosen: Tensor, first: ChannelState, second: ChannelState) -> ChannelState:
+    other = second.tensors()
+    return ChannelState(
+        **{n: torch.where(chosen.view(-1, *[1] * (t.dim() - 1)), t, other[n]) for n, t in first.tensors().items()}
+    )
+
+
+def _pack(state: CellState) -> dict[str, Any]:
+    return {
+        "channels": state.channels.tensors(),
+        "estimate": state.estimate.tensors(),
+        "gains": state.gains.tensors(),
+        "weights": state.weights,
+    }
+
+
+def _unpack(saved: dict[str, Any], device: torch.device) -> CellState:
+    return CellState(
+        ChannelState(**_to(saved["channels"], device)),
+        ChannelState(**_to(saved["estimate"], device)),
+        LinkGains(**_to(saved["gains"], device)),
+        saved["weights"].to(device),
+    )
+
+
+def _to(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

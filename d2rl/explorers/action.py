@@ -1,0 +1,152 @@
+"""AENPNN: the action explorer."""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2rl.diffusion import DiffusionSchedule
+from d2rl.networks import ActionInput, ActionOutput, Observation
+from d2rl.wireless.heads import ActionLayout
+
+
+class ActionDenoiser(nn.Module):
+    """Estimates the clean action from a noisy one, given the embedding of the state.
+
+    Links see each other's noisy actions only through their mean, which is enough to agree on a mode.
+
+    :param layout: of the action      :param width: of the state's embeddings      :param steps: P
+    """
+
+    def __init__(self, layout: ActionLayout, width: int, steps: int):
+        super().__init__()
+        hidden = 2 * width
+        self.own, self.mean = ActionInput(layout, hidden), ActionInput(layout, hidden)
+        self.step = nn.Embedding(steps + 1, hidden)
+        self.hidden = nn.Linear(hidden, hidden)
+        self.output = ActionOutput(layout, hidden)
+
+    def forward(self, embedding: Tensor, noisy: Tensor, step: Tensor, downlink_users: int) -> Tensor:
+        """The clean action before tanh, [B, M, size].
+
+        :param embedding: [B, 1, K, 2 width]
+        :param noisy: [B, M, size]
+        :param step: integer, scalar or [B, M]
+        """
+        context = self.mean(noisy, downlink_users).mean(-2, keepdim=True)
+        when = self.step(step).unsqueeze(-2)
+        hidden = F.relu(embedding + self.own(noisy, downlink_users) + context + when)
+        return self.output(F.relu(self.hidden(hidden)), downlink_users)
+
+
+class AENPNN(L.LightningModule):
+    """Action explorer: refines noise into an action, conditioned on the state (Mode I).
+
+    The state is encoded once; then P cheap reverse steps estimate the clean action (x0-prediction),
+    each through tanh, so that no step can leave the action's range.
+
+    Example::
+
+        explorer = AENPNN(encoder, layout, width=32, steps=6)
+        loss, metrics = explorer.imitate(observation, candidates, weights, generator)
+        action = explorer.sample(observation, 16, generator).tanh()  # 16 candidates per state
+
+    :param encoder: state -> [B, K, width]
+    :param layout: of the action      :param width: of the embeddings      :param steps: P
+    :param sampler: ``ancestral`` or ``ddim``      :param rate: learning rate
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        layout: ActionLayout,
+        width: int,
+        steps: int,
+        sampler: str = "ancestral",
+        rate: float = 5e-3,
+    ):
+        super().__init__()
+        self.schedule = DiffusionSchedule(steps)
+        self.encoder, self.condition = encoder, nn.Linear(width, 2 * width)
+        self.denoiser = ActionDenoiser(layout, width, steps)
+        self.layout, self.sampler, self.rate = layout, sampler, rate
+
+    def encode(self, observation: Observation) -> Tensor:
+        """What all reverse steps share: [B, 1, K, 2 width]."""
+        return self.condition(self.encoder(observation)).unsqueeze(1)
+
+    def sample(
+        self,
+        observation: Observation,
+        count: int,
+        generator: torch.Generator | None = None,
+        noises: Tensor | None = None,
+        embedding: Tensor | None = None,
+    ) -> Tensor:
+        """Draw ``count`` actions for each state, before tanh; differentiable through the chain.
+
+        :param generator: of the chain's noise, or
+        :param noises: [P, B, count, size]
+        :param embedding: of :meth:`encode`, where it is at hand
+        :returns: [B, count, size]
+        """
+        embedding = self.encode(observation) if embedding is None else embedding
+        users, last = observation.channels.downlink_users, {}
+
+        def denoise(noisy: Tensor, step: int) -> Tensor:
+            output = self.denoiser(embedding, noisy, torch.tensor(step, device=noisy.device), users).float()
+            last["output"] = output
+            return output.tanh()
+
+        shape = (observation.batch, count, self.layout.size(observation.channels))
+        start = shape if noises is None else None
+        self.schedule.reverse(denoise, start, sampler=self.sampler, generator=generator, noises=noises)
+        return last["output"]
+
+    def imitate(
+        self,
+        observation: Observation,
+        candidates: Tensor,
+        weights: Tensor,
+        generator: torch.Generator,
+        embedding: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Objective ``weighted``: regress the clean action on candidates, each with its weight.
+
+        No gradient goes through the chain, so that different candidates may stay different modes.
+
+        :param candidates: [B, M, size]
+        :param weights: [B, M], adding up to one over M
+        :returns: the loss, and the denoiser's output before tanh
+        """
+        embedding = self.encode(observation) if embedding is None else embedding
+        device = candidates.device
+        step = torch.randint(1, self.schedule.steps + 1, candidates.shape[:2], generator=generator, device=device)
+        noise = torch.randn(candidates.shape, generator=generator, device=device)
+        noisy = self.schedule.corrupt(candidates, step, noise)
+        output = self.denoiser(embedding, noisy, step, observation.channels.downlink_users).float()
+        error = (output.tanh() - candidates).square().mean(-1)
+        return (weights * error).sum(-1).mean(), output
+
+    def training_step(self, batch: tuple[Observation, Tensor, Tensor], batch_index: int) -> Tensor:
+        """Imitate weighted candidates, when this module has a Trainer of its own."""
+        generator = torch.Generator(self.device).manual_seed(self.global_step)
+        loss, _ = self.imitate(*batch, generator)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over encoder and denoiser."""
+        return torch.optim.Adam(self.parameters(), lr=self.rate, fused=True)
+
+
+def group_weights(value: Tensor, temperature: float) -> Tensor:
+    """Weights of M candidates from their values [B, M], standardised within each state.
+
+    Only differences within a state count (group-relative advantage), so no critic is needed.
+    """
+    advantage = value - value.mean(-1, keepdim=True)
+    spread = value.std(-1, keepdim=True, unbiased=False)
+    return torch.softmax(advantage / (temperature * (spread + 1e-3)), dim=-1)

@@ -1,0 +1,198 @@
+"""Where a run writes, and where its checkpoints are found again."""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from d2rl.config import Config
+from d2rl.errors import CheckpointError, ConfigError
+from d2rl.settings import to_yaml
+
+RUNS = Path("runs")
+CONTENTS = ("config.yaml", "metrics.csv", "timing.json", "eval.json", "checkpoints")
+
+
+class RunDirectory:
+    """The files of one run, held against other processes until :meth:`release` or the end of the process.
+
+    Example::
+
+        run = RunDirectory.create(config, conf_name(arguments))
+        write_json(run.timing, {"device": "cpu"})
+
+    :param path: an existing directory; :meth:`create` makes one
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.csv"
+        self.timing = self.path / "timing.json"
+        self.evaluation = self.path / "eval.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.last = self.checkpoints / "last.ckpt"
+        self.best = self.checkpoints / "best.ckpt"
+        self.wandb = self.path / "wandb"
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, config: Config, name: str) -> RunDirectory:
+        """Make and hold the directory, with its config.yaml and checkpoints/.
+
+        ``config.run_dir`` if given; else the directory of the run that ``config.resume`` continues; else
+        ``runs/<name>-<YYYYmmdd-HHMMSS>[-n]``.
+
+        :raises ConfigError: it holds another run, is in use, or cannot be written
+        :raises CheckpointError: ``config.resume`` names nothing to resume
+        """
+        resumed = run_of(find_checkpoint(config.resume)) if config.resume else None
+        given = Path(config.run_dir).expanduser() if config.run_dir else resumed
+        try:
+            run = cls(given or _fresh(name))
+            run.path.mkdir(parents=True, exist_ok=True)
+            run._hold()
+            try:
+                same = resumed is not None and run.path.resolve() == resumed.resolve()
+                if not same:
+                    run._refuse_another()
+                run.checkpoints.mkdir(exist_ok=True)
+                write_text(run.config, to_yaml(config))
+            except BaseException:
+                run.release()
+                raise
+        except OSError as error:
+            where = f"run_dir={given}" if given else f"a run directory in {RUNS.resolve()}"
+            raise ConfigError(
+                f"{where} cannot be written: {error.strerror or error}; choose another run_dir."
+            ) from None
+        return run
+
+    def release(self) -> None:
+        """Let another process use the directory; the end of the process does the same."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _refuse_another(self) -> None:
+        held = [name for name in CONTENTS if (self.path / name).exists()]
+        if held:
+            raise ConfigError(
+                f"run_dir={self.path} already holds a run ({held[0]}); choose another directory, "
+                f"or continue that run with resume={self.path}."
+            )
+
+    def _hold(self) -> None:
+        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(lock, 32).decode(errors="replace").strip()
+            os.close(lock)
+            raise ConfigError(
+                f"run_dir={self.path} is in use by process {owner or 'of another host'}; wait for its end, "
+                "or choose another run_dir."
+            ) from None
+        except OSError:  # a file system without locks
+            os.close(lock)
+            return
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        self._lock = lock
+
+
+def find_checkpoint(path: str | Path, prefer: str = "last") -> Path:
+    """The checkpoint file that ``path`` means: the file itself, or the one in a run directory.
+
+    :param prefer: ``last`` to resume, ``best`` to evaluate; the other one if only that is there
+    :raises CheckpointError: nothing to load; says what is there and what to give instead
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path} is an empty file; give another checkpoint, or train again.")
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"{path} does not exist.{_near(path)}")
+    names = dict.fromkeys((f"{prefer}.ckpt", "last.ckpt", "best.ckpt"))
+    for name in names:
+        for file in (path / "checkpoints" / name, path / name):
+            if file.is_file() and file.stat().st_size > 0:
+                return file
+    runs = sorted(str(one.parent) for one in path.glob("*/checkpoints") if any(one.glob("*.ckpt")))
+    if runs:
+        raise CheckpointError(f"{path} holds runs, it is none itself; give one of {', '.join(runs[-5:])}.")
+    other = sorted(str(one) for one in (*path.glob("checkpoints/*.ckpt"), *path.glob("*.ckpt")) if one.stat().st_size)
+    if other:
+        raise CheckpointError(f"{path} has neither last.ckpt nor best.ckpt; give one of {', '.join(other[-5:])}.")
+    if any(one.name != ".lock" for one in path.iterdir()):
+        raise CheckpointError(
+            f"{path} has no checkpoint: the run stopped before its first one, or this is no run directory; "
+            "give a checkpoint file, or train again."
+        )
+    raise CheckpointError(f"{path} is an empty directory; give a run directory or a checkpoint file.")
+
+
+def run_of(checkpoint: str | Path) -> Path | None:
+    """The run directory that a checkpoint lies in, None for a copy elsewhere."""
+    folder = Path(checkpoint).resolve().parent
+    return Path(checkpoint).parent.parent if folder.name == "checkpoints" else None
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write atomically; numbers that are not finite become null, tensors and arrays numbers or lists."""
+    write_text(path, json.dumps(_plain(data), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replace a file in one step: a reader, or a crash, meets the old content or the new one."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fresh(name: str) -> Path:
+    """A new directory of its own, also when several runs begin in the same second."""
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for path in (RUNS / (f"{stem}-{n}" if n > 1 else stem) for n in count(1)):
+        with suppress(FileExistsError):
+            path.mkdir()
+            break
+    return path
+
+
+def _near(path: Path) -> str:
+    """The names beside it that are most alike."""
+    folder = next(one for one in path.parents if one.is_dir())
+    wanted = path.relative_to(folder).parts[0]
+    near = difflib.get_close_matches(wanted, sorted(one.name for one in folder.iterdir()), 3)
+    return f" Did you mean {' or '.join(str(folder / one) for one in near)}?" if near else ""
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    if isinstance(data, float):
+        return float(data) if math.isfinite(data) else None
+    if hasattr(data, "tolist"):  # tensors, arrays
+        return _plain(data.tolist())
+    return str(data) if isinstance(data, Path) else data
