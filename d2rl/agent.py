@@ -140,7 +140,7 @@ class D2RL(L.LightningModule):
             if self.stages["action"]:
                 action = self.aenpnn.sample(observation, self.config.action.candidates, self.generator).tanh()
             else:
-                action = self.actor(observation).tanh().unsqueeze(1)
+                action = self.actor(observation).tanh().unsqueeze(1).expand(-1, self.config.action.candidates, -1)
         return self.perturb(action)
 
     def perturb(self, action: Tensor) -> Tensor:
@@ -244,7 +244,9 @@ class D2RL(L.LightningModule):
         embedding = self.aenpnn.encode(observation)
         outputs = []
         if config.objective != "weighted":
-            output = self.aenpnn.sample(observation, 1, self.generator, embedding=embedding)
+            output = self.aenpnn.sample(
+                observation, 1, self.generator, embedding=embedding, gradient_steps=config.gradient_steps
+            )
             value = self.value(observation, output.tanh()).mean()
             loss = loss - value
             outputs.append(output)

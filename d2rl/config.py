@@ -87,7 +87,8 @@ class AENPNNConfig:
 
     steps: int = option(6, "P, denoising steps", low=1)
     objective: str = option("mixed", "chain: ascend Q through the P steps; weighted: regress on good candidates", choices=("chain", "weighted", "mixed"))
-    candidates: int = option(4, "M_a, candidates for one state", low=1)
+    gradient_steps: int = option(2, "last steps of the chain that the gradient goes through", low=1)
+    candidates: int = option(2, "M_a, actions measured for one state", low=1)
     temperature: float = option(1.0, "of the weights among candidates, in standard deviations", above=0)
     weighted_scale: float = option(1.0, "weight of the regression beside the chain", low=0)
     sampler: str = option("ancestral", "reverse chain", choices=("ancestral", "ddim"))

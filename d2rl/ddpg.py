@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2rl.networks import ActionOutput, Observation
+from d2rl.networks import ActionOutput, Observation, downlink_mask
 from d2rl.wireless.heads import ActionLayout
 
 
@@ -20,11 +20,13 @@ class DeterministicActor(nn.Module):
 
     def __init__(self, encoder: nn.Module, layout: ActionLayout, width: int):
         super().__init__()
-        self.encoder, self.output = encoder, ActionOutput(layout, width)
+        self.encoder, self.layout, self.output = encoder, layout, ActionOutput(layout.width, width)
 
     def forward(self, observation: Observation) -> Tensor:
         """The action before tanh, [B, size]."""
-        return self.output(self.encoder(observation), observation.channels.downlink_users).float()
+        embedding, users = self.encoder(observation), observation.channels.downlink_users
+        numbers = self.output(embedding, downlink_mask(embedding.shape[-2], users, embedding.device))
+        return self.layout.to_flat(numbers, users).float()
 
 
 class Critic(nn.Module):

@@ -56,7 +56,7 @@ class RunDirectory:
         :raises CheckpointError: ``config.resume`` names nothing to resume
         """
         resumed = run_of(find_checkpoint(config.resume)) if config.resume else None
-        given = Path(config.run_dir).expanduser() if config.run_dir else resumed
+        given = Path(os.path.expanduser(config.run_dir)) if config.run_dir else resumed
         try:
             run = cls(given or _fresh(name))
             run.path.mkdir(parents=True, exist_ok=True)
@@ -116,36 +116,18 @@ def find_checkpoint(path: str | Path, prefer: str = "last") -> Path:
     :param prefer: ``last`` to resume, ``best`` to evaluate; the other one if only that is there
     :raises CheckpointError: nothing to load; says what is there and what to give instead
     """
-    path = Path(path).expanduser()
-    if path.is_file():
-        if path.stat().st_size == 0:
-            raise CheckpointError(f"{path} is an empty file; give another checkpoint, or train again.")
-        return path
-    if not path.is_dir():
-        raise CheckpointError(f"{path} does not exist.{_near(path)}")
-    names = dict.fromkeys((f"{prefer}.ckpt", "last.ckpt", "best.ckpt"))
-    for name in names:
-        for file in (path / "checkpoints" / name, path / name):
-            if file.is_file() and file.stat().st_size > 0:
-                return file
-    runs = sorted(str(one.parent) for one in path.glob("*/checkpoints") if any(one.glob("*.ckpt")))
-    if runs:
-        raise CheckpointError(f"{path} holds runs, it is none itself; give one of {', '.join(runs[-5:])}.")
-    other = sorted(str(one) for one in (*path.glob("checkpoints/*.ckpt"), *path.glob("*.ckpt")) if one.stat().st_size)
-    if other:
-        raise CheckpointError(f"{path} has neither last.ckpt nor best.ckpt; give one of {', '.join(other[-5:])}.")
-    if any(one.name != ".lock" for one in path.iterdir()):
-        raise CheckpointError(
-            f"{path} has no checkpoint: the run stopped before its first one, or this is no run directory; "
-            "give a checkpoint file, or train again."
-        )
-    raise CheckpointError(f"{path} is an empty directory; give a run directory or a checkpoint file.")
+    path = Path(os.path.expanduser(path))
+    try:
+        return _search(path, prefer)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
 def run_of(checkpoint: str | Path) -> Path | None:
     """The run directory that a checkpoint lies in, None for a copy elsewhere."""
-    folder = Path(checkpoint).resolve().parent
-    return Path(checkpoint).parent.parent if folder.name == "checkpoints" else None
+    folder = Path(os.path.abspath(checkpoint)).parent
+    run, here = folder.parent, Path.cwd()
+    return (run.relative_to(here) if run.is_relative_to(here) else run) if folder.name == "checkpoints" else None
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -176,6 +158,32 @@ def _fresh(name: str) -> Path:
             path.mkdir()
             break
     return path
+
+
+def _search(path: Path, prefer: str) -> Path:
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path} is an empty file; give another checkpoint, or train again.")
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"{path} does not exist.{_near(path)}")
+    names = dict.fromkeys((f"{prefer}.ckpt", "last.ckpt", "best.ckpt"))
+    for name in names:
+        for file in (path / "checkpoints" / name, path / name):
+            if file.is_file() and file.stat().st_size > 0:
+                return file
+    runs = sorted(str(one.parent) for one in path.glob("*/checkpoints") if any(one.glob("*.ckpt")))
+    if runs:
+        raise CheckpointError(f"{path} holds runs, it is none itself; give one of {', '.join(runs[-5:])}.")
+    other = sorted(str(one) for one in (*path.glob("checkpoints/*.ckpt"), *path.glob("*.ckpt")) if one.stat().st_size)
+    if other:
+        raise CheckpointError(f"{path} has neither last.ckpt nor best.ckpt; give one of {', '.join(other[-5:])}.")
+    if any(one.name != ".lock" for one in path.iterdir()):
+        raise CheckpointError(
+            f"{path} has no checkpoint: the run stopped before its first one, or this is no run directory; "
+            "give a checkpoint file, or train again."
+        )
+    raise CheckpointError(f"{path} is an empty directory; give a run directory or a checkpoint file.")
 
 
 def _near(path: Path) -> str:

@@ -59,7 +59,7 @@ class Leaf:
         )
 
     def _typed(self, value: Any) -> Any:
-        """The value converted, or NotImplemented. Numbers of a YAML file arrive as text, see :class:`_Loader`."""
+        """The value converted, or NotImplemented. Numbers of a YAML file arrive as text, see :mod:`d2rl.settings`."""
         if value is None:
             return None if self.optional else NotImplemented
         if self.kind is bool:

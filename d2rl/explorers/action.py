@@ -8,37 +8,36 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2rl.diffusion import DiffusionSchedule
-from d2rl.networks import ActionInput, ActionOutput, Observation
+from d2rl.networks import Observation
 from d2rl.wireless.heads import ActionLayout
 
 
 class ActionDenoiser(nn.Module):
-    """Estimates the clean action from a noisy one, given the embedding of the state.
+    """Estimates the clean numbers of every link from noisy ones, given the embedding of the state.
 
-    Links see each other's noisy actions only through their mean, which is enough to agree on a mode.
+    Links see each other's noisy numbers only through their mean, which is enough to agree on a mode.
 
-    :param layout: of the action      :param width: of the state's embeddings      :param steps: P
+    :param numbers: of one link      :param width: of the hidden layers      :param steps: P
     """
 
-    def __init__(self, layout: ActionLayout, width: int, steps: int):
+    def __init__(self, numbers: int, width: int, steps: int):
         super().__init__()
-        hidden = 2 * width
-        self.own, self.mean = ActionInput(layout, hidden), ActionInput(layout, hidden)
-        self.step = nn.Embedding(steps + 1, hidden)
-        self.hidden = nn.Linear(hidden, hidden)
-        self.output = ActionOutput(layout, hidden)
+        self.own, self.mean = nn.Linear(numbers, width), nn.Linear(numbers, width)
+        self.step = nn.Embedding(steps + 1, width)
+        self.hidden, self.output = nn.Linear(width, width), nn.Linear(width, numbers)
+        nn.init.normal_(self.output.weight, std=0.01)
+        nn.init.zeros_(self.output.bias)
 
-    def forward(self, embedding: Tensor, noisy: Tensor, step: Tensor, downlink_users: int) -> Tensor:
-        """The clean action before tanh, [B, M, size].
+    def forward(self, embedding: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
+        """The clean numbers before tanh, [B, M, K, numbers].
 
-        :param embedding: [B, 1, K, 2 width]
-        :param noisy: [B, M, size]
+        :param embedding: [B, 1, K, width]; tells downlink from uplink
+        :param noisy: [B, M, K, numbers]
         :param step: integer, scalar or [B, M]
         """
-        context = self.mean(noisy, downlink_users).mean(-2, keepdim=True)
-        when = self.step(step).unsqueeze(-2)
-        hidden = F.relu(embedding + self.own(noisy, downlink_users) + context + when)
-        return self.output(F.relu(self.hidden(hidden)), downlink_users)
+        context = self.mean(noisy.mean(-2, keepdim=True)) + self.step(step).unsqueeze(-2)
+        hidden = F.relu(self.own(noisy) + embedding + context)
+        return self.output(F.relu(self.hidden(hidden)))
 
 
 class AENPNN(L.LightningModule):
@@ -70,7 +69,7 @@ class AENPNN(L.LightningModule):
         super().__init__()
         self.schedule = DiffusionSchedule(steps)
         self.encoder, self.condition = encoder, nn.Linear(width, 2 * width)
-        self.denoiser = ActionDenoiser(layout, width, steps)
+        self.denoiser = ActionDenoiser(layout.width, 2 * width, steps)
         self.layout, self.sampler, self.rate = layout, sampler, rate
 
     def encode(self, observation: Observation) -> Tensor:
@@ -84,26 +83,30 @@ class AENPNN(L.LightningModule):
         generator: torch.Generator | None = None,
         noises: Tensor | None = None,
         embedding: Tensor | None = None,
+        gradient_steps: int | None = None,
     ) -> Tensor:
         """Draw ``count`` actions for each state, before tanh; differentiable through the chain.
 
         :param generator: of the chain's noise, or
-        :param noises: [P, B, count, size]
+        :param noises: [P, B, count, K, layout.width]
         :param embedding: of :meth:`encode`, where it is at hand
+        :param gradient_steps: last reverse steps that the gradient goes through (Clark et al., DRaFT-K,
+            ICLR 2024); default all P
         :returns: [B, count, size]
         """
         embedding = self.encode(observation) if embedding is None else embedding
-        users, last = observation.channels.downlink_users, {}
+        channels, outputs = observation.channels, []
 
         def denoise(noisy: Tensor, step: int) -> Tensor:
-            output = self.denoiser(embedding, noisy, torch.tensor(step, device=noisy.device), users).float()
-            last["output"] = output
-            return output.tanh()
+            if gradient_steps is not None and step > gradient_steps:
+                with torch.no_grad():
+                    return self.denoiser(embedding, noisy, torch.tensor(step, device=noisy.device)).float().tanh()
+            outputs.append(self.denoiser(embedding, noisy, torch.tensor(step, device=noisy.device)).float())
+            return outputs[-1].tanh()
 
-        shape = (observation.batch, count, self.layout.size(observation.channels))
-        start = shape if noises is None else None
-        self.schedule.reverse(denoise, start, sampler=self.sampler, generator=generator, noises=noises)
-        return last["output"]
+        shape = (channels.batch, count, channels.links, self.layout.width) if noises is None else None
+        self.schedule.reverse(denoise, shape, sampler=self.sampler, generator=generator, noises=noises)
+        return self.layout.to_flat(outputs[-1], channels.downlink_users)
 
     def imitate(
         self,
@@ -122,12 +125,12 @@ class AENPNN(L.LightningModule):
         :returns: the loss, and the denoiser's output before tanh
         """
         embedding = self.encode(observation) if embedding is None else embedding
-        device = candidates.device
-        step = torch.randint(1, self.schedule.steps + 1, candidates.shape[:2], generator=generator, device=device)
-        noise = torch.randn(candidates.shape, generator=generator, device=device)
-        noisy = self.schedule.corrupt(candidates, step, noise)
-        output = self.denoiser(embedding, noisy, step, observation.channels.downlink_users).float()
-        error = (output.tanh() - candidates).square().mean(-1)
+        clean = self.layout.to_links(candidates, observation.channels.downlink_users)
+        step = torch.randint(1, self.schedule.steps + 1, clean.shape[:2], generator=generator, device=clean.device)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        noisy = self.schedule.corrupt(clean, step, noise)
+        output = self.denoiser(embedding, noisy, step).float()
+        error = (output.tanh() - clean).square().mean((-2, -1))
         return (weights * error).sum(-1).mean(), output
 
     def training_step(self, batch: tuple[Observation, Tensor, Tensor], batch_index: int) -> Tensor:

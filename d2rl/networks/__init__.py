@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from d2rl.networks.actions import ActionInput, ActionOutput
+from d2rl.networks.actions import ActionOutput, downlink_mask
 from d2rl.networks.features import Observation, action_features, observe
 from d2rl.networks.link_graph import LinkGraphEncoder, LinkGraphTransition
 from d2rl.networks.mlp import MLPEncoder, MLPTransition
@@ -25,10 +25,10 @@ def make_transition(kind: str, example: ChannelState, head: ActionHead, width: i
 
 
 __all__ = [
-    "ActionInput",
     "ActionOutput",
     "Observation",
     "action_features",
+    "downlink_mask",
     "make_encoder",
     "make_transition",
     "observe",
