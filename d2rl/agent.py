@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor
 
 from d2rl.config import Config
-from d2rl.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation, weighted_value
-from d2rl.envs import CellState, FullDuplexEnv, stream
+from d2rl.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation
+from d2rl.envs import CellState, FullDuplexEnv, decided_rates, stream
 from d2rl.explorers import AENPNN, RENPNN, SENPNN
 from d2rl.explorers.action import group_weights
-from d2rl.explorers.reward import designed_reward, rank_correlation, raw_reward
+from d2rl.explorers.reward import designed_reward, rank_correlation, raw_reward, worth
 from d2rl.networks import Observation, make_encoder, make_transition, observe
 from d2rl.replay import ReplayBuffer
 from d2rl.sections import Sections
@@ -42,9 +43,9 @@ class D2RL(L.LightningModule):
         head, example = self.env.head, self.env.state.channels
         shape = {"kind": network.kind, "example": example, "width": network.width, "layers": network.layers}
 
-        self.per_link = config.stages.reward is not None and config.reward.case.startswith("designed")
+        designed = config.reward.case.startswith("designed")
         self.actor = DeterministicActor(make_encoder(**shape), head.layout, network.width)
-        self.critic = Critic(make_transition(**shape, head=head), network.width, self.per_link)
+        self.critic = Critic(make_transition(**shape, head=head), network.width)
         self.target_actor, self.target_critic = deepcopy(self.actor), deepcopy(self.critic)
         self.aenpnn = AENPNN(
             make_encoder(**shape),
@@ -58,7 +59,7 @@ class D2RL(L.LightningModule):
             make_transition(**shape, head=head),
             network.width,
             config.reward.steps,
-            self.per_link,
+            per_link=designed,
             risk=config.reward.risk,
             quantile=config.reward.quantile,
             rate=config.reward.rate,
@@ -100,6 +101,7 @@ class D2RL(L.LightningModule):
 
     def training_step(self, batch: Any, batch_index: int) -> None:
         """Several interactions, each followed by one update."""
+        self.schedule_rates()
         for _ in range(self.config.trainer.updates_per_step):
             self.interact()
             self.learn()
@@ -119,12 +121,10 @@ class D2RL(L.LightningModule):
         with self.sections("aenpnn" if self.stages["action"] else "actor"):
             action = self.explore(observation)
         with self.sections("environment"):
-            measured = self.measured_reward(observation, self.env.measure(state, action))
-        reward = self.generated_reward(observation, action, measured)
-        continues = self.advance()
-        self.replay.add(
-            {**observation.tensors(), "action": action, "measured": measured, "reward": reward, **continues}
-        )
+            rates = self.env.measure(state, action)
+        generated = self.generate_reward(observation, action, rates)
+        following = self.advance()
+        self.replay.add({**observation.tensors(), "action": action, "rates": rates, **generated, **following})
         self.environment_steps += self.env.num_envs
 
     def replace_states(self, state: CellState) -> CellState:
@@ -153,28 +153,47 @@ class D2RL(L.LightningModule):
 
     def noise_deviation(self) -> float:
         """Standard deviation of the Gaussian exploration now."""
-        ddpg, trainer = self.config.ddpg, self.config.trainer
-        part = min(1.0, self.updates / (trainer.epochs * trainer.updates_per_epoch))
-        return ddpg.noise + (ddpg.noise_end - ddpg.noise) * part
+        ddpg = self.config.ddpg
+        return ddpg.noise + (ddpg.noise_end - ddpg.noise) * self.progress
 
-    def measured_reward(self, observation: Observation, rates: Tensor) -> Tensor:
-        """Raw or designed reward of measured link rates [B, M, K], in units of ``reward_scale``."""
-        scale = self.config.ddpg.reward_scale
-        if self.per_link:
-            return designed_reward(rates, observation.reference) * (rates.shape[-1] ** 0.5 / scale)
-        return raw_reward(rates, observation.weights) / scale
+    @property
+    def progress(self) -> float:
+        """Part of the planned updates that are done, in [0, 1]."""
+        trainer = self.config.trainer
+        return min(1.0, self.updates / (trainer.epochs * trainer.updates_per_epoch))
 
-    def generated_reward(self, observation: Observation, action: Tensor, measured: Tensor) -> Tensor:
-        """RENPNN, Mode I: the reward generated for (S_t, A_t); the measured one before its stage or if it hacks."""
-        config = self.config.reward
-        if not (self.stages["reward"] and config.case.endswith("gdm") and self.updates > self.config.ddpg.warmup_updates):
-            return measured
+    def schedule_rates(self) -> None:
+        """Learning rates fall along half a cosine to ``rate_end`` of their start."""
+        end = self.config.ddpg.rate_end
+        factor = end + (1 - end) * (1 + math.cos(math.pi * self.progress)) / 2
+        for optimizer in self.optimizers(use_pl_optimizer=False):
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+    def measured_reward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Reward of measured link rates, in units of ``reward_scale``: raw before the reward stage, then its case."""
+        scale, rates = self.config.ddpg.reward_scale, batch["rates"]
+        if self.stages["reward"] and self.config.reward.case.startswith("designed"):
+            return designed_reward(rates, batch["reference"]) * (rates.shape[-1] ** 0.5 / scale)
+        return raw_reward(rates, batch["weights"]) / scale
+
+    def generate_reward(self, observation: Observation, action: Tensor, rates: Tensor) -> dict[str, Tensor]:
+        """RENPNN, Mode I: the reward generated for (S_t, A_t), where its case asks for one."""
+        if not self.generates_reward:
+            return {}
+        batch = {"rates": rates, "reference": observation.reference, "weights": observation.weights}
+        measured = self.measured_reward(batch)
         with self.sections("renpnn"), self.autocast():
-            generated = self.renpnn.generate(observation, action, config.samples, self.generator)
+            generated = self.renpnn.generate(observation, action, self.config.reward.samples, self.generator)
         if action.shape[1] > 1:
-            values = [weighted_value(reward, observation.weights) for reward in (generated, measured)]
-            self.accumulate("renpnn/rank_correlation", rank_correlation(*values))
-        return measured if self.fallback else generated
+            ranks = rank_correlation(worth(generated, observation.weights), worth(measured, observation.weights))
+            self.accumulate("renpnn/rank_correlation", ranks)
+        return {"generated": generated}
+
+    @property
+    def generates_reward(self) -> bool:
+        """Whether RENPNN takes part and its case is one of the generated ones."""
+        return self.config.stages.reward is not None and self.config.reward.case.endswith("gdm")
 
     def advance(self) -> dict[str, Tensor]:
         """The next slot; what the critic needs of it when gamma > 0."""
@@ -191,44 +210,49 @@ class D2RL(L.LightningModule):
         """One update of critic, policy and the explorers that take part."""
         ddpg = self.config.ddpg
         batch = self.replay.sample(ddpg.batch, self.generator)
-        observation = Observation.from_tensors(batch)
+        observation, measured = Observation.from_tensors(batch), self.measured_reward(batch)
+        trusted = self.generates_reward and self.stages["reward"] and not self.fallback
+        reward = batch["generated"] if trusted else measured
         if self.updates == 0:
-            self.critic.calibrate(observation, batch["action"], batch["reward"])
-            self.renpnn.calibrate(batch["measured"])
-        self.update_critic(observation, batch)
-        if self.updates >= ddpg.warmup_updates:
-            self.update_policy(observation, batch)
-        self.update_reward_explorer(observation, batch)
+            self.critic.calibrate(observation, batch["action"], measured)
+            self.renpnn.calibrate(measured)
+        if not ddpg.analytic:
+            self.update_critic(observation, batch, reward)
+        if ddpg.analytic or self.updates >= ddpg.warmup_updates:
+            self.update_policy(observation, batch["action"], reward)
+        self.update_reward_explorer(observation, batch["action"], measured)
         self.update_state_explorer()
         self.updates += 1
 
-    def update_critic(self, observation: Observation, batch: dict[str, Tensor]) -> None:
+    def update_critic(self, observation: Observation, batch: dict[str, Tensor], reward: Tensor) -> None:
         """Regress Q on the reward (and on the discounted next value when gamma > 0)."""
         with self.sections("critic"), self.autocast():
-            target = batch["reward"]
-            if self.config.ddpg.gamma > 0:
-                target = target + self.config.ddpg.gamma * self.next_value(batch)
-            loss = critic_loss(self.critic, observation, batch["action"], target)
+            gamma = self.config.ddpg.gamma
+            target = reward + gamma * self.next_value(batch) if gamma > 0 else reward
+            loss = critic_loss(self.critic(observation, batch["action"]), target)
             self.step(1, loss)
             follow(self.target_critic, self.critic, self.config.ddpg.target_rate)
         self.accumulate("losses/critic", loss)
 
     @torch.no_grad()
     def next_value(self, batch: dict[str, Tensor]) -> Tensor:
-        """Q'(s', mu'(s')), [B, 1, K or 1]; an episode that was cut goes on from the value of its own state."""
+        """Q'(s', mu'(s')), [B, 1, K or 1]; nothing is added where an episode was cut."""
         names = [name for name in batch if name.startswith("next.")]
         following = Observation.from_tensors({name.removeprefix("next."): batch[name] for name in names})
         if self.stages["action"]:
             action = self.aenpnn.sample(following, 1, self.generator).tanh()
         else:
             action = self.target_actor(following).tanh().unsqueeze(1)
-        return self.target_critic(following, action) * batch["continues"][:, None, None]
+        value = self.target_critic(following, action) * batch["continues"][:, None, None]
+        per_link = self.stages["reward"] and self.config.reward.case.startswith("designed")
+        return value if per_link else value.sum(-1, keepdim=True)
 
-    def update_policy(self, observation: Observation, batch: dict[str, Tensor]) -> None:
-        """Ascend Q; AENPNN also imitates the better candidates of each state."""
+    def update_policy(self, observation: Observation, action: Tensor, reward: Tensor) -> None:
+        """Ascend Q; AENPNN also imitates the better of the actions measured for each state."""
         if self.stages["action"]:
             with self.sections("aenpnn"), self.autocast():
-                self.step(2, self.action_explorer_loss(observation, batch))
+                loss = self.action_explorer_loss(observation, action, reward)
+                self.step(2, loss)
             return
         with self.sections("actor"), self.autocast():
             output = self.actor(observation)
@@ -238,43 +262,45 @@ class D2RL(L.LightningModule):
             follow(self.target_actor, self.actor, self.config.ddpg.target_rate)
         self.accumulate("losses/actor", loss)
 
-    def action_explorer_loss(self, observation: Observation, batch: dict[str, Tensor]) -> Tensor:
+    def action_explorer_loss(self, observation: Observation, action: Tensor, reward: Tensor) -> Tensor:
         """AENPNN's objective: ``chain``, ``weighted``, or both."""
-        config, loss = self.config.action, torch.zeros((), device=self.device)
-        embedding = self.aenpnn.encode(observation)
-        outputs = []
+        config, penalty = self.config.action, self.config.ddpg.saturation_penalty
+        embedding, loss = self.aenpnn.encode(observation), torch.zeros((), device=self.device)
         if config.objective != "weighted":
             output = self.aenpnn.sample(
                 observation, 1, self.generator, embedding=embedding, gradient_steps=config.gradient_steps
             )
             value = self.value(observation, output.tanh()).mean()
-            loss = loss - value
-            outputs.append(output)
+            loss = loss - value + penalty * saturation(output)
             self.accumulate("losses/aenpnn_chain", -value)
         if config.objective != "chain":
-            value = weighted_value(batch["reward"], observation.weights)
-            weights = group_weights(value, config.temperature)
-            error, output = self.aenpnn.imitate(observation, batch["action"], weights, self.generator, embedding)
-            loss = loss + config.weighted_scale * error
-            outputs.append(output)
+            weights = group_weights(worth(reward, observation.weights), config.temperature)
+            error, output = self.aenpnn.imitate(observation, action, weights, self.generator, embedding)
+            loss = loss + config.weighted_scale * error + penalty * saturation(output)
             self.accumulate("losses/aenpnn_weighted", error)
-        return loss + self.config.ddpg.saturation_penalty * sum(saturation(output) for output in outputs)
+        return loss
 
     def value(self, observation: Observation, action: Tensor) -> Tensor:
-        """Q of actions [B, M, size], [B, M], with the critic's weights held fixed."""
-        self.critic.requires_grad_(False)
-        value = weighted_value(self.critic(observation, action), observation.weights)
-        self.critic.requires_grad_(True)
-        return value
+        """What the critic, its weights held fixed, says of actions [B, M, size]: [B, M].
 
-    def update_reward_explorer(self, observation: Observation, batch: dict[str, Tensor]) -> None:
+        With ``ddpg.analytic`` the closed-form rate on the known channels stands in its place.
+        """
+        if self.config.ddpg.analytic:
+            rates = decided_rates(self.env.head, observation.channels, action)
+            return raw_reward(rates, observation.weights).squeeze(-1) / self.config.ddpg.reward_scale
+        self.critic.requires_grad_(False)
+        value = self.critic(observation, action)
+        self.critic.requires_grad_(True)
+        if self.stages["reward"] and self.config.reward.case.startswith("designed"):
+            return worth(value, observation.weights)
+        return value.sum(-1)
+
+    def update_reward_explorer(self, observation: Observation, action: Tensor, measured: Tensor) -> None:
         """RENPNN's denoising loss on measured rewards, from the start so that its stage finds it trained."""
-        config = self.config.reward
-        planned = self.config.stages.reward is not None and config.case.endswith("gdm")
-        if not planned or self.updates % config.every:
+        if not self.generates_reward or self.updates % self.config.reward.every:
             return
         with self.sections("renpnn"), self.autocast():
-            loss, metrics = self.renpnn.loss(observation, batch["action"], batch["measured"], self.generator)
+            loss, metrics = self.renpnn.loss(observation, action, measured, self.generator)
             self.step(3, loss)
         self.accumulate("losses/renpnn", metrics["loss"])
 

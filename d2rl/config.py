@@ -77,6 +77,8 @@ class DDPGConfig:
     warmup_updates: int = option(50, "updates of the critic alone, on noisy actions", low=0)
     noise: float = option(0.3, "standard deviation of the Gaussian exploration at the start", low=0)
     noise_end: float = option(0.1, "the same at the end of training", low=0)
+    rate_end: float = option(0.1, "learning rates at the end of training, as a part of the start", above=0, high=1)
+    analytic: bool = option(False, "differentiate the simulator instead of a critic (the ceiling, no RL)")
     saturation_penalty: float = option(3e-3, "weight of the squared output before tanh", low=0)
     reward_scale: float = option(10.0, "bit/s/Hz of sum rate that count as one", above=0)
 

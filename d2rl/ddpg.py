@@ -30,38 +30,30 @@ class DeterministicActor(nn.Module):
 
 
 class Critic(nn.Module):
-    """Q(s, a), one value for each link or one for all.
+    """Q(s, a) as one value for each link; for a scalar reward their sum is the value.
 
     :param transition: (state, actions) -> [B, M, K, width]
     :param width: of the embeddings
-    :param per_link: a value for each link (a discriminative reward), else their sum is the one value
     """
 
-    def __init__(self, transition: nn.Module, width: int, per_link: bool):
+    def __init__(self, transition: nn.Module, width: int):
         super().__init__()
-        self.transition, self.per_link = transition, per_link
-        self.out = nn.Linear(width, 1)
+        self.transition, self.out = transition, nn.Linear(width, 1)
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:
-        """Values [B, M, K] or [B, M, 1] of M actions [B, M, size] for each state."""
-        values = self.out(self.transition(observation, action)).squeeze(-1).float()
-        return values if self.per_link else values.sum(-1, keepdim=True)
+        """Values [B, M, K] of M actions [B, M, size] for each state."""
+        return self.out(self.transition(observation, action)).squeeze(-1).float()
 
     @torch.no_grad()
     def calibrate(self, observation: Observation, action: Tensor, reward: Tensor) -> None:
         """Shift the output to the mean of the first rewards, so that learning begins with differences."""
-        error = (reward - self(observation, action)).mean()
-        self.out.bias.add_(error if self.per_link else error / observation.channels.links)
+        error = reward.sum(-1) - self(observation, action).sum(-1)
+        self.out.bias.add_(error.mean() / observation.channels.links)
 
 
-def critic_loss(critic: Critic, observation: Observation, action: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of Q(s, a) against its target [B, M, K or 1]."""
-    return F.mse_loss(critic(observation, action), target)
-
-
-def weighted_value(value: Tensor, weights: Tensor) -> Tensor:
-    """Value of a decision, [B, M], from values [B, M, K] of links with weights [B, K], or from [B, M, 1]."""
-    return value.squeeze(-1) if value.shape[-1] == 1 else (value * weights.unsqueeze(1)).sum(-1)
+def critic_loss(value: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of values [B, M, K] against one target per link [B, M, K] or one in all [B, M, 1]."""
+    return F.mse_loss(value if target.shape[-1] > 1 else value.sum(-1, keepdim=True), target)
 
 
 def saturation(output: Tensor) -> Tensor:

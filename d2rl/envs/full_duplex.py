@@ -13,7 +13,7 @@ from torch import Tensor
 from d2rl.config import FullDuplexConfig
 from d2rl.wireless.channels import ChannelState
 from d2rl.wireless.fading import estimate, evolve, jakes_correlation, rayleigh, rician, scale
-from d2rl.wireless.heads import make_head
+from d2rl.wireless.heads import ActionHead, make_head
 from d2rl.wireless.propagation import LinkBudget, LinkGains, thermal_noise, user_positions
 from d2rl.wireless.rates import link_rates
 
@@ -120,10 +120,8 @@ class FullDuplexEnv:
         :returns: [B, K_D + K_U] or [B, M, K_D + K_U], bit/s/Hz
         """
         if action.dim() == 2:
-            return link_rates(state.channels, *self.head.decode(state.estimate, action))
-        copies = action.shape[1]
-        decision = self.head.decode(state.estimate.repeat(copies), action.flatten(0, 1))
-        return link_rates(state.channels.repeat(copies), *decision).unflatten(0, (-1, copies))
+            return self.measure(state, action.unsqueeze(1)).squeeze(1)
+        return decided_rates(self.head, state.channels, action, state.estimate)
 
     def with_channels(self, state: CellState, channels: ChannelState, chosen: Tensor) -> CellState:
         """``state`` with other true channels in the ``chosen`` cells ([B] bool), and new estimates of those."""
@@ -224,6 +222,20 @@ def evaluation_states(config: FullDuplexConfig, drops: int, seed: int, device: s
     env = FullDuplexEnv(fresh, drops, seed=0, device=device)
     env.generator.manual_seed(stream(f"evaluation/{seed}"))
     return env.reset()
+
+
+def decided_rates(
+    head: ActionHead, channels: ChannelState, action: Tensor, known: ChannelState | None = None
+) -> Tensor:
+    """Link rates of M actions for each state, [B, M, K_D + K_U]; differentiable in the action.
+
+    :param channels: the channels that decide the rates
+    :param action: [B, M, size]
+    :param known: the channels that the head sees; default ``channels``
+    """
+    copies = action.shape[1]
+    decision = head.decode((channels if known is None else known).repeat(copies), action.flatten(0, 1))
+    return link_rates(channels.repeat(copies), *decision).unflatten(0, (-1, copies))
 
 
 def stream(name: str) -> int:

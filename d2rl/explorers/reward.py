@@ -136,6 +136,11 @@ def designed_reward(rates: Tensor, reference: Tensor) -> Tensor:
     return rates - reference.unsqueeze(1)
 
 
+def worth(reward: Tensor, weights: Tensor) -> Tensor:
+    """What rewards of either shape say of a decision: [B, M], link rewards weighted by priority [B, K]."""
+    return reward.squeeze(-1) if reward.shape[-1] == 1 else (reward * weights.unsqueeze(1)).sum(-1)
+
+
 def rank_correlation(generated: Tensor, measured: Tensor) -> Tensor:
     """Spearman correlation of two values of M actions within a state, averaged over states.
 
