@@ -15,13 +15,16 @@ from torch import Tensor
 
 from d2rl.config import Config
 from d2rl.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation
-from d2rl.envs import CellState, FullDuplexEnv, decided_rates, stream
+from d2rl.envs import CellState, FullDuplexEnv, decided_rates, evaluation_states, stream
+from d2rl.errors import CheckpointError
 from d2rl.explorers import AENPNN, RENPNN, SENPNN
 from d2rl.explorers.action import group_weights
 from d2rl.explorers.reward import designed_reward, rank_correlation, raw_reward, worth
 from d2rl.networks import Observation, make_encoder, make_transition, observe
 from d2rl.replay import ReplayBuffer
 from d2rl.sections import Sections
+
+HELD_OUT = 64  # states that SENPNN is judged on
 
 
 class D2RL(L.LightningModule):
@@ -42,10 +45,11 @@ class D2RL(L.LightningModule):
         self.env = FullDuplexEnv(scenario, config.trainer.num_envs, config.seed, "cpu")
         head, example = self.env.head, self.env.state.channels
         shape = {"kind": network.kind, "example": example, "width": network.width, "layers": network.layers}
+        transition = {**shape, "head": head, "critic": network.critic}
 
         designed = config.reward.case.startswith("designed")
         self.actor = DeterministicActor(make_encoder(**shape), head.layout, network.width)
-        self.critic = Critic(make_transition(**shape, head=head), network.width)
+        self.critic = Critic(make_transition(**transition), network.width)
         self.target_actor, self.target_critic = deepcopy(self.actor), deepcopy(self.critic)
         self.aenpnn = AENPNN(
             make_encoder(**shape),
@@ -56,7 +60,7 @@ class D2RL(L.LightningModule):
             rate=ddpg.actor_rate,
         )
         self.renpnn = RENPNN(
-            make_transition(**shape, head=head),
+            make_transition(**transition),
             network.width,
             config.reward.steps,
             per_link=designed,
@@ -78,6 +82,8 @@ class D2RL(L.LightningModule):
         self.sections = Sections()
         self.updates = self.environment_steps = 0
         self.fallback = False
+        self.wandb_id: str | None = None
+        self.skipped: Tensor | float = 0.0
         self.totals: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
 
@@ -98,6 +104,23 @@ class D2RL(L.LightningModule):
             self.generator = torch.Generator(self.device).manual_seed(stream(f"agent/{self.config.seed}"))
         if self.env.device != self.device:
             self.env = FullDuplexEnv(self.config.scenario, self.env.num_envs, self.config.seed, self.device)
+        self.hold_out()
+
+    def hold_out(self) -> None:
+        """States that SENPNN is judged on but never trained on: the last fifth of a bank, else new drops."""
+        bank = self.env.bank
+        if bank is None:
+            self.held_out = evaluation_states(self.config.scenario, HELD_OUT, stream("held out"), self.device)
+            self.senpnn_bank = None
+        else:
+            kept = max(1, bank.weights.shape[0] // 5)
+            self.held_out, self.senpnn_bank = bank[-kept:], bank[:-kept]
+
+    def begin_stage(self, name: str) -> None:
+        """Let ``action``, ``reward`` or ``state`` exploration take part from now on."""
+        if name == "action" and self.updates:
+            self.aenpnn.encoder.load_state_dict(self.actor.encoder.state_dict())
+        self.stages[name] = True
 
     def training_step(self, batch: Any, batch_index: int) -> None:
         """Several interactions, each followed by one update."""
@@ -310,6 +333,10 @@ class D2RL(L.LightningModule):
             return
         with self.sections("senpnn"), self.autocast():
             state = self.env.state
+            if self.senpnn_bank is not None:
+                size, count = self.senpnn_bank.weights.shape[0], self.env.num_envs
+                chosen = torch.randint(size, (count,), generator=self.generator, device=self.device)
+                state = self.senpnn_bank[chosen]
             loss, metrics = self.senpnn.loss(state.channels, state.gains, self.generator)
             self.step(4, loss)
         self.accumulate("losses/senpnn", metrics["loss"])
@@ -320,9 +347,9 @@ class D2RL(L.LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         broken = (~torch.isfinite(loss.detach())).float()
-        optimizer.grad_scale, optimizer.found_inf = None, broken
+        optimizer.grad_scale, optimizer.found_inf = None, broken  # fused Adam then skips the step by itself
         optimizer.step()
-        self.accumulate("losses/skipped", broken)
+        self.skipped = self.skipped + broken
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -331,7 +358,49 @@ class D2RL(L.LightningModule):
         with torch.autocast(self.device.type, dtype=self.autocast_type, enabled=enabled):
             yield
 
+    # ------------------------------------------------------------------ what callbacks ask
+
+    def state_explorer_loss(self) -> Tensor:
+        """SENPNN's loss on states kept from it."""
+        with self.sections("senpnn"):
+            return self.senpnn.held_out_loss(self.held_out.channels, self.held_out.gains, self.generator)
+
+    def gradient_cosine(self) -> Tensor:
+        """Cosine between the policy's gradients on the real states of this slot and on synthetic ones."""
+        policy, state = self.aenpnn if self.stages["action"] else self.actor, self.env.state
+        synthetic = self.senpnn.generate(state.channels, state.gains, generator=self.generator)
+        gradients = []
+        for channels in (state.channels, synthetic):
+            observation = observe(channels, state.weights)
+            value = self.value(observation, self.policy_output(observation).tanh()).mean()
+            parts = torch.autograd.grad(value, list(policy.parameters()), allow_unused=True)
+            gradients.append(torch.cat([part.flatten() for part in parts if part is not None]))
+        return torch.nn.functional.cosine_similarity(*gradients, dim=0)
+
+    def goodhart_gap(self, rate: float = 0.1) -> Tensor:
+        """Measured reward after a step up the generated one, minus before; negative is reward hacking."""
+        state = self.env.state
+        observation = observe(state.estimate, state.weights)
+        action = self.propose(observation, 1, self.generator).requires_grad_()
+        with torch.enable_grad():
+            generated = self.renpnn.generate(observation, action, self.config.reward.samples, self.generator)
+            (slope,) = torch.autograd.grad(worth(generated, observation.weights).sum(), action)
+        moved = (action + rate * slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp(-1, 1)
+        before, after = (raw_reward(self.env.measure(state, a.detach()), state.weights).mean() for a in (action, moved))
+        return after - before
+
+    def skipped_steps(self) -> float:
+        """Optimizer steps skipped since the last call."""
+        count, self.skipped = float(self.skipped), 0.0
+        return count
+
     # ------------------------------------------------------------------ decisions
+
+    def policy_output(self, observation: Observation) -> Tensor:
+        """One action for each state, [B, 1, size], before tanh; differentiable."""
+        if self.stages["action"]:
+            return self.aenpnn.sample(observation, 1, self.generator)
+        return self.actor(observation).unsqueeze(1)
 
     @torch.no_grad()
     def propose(self, observation: Observation, count: int, generator: torch.Generator) -> Tensor:
@@ -366,8 +435,28 @@ class D2RL(L.LightningModule):
             "chi": self.chi,
             "fallback": self.fallback,
             "updates": self.updates,
+            "wandb": self.wandb_id,
             "environment_steps": self.environment_steps,
         }
+
+    def load_weights(self, checkpoint: dict[str, Any], name: str) -> None:
+        """Take weights and stages, not the world, from a checkpoint.
+
+        :param name: of the file, for messages
+        :raises CheckpointError: weights of other shapes
+        """
+        try:
+            self.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError:
+            old, new = (checkpoint["d2rl"]["config"][part] for part in ("scenario", "network")), self.config
+            (cell, network), now = old, new.scenario
+            raise CheckpointError(
+                f"{name} was trained for {cell['downlink_users']} + {cell['uplink_users']} users with the "
+                f"{network['kind']} network and the {cell['head']} head; it cannot serve {now.downlink_users} + "
+                f"{now.uplink_users} users with {new.network.kind} and {now.head}. The link_graph network with the "
+                "structured head serves any number of users and antennas."
+            ) from None
+        self.stages = dict(checkpoint["d2rl"]["stages"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` kept."""

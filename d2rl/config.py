@@ -59,9 +59,16 @@ class FullDuplexConfig:
 class NetworkConfig:
     """Actor, critic and the explorers' conditioning."""
 
-    kind: str = option("link_graph", "link_graph serves any number of users, mlp a fixed one", choices=("link_graph", "mlp"))
+    kind: str = option(
+        "link_graph", "link_graph serves any number of users, mlp a fixed one", choices=("link_graph", "mlp")
+    )
     width: int = option(32, "size of an embedding (link_graph) or eight times a hidden layer (mlp)", low=1)
     layers: int = option(2, "rounds of message passing or hidden layers", low=1)
+    critic: str = option(
+        "powers",
+        "how Q sees an action: the powers it makes links receive, or its numbers",
+        choices=("powers", "numbers"),
+    )
 
 
 @dataclass
@@ -88,7 +95,11 @@ class AENPNNConfig:
     """Action explorer (Mode I)."""
 
     steps: int = option(6, "P, denoising steps", low=1)
-    objective: str = option("mixed", "chain: ascend Q through the P steps; weighted: regress on good candidates", choices=("chain", "weighted", "mixed"))
+    objective: str = option(
+        "mixed",
+        "chain: ascend Q through the P steps; weighted: regress on good candidates",
+        choices=("chain", "weighted", "mixed"),
+    )
     gradient_steps: int = option(2, "last steps of the chain that the gradient goes through", low=1)
     candidates: int = option(2, "M_a, actions measured for one state", low=1)
     temperature: float = option(1.0, "of the weights among candidates, in standard deviations", above=0)
@@ -106,8 +117,8 @@ class RENPNNConfig:
     every: int = option(4, "updates of the agent for each update of the explorer", low=1)
     samples: int = option(4, "rewards generated for one state and action", low=1)
     risk: str = option("mean", "what is taken of the generated rewards", choices=("mean", "cvar"))
-    quantile: float = option(0.25, "worst part of the generated rewards that cvar averages", above=0, high=1)
-    guard: float = option(0.5, "rank correlation with measured rewards below which they are used instead", low=-1, high=1)
+    quantile: float = option(0.25, "worst part of them that cvar averages", above=0, high=1)
+    guard: float = option(0.5, "rank correlation below which measured rewards are used instead", low=-1, high=1)
 
 
 @dataclass
@@ -151,6 +162,7 @@ class TrainerConfig:
     num_envs: int = option(64, "cells simulated side by side", low=1)
     accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
     precision: str = option("32", "of the networks; physics is always fp32 or better", choices=("32", "bf16"))
+    checkpoint_every: int = option(5, "epochs between two checkpoints", low=1)
     threads: int = option(0, "CPU threads; 0: one per core", low=0)
     progress: bool = option(True, "show a progress bar")
 
@@ -164,6 +176,12 @@ class EvaluationConfig:
     seed: int = option(0, "of the evaluation drops", low=0)
     best_of: int = option(1, "N, candidates of one decision", low=1)
     refine: int = option(0, "K, WMMSE iterations from the chosen action", low=0)
+    priority_spread: float = option(
+        0.0, "candidates after the first are made for weights changed by this spread", low=0
+    )
+    noise: float = option(0.0, "Gaussian noise on candidates after the first (a control)", low=0)
+    weights: str | None = option(None, "priority of every link, K_D + K_U numbers with commas; null: all 1")
+    slots: int = option(0, "length of a proportional-fair schedule to report; 0: none", low=0)
 
 
 @dataclass

@@ -60,9 +60,13 @@ class ReplayBuffer:
         return {"storage": kept, "position": self.position, "filled": self.filled}
 
     def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
-        """Continue from a saved buffer."""
-        self.position, self.filled = saved["position"], saved["filled"]
-        for name, tensor in saved["storage"].items():
+        """Continue from a saved buffer; of a full one of another capacity, the latest transitions are kept."""
+        storage, self.position, self.filled = saved["storage"], saved["position"], saved["filled"]
+        if not (self.filled == self.capacity or self.position == self.filled < self.capacity):
+            storage = {name: tensor.roll(-self.position, 0)[-self.capacity :] for name, tensor in storage.items()}
+            self.filled = min(self.filled, self.capacity)
+            self.position = self.filled % self.capacity
+        for name, tensor in storage.items():
             ring = torch.empty((self.capacity, *tensor.shape[1:]), dtype=tensor.dtype, device=device)
             ring[: self.filled] = tensor.to(device)
             self.storage[name] = ring

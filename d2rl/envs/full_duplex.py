@@ -166,14 +166,15 @@ class FullDuplexEnv:
         self.positions, self._gains, self._scattered, self._weights = self._drop(count)
 
     def _redrop(self, cells: slice, count: int) -> None:
+        """Drop some cells anew; replaces tensors and writes into none, since states and saved copies hold them."""
         positions, gains, scattered, weights = self._drop(count)
-        for old, new in zip(self.positions, positions, strict=True):
-            old[cells] = new
-        for name, new in gains.tensors().items():
-            getattr(self._gains, name)[cells] = new
-        for name, new in scattered.tensors().items():
-            getattr(self._scattered, name)[cells] = new
-        self._weights[cells] = weights
+        self.positions = tuple(_replaced(old, cells, new) for old, new in zip(self.positions, positions, strict=True))
+        old_gains, old_scattered = self._gains.tensors(), self._scattered.tensors()
+        self._gains = LinkGains(**{n: _replaced(old_gains[n], cells, new) for n, new in gains.tensors().items()})
+        self._scattered = ChannelState(
+            **{n: _replaced(old_scattered[n], cells, new) for n, new in scattered.tensors().items()}
+        )
+        self._weights = _replaced(self._weights, cells, weights)
 
     def _drop(self, count: int) -> tuple[tuple[Tensor, Tensor], LinkGains, ChannelState, Tensor]:
         c, draw = self.config, (self.generator, self.device)
@@ -206,9 +207,7 @@ class FullDuplexEnv:
         )
         channels = scale(small, self._gains)
         known = estimate(channels, self._gains, c.csi_error, self.generator)
-        # the tensors below are overwritten in place when cells are dropped anew
-        gains = LinkGains(**{name: gain.clone() for name, gain in self._gains.tensors().items()})
-        return CellState(channels, known, gains, self._weights.clone())
+        return CellState(channels, known, self._gains, self._weights)
 
     def _recall(self) -> CellState:
         bank = self.bank
@@ -248,6 +247,12 @@ def _steering(positions: Tensor, antennas: int) -> Tensor:
     cosine = positions[..., 0] / positions.norm(dim=-1)
     phase = math.pi * cosine.unsqueeze(-1) * torch.arange(antennas, device=positions.device)
     return torch.polar(torch.ones_like(phase), phase)
+
+
+def _replaced(tensor: Tensor, cells: slice, new: Tensor) -> Tensor:
+    tensor = tensor.clone()
+    tensor[cells] = new
+    return tensor
 
 
 def _where(chosen: Tensor, first: ChannelState, second: ChannelState) -> ChannelState:

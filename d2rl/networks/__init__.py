@@ -6,7 +6,7 @@ from torch import nn
 
 from d2rl.networks.actions import ActionOutput, downlink_mask
 from d2rl.networks.features import Observation, action_features, observe
-from d2rl.networks.link_graph import LinkGraphEncoder, LinkGraphTransition
+from d2rl.networks.link_graph import LinkGraphEncoder, LinkGraphNumbers, LinkGraphTransition
 from d2rl.networks.mlp import MLPEncoder, MLPTransition
 from d2rl.wireless.channels import ChannelState
 from d2rl.wireless.heads import ActionHead
@@ -17,11 +17,17 @@ def make_encoder(kind: str, example: ChannelState, width: int, layers: int) -> n
     return LinkGraphEncoder(width, layers) if kind == "link_graph" else MLPEncoder(example, width, layers)
 
 
-def make_transition(kind: str, example: ChannelState, head: ActionHead, width: int, layers: int) -> nn.Module:
-    """State and M actions -> embeddings [B, M, K, width]; ``kind`` is link_graph or mlp."""
-    if kind == "link_graph":
-        return LinkGraphTransition(head, width)
-    return MLPTransition(example, width, layers, extra=head.layout.size(example))
+def make_transition(
+    kind: str, example: ChannelState, head: ActionHead, width: int, layers: int, critic: str
+) -> nn.Module:
+    """State and M actions -> embeddings [B, M, K, width].
+
+    :param kind: link_graph or mlp
+    :param critic: what a link graph sees of an action, powers or numbers; an mlp always sees numbers
+    """
+    if kind == "mlp":
+        return MLPTransition(example, width, layers, extra=head.layout.size(example))
+    return LinkGraphTransition(head, width) if critic == "powers" else LinkGraphNumbers(head, width, layers)
 
 
 __all__ = [

@@ -59,6 +59,10 @@ class Observation:
         """States selected along the batch."""
         return Observation.from_tensors({name: tensor[index] for name, tensor in self.tensors().items()})
 
+    def to(self, device: torch.device) -> Observation:
+        """The same on another device; a Trainer moves batches by it."""
+        return Observation.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+
 
 def observe(channels: ChannelState, weights: Tensor) -> Observation:
     """Features of the channels; unchanged by antenna order, equivariant to user order.
@@ -102,7 +106,7 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
 
 
 def action_features(observation: Observation, precoder: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
-    """What an action does on the known channels: received powers before any receiver is optimised.
+    """What an action does on the known channels: powers that users and combiners would receive.
 
     :param observation: B states
     :param precoder: [B, N_t, K_D]
@@ -110,11 +114,28 @@ def action_features(observation: Observation, precoder: Tensor, power: Tensor) -
     :returns: nodes [B, K, 2], log signal and log total interference of every link; edges [B, K, K, 2],
         log power that link i receives from link j, and from i to j
     """
-    received = _received(observation.channels, observation.combiners, precoder, power)
+    channels = observation.channels
+    received = _received(channels, mmse_combiners(channels, precoder, power), precoder, power)
     signal = received.diagonal(dim1=-2, dim2=-1)
     interference = (received.sum(-1) - signal).clamp_min(0)
     logs = _log_gain(received)
     return torch.stack([_log_gain(signal), _log_gain(interference)], dim=-1), torch.stack([logs, logs.mT], dim=-1)
+
+
+def mmse_combiners(channels: ChannelState, precoder: Tensor, power: Tensor) -> Tensor:
+    """MMSE combiners under self-interference, unit norm: [B, N_r, K_U].
+
+    :param precoder: [B, N_t, K_D]
+    :param power: [B, K_U]
+    """
+    exact = channels.double()
+    leakage = exact.self_interference @ precoder.to(torch.complex128)
+    streams = exact.uplink.mT
+    covariance = leakage @ leakage.mH + (streams * power.double().unsqueeze(-2)) @ streams.mH
+    covariance = covariance + torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+    combiners = torch.linalg.solve(covariance, streams)
+    norm = squared_magnitude(combiners).sum(-2, keepdim=True).clamp_min(1e-60).sqrt()
+    return (combiners / norm).to(channels.uplink.dtype)
 
 
 def suppressed_gain(vectors: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2rl.networks.actions import downlink_mask
 from d2rl.networks.features import (
     ACTION_EDGE_FEATURES,
     ACTION_NODE_FEATURES,
@@ -85,6 +86,34 @@ class LinkGraphTransition(nn.Module):
             action_nodes, action_edges = action_features(copied, *decision)
         nodes = F.relu(self.inlet(torch.cat([copied.nodes, action_nodes], dim=-1)))
         nodes = self.layer(nodes, torch.cat([copied.edges, action_edges], dim=-1))
+        return F.relu(self.outlet(nodes)).unflatten(0, (-1, count))
+
+
+class LinkGraphNumbers(nn.Module):
+    """Embeds every link of a state together with an action, taken as the bare numbers of each link.
+
+    The textbook critic: what the numbers do to the other links is left for it to learn.
+
+    :param head: tells which numbers are whose
+    :param width: size of an embedding      :param layers: rounds of message passing
+    """
+
+    def __init__(self, head: ActionHead, width: int, layers: int):
+        super().__init__()
+        self.layout = head.layout
+        self.inlet = nn.Linear(NODE_FEATURES + 2 * self.layout.width, width)
+        self.layers = nn.ModuleList(MessageLayer(width, EDGE_FEATURES) for _ in range(layers))
+        self.outlet = nn.Linear(width, width)
+
+    def forward(self, observation: Observation, action: Tensor) -> Tensor:
+        """Embeddings [B, M, K, width] of M actions [B, M, size] for each state."""
+        count, users = action.shape[1], observation.channels.downlink_users
+        copied = _repeat(observation, count)
+        numbers = self.layout.to_links(action.flatten(0, 1), users)
+        mask = downlink_mask(numbers.shape[-2], users, numbers.device)
+        nodes = F.relu(self.inlet(torch.cat([copied.nodes, numbers * mask, numbers * ~mask], dim=-1)))
+        for layer in self.layers:
+            nodes = layer(nodes, copied.edges)
         return F.relu(self.outlet(nodes)).unflatten(0, (-1, count))
 
 

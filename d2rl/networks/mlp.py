@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -21,15 +23,24 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, example: ChannelState, width: int, layers: int, extra: int = 0):
         super().__init__()
+        self.cell = _cell(example)
         size = raw_csi(example).shape[-1] + example.links + extra
         hidden = HIDDEN_FACTOR * width
         sizes = [size, *[hidden] * layers]
-        blocks = [(nn.Linear(i, o), nn.ReLU()) for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
+        blocks = [(nn.Linear(i, o), nn.ReLU()) for i, o in pairwise(sizes)]
         self.body = nn.Sequential(*(module for block in blocks for module in block))
         self.out = nn.Sequential(nn.Linear(hidden, example.links * width), nn.ReLU(), nn.Unflatten(-1, (-1, width)))
 
     def forward(self, observation: Observation, extra: Tensor | None = None) -> Tensor:
-        """Embeddings [B, K, width], or [B, M, K, width] with ``extra`` [B, M, extra]."""
+        """Embeddings [B, K, width], or [B, M, K, width] with ``extra`` [B, M, extra].
+
+        :raises ValueError: a cell of another size; one of as many coefficients would be misread
+        """
+        if _cell(observation.channels) != self.cell:
+            raise ValueError(
+                "this mlp network was built for {} + {} users and {} + {} antennas and cannot serve {} + {} and "
+                "{} + {}; the link_graph network can".format(*self.cell, *_cell(observation.channels))
+            )
         inputs = torch.cat([raw_csi(observation.channels), torch.log(observation.weights.clamp_min(1e-3))], dim=-1)
         if extra is not None:
             inputs = torch.cat([inputs.unsqueeze(1).expand(-1, extra.shape[1], -1), extra], dim=-1)
@@ -50,3 +61,7 @@ def raw_csi(channels: ChannelState) -> Tensor:
     magnitude = flat.abs()
     compressed = flat * (torch.log10(1 + magnitude) / magnitude.clamp_min(1e-12))
     return torch.view_as_real(compressed.resolve_conj()).flatten(1)
+
+
+def _cell(channels: ChannelState) -> tuple[int, int, int, int]:
+    return channels.downlink_users, channels.uplink_users, channels.transmit_antennas, channels.receive_antennas

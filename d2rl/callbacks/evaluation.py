@@ -1,0 +1,50 @@
+"""PolicyEvaluation: the policy beside the references, on the frozen drops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from d2rl.callbacks.gpu_time import GpuTimeProfiler
+from d2rl.callbacks.stages import StagedIntegration
+from d2rl.evaluation import DecisionRule, Evaluation, policy_of
+from d2rl.tracking import log
+
+
+class PolicyEvaluation(Callback):
+    """Scores the policy every few training steps, logs it, and tells the callbacks that wait for it.
+
+    :param evaluation: the frozen set with its references
+    :param rule: how a decision is made
+    :param every: training steps between two evaluations
+    """
+
+    def __init__(self, evaluation: Evaluation, rule: DecisionRule | None = None, every: int = 1):
+        self.evaluation, self.rule, self.every = evaluation, rule or DecisionRule(), every
+        self.latest: dict[str, float] = {}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """Evaluate when due, and log what the agent has gathered since."""
+        metrics = agent.collect()
+        steps = agent.updates // agent.config.trainer.updates_per_step
+        if steps % self.every == 0:
+            self.latest = self.evaluation.summary(self.evaluation.rates(policy_of(agent, self.rule)))
+            metrics.update({f"eval/{name}": value for name, value in self.latest.items()})
+            agent.log("sum_rate", self.latest["weighted_sum_rate"], logger=False)
+            for callback in trainer.callbacks:
+                if isinstance(callback, GpuTimeProfiler):
+                    callback.evaluated(self.latest["gap_closed"])
+                if isinstance(callback, StagedIntegration):
+                    callback.evaluated(self.latest["weighted_sum_rate"], trainer, agent)
+        metrics["charts/exploration_noise"] = agent.noise_deviation()
+        metrics["charts/updates"] = float(agent.updates)
+        log(trainer.loggers, metrics, agent.environment_steps)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Bring the files up to date."""
+        for logger in trainer.loggers:
+            logger.save()

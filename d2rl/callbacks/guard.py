@@ -1,0 +1,65 @@
+"""RewardGuard: falls back to measured rewards when generated ones mislead."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from d2rl.tracking import log
+
+SMOOTHING = 0.9  # of the rank correlation from one training step to the next
+
+
+class RewardGuard(Callback):
+    """Watches for reward hacking: generated rewards that rank actions unlike measured ones.
+
+    Logs the rank correlation of generated and measured reward within a state, and the Goodhart gap: the
+    change of the measured reward after ascending the generated one. Below ``floor`` the agent learns from
+    measured rewards, above it again from generated ones; each change is reported.
+
+    :param floor: smallest rank correlation at which generated rewards are trusted
+    :param every: training steps between two measurements of the Goodhart gap
+    """
+
+    def __init__(self, floor: float = 0.5, every: int = 5):
+        self.floor, self.every = floor, every
+        self.correlation: float | None = None
+        self.trips = 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """Judge the rewards generated since the last time."""
+        name = "renpnn/rank_correlation"
+        if name not in agent.totals:
+            return
+        value = float(agent.totals[name]) / agent.counts[name]
+        old = value if self.correlation is None else self.correlation
+        self.correlation = SMOOTHING * old + (1 - SMOOTHING) * value
+        metrics = {"renpnn/smoothed_rank_correlation": self.correlation}
+        distrusted = self.correlation < self.floor
+        if distrusted != agent.fallback:
+            agent.fallback = distrusted
+            if distrusted:
+                self.trips += 1
+            chosen = "falls back to measured" if distrusted else "returns to generated"
+            warnings.warn(
+                f"reward guard: rank correlation {self.correlation:.2f}, floor {self.floor:.2f}; "
+                f"learning {chosen} rewards",
+                stacklevel=2,
+            )
+        if batch_index % self.every == 0 and agent.stages["reward"]:
+            metrics["renpnn/goodhart_gap"] = float(agent.goodhart_gap())
+        metrics["charts/alert_reward_fallback"] = float(agent.fallback)
+        log(trainer.loggers, metrics, agent.environment_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the guard remembers."""
+        return {"correlation": self.correlation, "trips": self.trips}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue."""
+        self.correlation, self.trips = saved["correlation"], saved["trips"]

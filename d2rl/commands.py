@@ -1,0 +1,140 @@
+"""What ``train.py`` and ``eval.py`` do."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from d2rl.checkpoint import config_of, load_checkpoint
+from d2rl.config import Config
+from d2rl.errors import ConfigError
+from d2rl.evaluation import DecisionRule, Evaluation, policy_of
+from d2rl.plots import learning_curve
+from d2rl.report import results_table, wandb_notice
+from d2rl.run_directory import RunDirectory, find_checkpoint, run_of, write_json
+from d2rl.scheduling import proportional_fair
+from d2rl.settings import check, conf_name, load, to_yaml
+from d2rl.training import accelerator_device, decision_rule, restore, train
+
+SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
+SHORT |= {"refine": "evaluation.refine"}
+BEST_OF = 16  # candidates of the second line in the table
+
+
+def train_command(arguments: list[str]) -> None:
+    """python train.py conf=NAME [key=value ...] [run_dir=PATH] [resume=PATH]
+
+    Trains an agent; conf=NAME is a file in conf/. A resumed run goes on exactly where its last
+    checkpoint was written, with that checkpoint's configuration and the overrides given here.
+    """
+    _quiet()
+    config, checkpoint = _configuration(arguments)
+    check(config)
+    run = RunDirectory.create(config, conf_name(arguments))
+    console = Console()
+    console.print(to_yaml(config), markup=False, highlight=False)
+    console.print(f"run directory: {run.path}", markup=False)
+    result = train(config, run, str(checkpoint) if checkpoint else None)
+    report = _evaluate(result.agent, result.evaluation, config)
+    write_json(run.evaluation, report)
+    learning_curve(run.metrics, result.evaluation.policies, run.path / "learning_curve.png")
+    console.print(results_table(report, result.profiler.report()))
+    console.print(f"learning curve: {run.path / 'learning_curve.png'}", markup=False)
+    wandb_notice(console, run, config)
+
+
+def evaluate_command(arguments: list[str]) -> None:
+    """python eval.py ckpt=PATH [out=DIR] [drops=256] [seed=0] [best_of=1] [refine=0] [key=value ...]
+
+    Evaluates a checkpoint beside the references on frozen drops; needs nothing but the checkpoint.
+    """
+    _quiet()
+    given, rest = _split(arguments)
+    if "ckpt" not in given:
+        raise ConfigError("eval.py needs ckpt=PATH, a checkpoint or a run directory.")
+    path = find_checkpoint(given["ckpt"], prefer="best")
+    checkpoint = load_checkpoint(path)
+    config = load(rest, base=asdict(config_of(checkpoint)))
+    agent = restore(checkpoint, config, str(path))
+    agent.to(accelerator_device(config.trainer.accelerator))
+    weights = _weights(config)
+    e = config.evaluation
+    evaluation = Evaluation(config.scenario, e.drops, e.seed, agent.device, weights)
+    report = _evaluate(agent, evaluation, config)
+    if e.slots:
+        report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
+    out = Path(given["out"]) if "out" in given else (run_of(path) or path.parent)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "eval.json", report)
+    except OSError as error:
+        raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
+    console = Console()
+    console.print(results_table(report))
+    console.print(f"written: {out / 'eval.json'}", markup=False)
+
+
+def _evaluate(agent: Any, evaluation: Evaluation, config: Config) -> dict[str, Any]:
+    """Score the agent's decisions, once as configured and once with many candidates; time everything."""
+    agent.eval()
+    rule = decision_rule(config)
+    rules = {"d2rl": rule}
+    if rule == DecisionRule():
+        spread = max(config.scenario.priority_direction, config.scenario.priority_user)
+        rules[f"d2rl best of {BEST_OF}"] = DecisionRule(best_of=BEST_OF, priority_spread=spread)
+    for name, one in rules.items():
+        evaluation.score(name, policy_of(agent, one), latency=True)
+    for name, policy in evaluation.references.items():
+        evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
+    return evaluation.report()
+
+
+def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
+    asked = load(arguments)
+    if asked.resume is None:
+        return asked, None
+    path = find_checkpoint(asked.resume, prefer="last")
+    base = asdict(config_of(load_checkpoint(path)))
+    return replace(load(arguments, base={**base, "run_dir": None}), resume=asked.resume), path
+
+
+def _split(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Keys of eval.py itself, and the others under their full names."""
+    given: dict[str, str] = {}
+    rest = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in ("ckpt", "out"):
+            if not value:
+                raise ConfigError(f"{key}= has no value; give a path.")
+            given[key] = value
+        else:
+            rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else argument)
+    return given, rest
+
+
+def _weights(config: Config) -> torch.Tensor | None:
+    if config.evaluation.weights is None:
+        return None
+    try:
+        return torch.tensor([float(part) for part in config.evaluation.weights.split(",")])
+    except ValueError:
+        raise ConfigError(
+            f"evaluation.weights={config.evaluation.weights} must be numbers with commas, such as 1,1,2"
+        ) from None
+
+
+def _quiet() -> None:
+    """Keep the terminal for what the person asked for."""
+    import logging
+
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*tensorboardX.*")

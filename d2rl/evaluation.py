@@ -1,0 +1,203 @@
+"""Decisions and their worth on a frozen set of drops, beside the references."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2rl.agent import D2RL
+from d2rl.config import FullDuplexConfig
+from d2rl.envs import CellState, decided_rates, evaluation_states, stream
+from d2rl.errors import ConfigError
+from d2rl.metrics.rates import RateMetrics
+from d2rl.networks import observe
+from d2rl.wireless import ChannelState, full_uplink_power, link_rates, mrt, random_decision, rzf, wmmse, zf
+from d2rl.wireless.bounds import interference_free_rates
+
+Decision = tuple[Tensor, Tensor]
+Policy = Callable[[CellState], Decision]
+
+WMMSE_ITERATIONS = 200
+LATENCY_REPEATS = 30
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """How an agent's proposals become one decision.
+
+    :param best_of: N candidates, of which the known channels' closed-form weighted rate picks one
+    :param refine: K WMMSE iterations from there; they can only raise that rate
+    :param priority_spread: candidates after the first are made for link weights changed at random by a
+        log-normal factor of this spread, per direction and per link (0: the asked weights for all)
+    :param noise: candidates after the first get Gaussian noise of this deviation (a control)
+    :param seed: of the proposals' noise
+    """
+
+    best_of: int = 1
+    refine: int = 0
+    priority_spread: float = 0.0
+    noise: float = 0.0
+    seed: int = 0
+
+
+@torch.no_grad()
+def decide(agent: D2RL, state: CellState, rule: DecisionRule, generator: torch.Generator) -> Decision:
+    """Precoder [B, N_t, K_D] and uplink power [B, K_U] for what the base station knows of B cells."""
+    known, count = state.estimate, rule.best_of
+    if rule.priority_spread and count > 1:
+        weights = diverse_weights(state.weights, known.downlink_users, count, rule.priority_spread, generator)
+        action = agent.propose(observe(known.repeat(count), weights.flatten(0, 1)), 1, generator)
+        action = action.reshape(known.batch, count, -1)
+    else:
+        action = agent.propose(observe(known, state.weights), count, generator)
+    if rule.noise and count > 1:
+        noise = rule.noise * torch.randn(action.shape, generator=generator, device=action.device)
+        noise[:, 0] = 0
+        action = (action + noise).clamp(-1, 1)
+    if count > 1:
+        rates = decided_rates(agent.env.head, known, action)
+        best = (rates * state.weights.unsqueeze(1)).sum(-1).argmax(-1)
+        action = action[torch.arange(known.batch, device=best.device), best]
+    decision = agent.env.head.decode(known, action.reshape(known.batch, -1))
+    if rule.refine:
+        decision = wmmse(known, iterations=rule.refine, weights=state.weights, initial=decision)
+    return decision
+
+
+def diverse_weights(
+    weights: Tensor, downlink_users: int, count: int, spread: float, generator: torch.Generator
+) -> Tensor:
+    """``count`` versions of link weights [B, K], the first as asked: [B, count, K]."""
+    batch, links = weights.shape
+    direction = torch.randn(batch, count, 2, generator=generator, device=weights.device)
+    sizes = torch.tensor([downlink_users, links - downlink_users], device=weights.device)
+    factor = direction.repeat_interleave(sizes, dim=-1)
+    factor = factor + torch.randn(batch, count, links, generator=generator, device=weights.device)
+    factor[:, 0] = 0
+    return weights.unsqueeze(1) * torch.exp(spread * factor)
+
+
+def policy_of(agent: D2RL, rule: DecisionRule) -> Policy:
+    """The agent as a policy that gives the same decisions each time it is asked from the start."""
+    generator = torch.Generator(agent.device)
+
+    def policy(state: CellState) -> Decision:
+        generator.manual_seed(stream(f"decision/{rule.seed}"))
+        return decide(agent, state, rule, generator)
+
+    return policy
+
+
+def reference_policies(starts: int = 1) -> dict[str, Policy]:
+    """What the base station could do without learning, on the channels that it knows."""
+
+    def at_full_power(precoder: Callable[[ChannelState], Tensor]) -> Policy:
+        return lambda state: (precoder(state.estimate), full_uplink_power(state.estimate))
+
+    def random(state: CellState) -> Decision:
+        generator = torch.Generator(state.weights.device).manual_seed(stream("random"))
+        return random_decision(state.estimate, generator)
+
+    return {
+        "wmmse": lambda state: wmmse(state.estimate, WMMSE_ITERATIONS, starts, state.weights),
+        "rzf": at_full_power(rzf),
+        "zf": at_full_power(zf),
+        "mrt": at_full_power(mrt),
+        "random": random,
+    }
+
+
+class Evaluation:
+    """A frozen evaluation set with the rates that the references reach on it.
+
+    Example::
+
+        evaluation = Evaluation(config.scenario, drops=256, seed=0)
+        result = evaluation.score("d2rl", policy_of(agent, DecisionRule(best_of=16)))
+
+    :param scenario: of the drops      :param drops: how many      :param seed: which
+    :param device: where they are evaluated
+    :param weights: [K_D + K_U], priorities asked for; default 1
+    """
+
+    def __init__(
+        self,
+        scenario: FullDuplexConfig,
+        drops: int,
+        seed: int,
+        device: str | torch.device = "cpu",
+        weights: Tensor | None = None,
+    ):
+        self.scenario = scenario
+        self.state = evaluation_states(scenario, drops, seed, device)
+        if weights is not None:
+            if weights.shape != self.state.weights.shape[1:] or bool((weights < 0).any()):
+                raise ConfigError(f"weights needs {self.state.weights.shape[1]} values, none negative, one per link")
+            self.state = replace(self.state, weights=weights.to(self.state.weights).expand_as(self.state.weights))
+        self.policies: dict[str, dict[str, float]] = {}
+        self.references = reference_policies()
+        for name, policy in self.references.items():
+            self.score(name, policy)
+        self.wmmse, self.random = (self.policies[name]["weighted_sum_rate"] for name in ("wmmse", "random"))
+        for metrics in self.policies.values():
+            self._compare(metrics)
+
+    def rates(self, policy: Policy) -> Tensor:
+        """Link rates [B, K_D + K_U] that a policy reaches on the true channels."""
+        return link_rates(self.state.channels, *policy(self.state))
+
+    def score(self, name: str, policy: Policy, latency: bool = False) -> dict[str, float]:
+        """Metrics of a policy, kept under ``name``; ``latency`` adds the median time of one decision in ms."""
+        metrics = self.summary(self.rates(policy))
+        if latency:
+            metrics["latency_ms"] = self.latency(policy)
+        self.policies[name] = metrics
+        return metrics
+
+    def summary(self, rates: Tensor) -> dict[str, float]:
+        """Metrics of link rates on this set."""
+        measure = RateMetrics(self.scenario.downlink_users).to(rates.device)
+        measure.update(rates, self.state.weights)
+        metrics = {name: float(value) for name, value in measure.compute().items()}
+        return self._compare(metrics) if hasattr(self, "wmmse") else metrics
+
+    def bound(self) -> float:
+        """Weighted sum rate without any interference, which nothing can pass."""
+        return float((interference_free_rates(self.state.channels) * self.state.weights).sum(-1).mean())
+
+    def latency(self, policy: Policy) -> float:
+        """Median milliseconds of one decision for one cell, warm-up left out."""
+        one, times = self.state[:1], []
+        for repeat in range(LATENCY_REPEATS + 3):
+            _wait(self.state.weights.device)
+            begin = time.perf_counter()
+            policy(one)
+            _wait(self.state.weights.device)
+            if repeat >= 3:
+                times.append(1e3 * (time.perf_counter() - begin))
+        return sorted(times)[len(times) // 2]
+
+    def report(self) -> dict[str, Any]:
+        """Content of eval.json."""
+        return {
+            "scenario": vars(self.scenario),
+            "drops": self.state.weights.shape[0],
+            "interference_free_bound": self.bound(),
+            "policies": self.policies,
+        }
+
+    def _compare(self, metrics: dict[str, float]) -> dict[str, float]:
+        rate = metrics["weighted_sum_rate"]
+        metrics["wmmse_ratio"] = rate / self.wmmse
+        metrics["gap_closed"] = (rate - self.random) / (self.wmmse - self.random)
+        return metrics
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,68 @@
+"""Figures that a run leaves."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def read_metrics(path: Path, *columns: str) -> list[tuple[float, ...]]:
+    """Rows of metrics.csv that have all of ``columns``."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [tuple(float(row[c]) for c in columns) for row in rows if all(row.get(c) for c in columns)]
+
+
+def learning_curve(metrics: Path, references: dict[str, dict[str, float]], path: Path) -> None:
+    """Sum rate over training time, with the references as lines and the stages as marks.
+
+    :param metrics: metrics.csv of a run
+    :param references: policies of eval.json
+    """
+    curve = read_metrics(metrics, "time/total", "eval/sum_rate")
+    figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
+    seconds, rates = zip(*curve, strict=True)
+    axes.plot(seconds, rates, color=COLOURS[0], linewidth=1.8)
+    for name in ("wmmse", "rzf", "mrt", "random"):
+        level = references[name]["sum_rate"]
+        axes.axhline(level, color="0.55", linewidth=0.8)
+        axes.annotate(
+            name.upper() if name != "random" else name,
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color="0.35",
+        )
+    for name, colour in zip(("action", "reward", "state"), COLOURS[1:], strict=False):
+        marks = [time for time, on in _filled(metrics, f"charts/stage_{name}") if on > 0]
+        if marks and marks[0] > 0:
+            axes.axvline(marks[0], color=colour, linewidth=0.8, linestyle=":")
+            axes.annotate(f"{name} stage", (marks[0], axes.get_ylim()[0]), fontsize=8, color=colour, rotation=90)
+    axes.set_xlabel("training time (s)")
+    axes.set_ylabel("sum rate (bit/s/Hz)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _filled(metrics: Path, column: str) -> list[tuple[float, float]]:
+    """(training time, value) of a column that is only written when it changes."""
+    with open(metrics, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    pairs, time = [], 0.0
+    for row in rows:
+        time = float(row["time/total"]) if row.get("time/total") else time
+        if row.get(column):
+            pairs.append((time, float(row[column])))
+    return pairs

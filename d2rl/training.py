@@ -1,0 +1,133 @@
+"""From a configuration to a trained agent in a run directory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from d2rl.agent import D2RL
+from d2rl.callbacks import (
+    ChiSchedule,
+    GpuTimeProfiler,
+    MixedPrecision,
+    PolicyEvaluation,
+    RewardGuard,
+    StagedIntegration,
+    TrainingProgress,
+)
+from d2rl.checkpoint import load_checkpoint
+from d2rl.config import Config
+from d2rl.errors import ConfigError
+from d2rl.evaluation import DecisionRule, Evaluation
+from d2rl.run_directory import RunDirectory
+from d2rl.tracking import CsvLogger, make_loggers, wandb_id
+
+
+@dataclass
+class TrainingResult:
+    """What a finished run leaves.
+
+    :param agent: with its last weights      :param evaluation: with the references' rates
+    :param profiler: seconds spent      :param run: the run's files
+    """
+
+    agent: D2RL
+    evaluation: Evaluation
+    profiler: GpuTimeProfiler
+    run: RunDirectory
+
+
+def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> TrainingResult:
+    """Train one agent.
+
+    :param run: where it writes
+    :param checkpoint: file to continue from, exactly
+    """
+    trainer_config = config.trainer
+    if trainer_config.updates_per_epoch % trainer_config.updates_per_step:
+        raise ConfigError(
+            f"trainer.updates_per_epoch={trainer_config.updates_per_epoch} must be a multiple of "
+            f"trainer.updates_per_step={trainer_config.updates_per_step}"
+        )
+    torch.set_num_threads(trainer_config.threads or torch.get_num_threads())
+    L.seed_everything(config.seed, verbose=False)
+    agent = D2RL(config)
+    saved = load_checkpoint(checkpoint)["d2rl"] if checkpoint else {}
+    loggers = make_loggers(config, run, asdict(config), saved.get("wandb"))
+    agent.wandb_id = wandb_id(loggers)
+    if saved:
+        for logger in loggers:
+            if isinstance(logger, CsvLogger):
+                logger.resume(saved["environment_steps"])
+    profiler = GpuTimeProfiler(run.timing)
+    device = accelerator_device(trainer_config.accelerator)
+    evaluation = Evaluation(config.scenario, config.evaluation.drops, config.evaluation.seed, device)
+    callbacks: list[Callback] = [
+        StagedIntegration(config.stages, run.checkpoints),
+        ChiSchedule(config.chi),
+        MixedPrecision(trainer_config.precision),
+        RewardGuard(config.reward.guard),
+        profiler,
+        PolicyEvaluation(evaluation, decision_rule(config), config.evaluation.every),
+        ModelCheckpoint(
+            run.checkpoints,
+            filename="best",
+            monitor="sum_rate",
+            mode="max",
+            save_last=True,
+            every_n_epochs=trainer_config.checkpoint_every,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
+        *([TrainingProgress()] if trainer_config.progress else []),
+    ]
+    steps = range(trainer_config.updates_per_epoch // trainer_config.updates_per_step)
+    trainer = L.Trainer(
+        accelerator=trainer_config.accelerator,
+        devices=1,
+        max_epochs=trainer_config.epochs,
+        logger=loggers,
+        callbacks=callbacks,
+        default_root_dir=run.path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+    trainer.fit(agent, DataLoader(steps, batch_size=None), ckpt_path=checkpoint, weights_only=True)
+    profiler.write()
+    return TrainingResult(agent, evaluation, profiler, run)
+
+
+def decision_rule(config: Config) -> DecisionRule:
+    """How decisions are made in evaluations."""
+    e = config.evaluation
+    return DecisionRule(e.best_of, e.refine, e.priority_spread, e.noise)
+
+
+def accelerator_device(name: str) -> torch.device:
+    """The torch device of ``trainer.accelerator``.
+
+    :raises ConfigError: a GPU that is not there
+    """
+    if name == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def restore(checkpoint: dict[str, Any], config: Config, name: str) -> D2RL:
+    """An agent with a checkpoint's weights and stages, ready to decide.
+
+    :param checkpoint: content of the file
+    :param config: its own configuration, or one with another scenario
+    :param name: of the file, for messages
+    :raises CheckpointError: weights that do not fit the configuration
+    """
+    agent = D2RL(config)
+    agent.load_weights(checkpoint, name)
+    return agent

@@ -1,0 +1,155 @@
+"""The link graph: order of users, sizes of cells, and the way of gradients to actions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from d2rl.networks import make_encoder, make_transition, observe
+from d2rl.wireless import ChannelState, make_head
+
+DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
+ORDER = [*DOWN, *(6 + k for k in UP)]
+HEADS = ["structured", "beamforming"]
+CRITICS = ["powers", "numbers"]
+CELLS = [
+    {"downlink_users": 3, "uplink_users": 5, "transmit_antennas": 4, "receive_antennas": 2},
+    {"downlink_users": 1, "uplink_users": 1, "transmit_antennas": 1, "receive_antennas": 1},
+    {"downlink_users": 12, "uplink_users": 7, "transmit_antennas": 16, "receive_antennas": 8},
+]
+
+
+def seen(channels: ChannelState, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    return observe(channels, torch.exp(0.5 * torch.randn(channels.batch, channels.links, generator=generator)))
+
+
+def reordered(observation):
+    return observe(observation.channels.permute_users(DOWN, UP), observation.weights[:, ORDER])
+
+
+def build_encoder(channels: ChannelState):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make_encoder("link_graph", channels, width=16, layers=2)
+
+
+def build_transition(channels: ChannelState, head: str = "structured", critic: str = "powers"):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make_transition("link_graph", channels, make_head(head, channels.transmit_antennas), 16, 2, critic)
+
+
+def draw_actions(channels: ChannelState, head: str, count: int, seed: int = 0) -> Tensor:
+    size = make_head(head, channels.transmit_antennas).layout.size(channels)
+    return 2 * torch.rand(channels.batch, count, size, generator=torch.Generator().manual_seed(seed)) - 1
+
+
+def test_encoder_follows_the_order_of_users(channels):
+    observation, encoder = seen(channels), build_encoder(channels)
+    before, after = encoder(observation), encoder(reordered(observation))
+    assert before.shape == (16, 10, 16)
+    torch.testing.assert_close(after, before[:, ORDER], rtol=0, atol=1e-4)
+    assert (after - before).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+@pytest.mark.parametrize("head", HEADS)
+def test_transition_follows_the_order_of_users(channels, critic, head):
+    observation, transition = seen(channels), build_transition(channels, head, critic)
+    layout, action = make_head(head, 8).layout, draw_actions(channels, head, 3)
+    permuted = layout.to_flat(layout.to_links(action, 6)[:, :, ORDER], 6)
+    before, after = transition(observation, action), transition(reordered(observation), permuted)
+    assert before.shape == (16, 3, 10, 16)
+    torch.testing.assert_close(after, before[:, :, ORDER], rtol=0, atol=1e-3)
+    assert (transition(reordered(observation), action) - after).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: "-".join(map(str, cell.values())))
+@pytest.mark.parametrize("critic", CRITICS)
+def test_the_same_weights_serve_any_number_of_users_and_antennas(channels, make_channels, critic, cell):
+    other = make_channels(4, **cell)
+    encoder, transition = build_encoder(channels), build_transition(channels, critic=critic)
+    for trained, fresh in ((encoder, build_encoder(other)), (transition, build_transition(other, critic=critic))):
+        fresh.load_state_dict(trained.state_dict())
+    observation = seen(other)
+    embedding = encoder(observation)
+    assert embedding.shape == (4, other.links, 16)
+    assert torch.isfinite(embedding).all()
+    embedding = transition(observation, draw_actions(other, "structured", 2))
+    assert embedding.shape == (4, 2, other.links, 16)
+    assert torch.isfinite(embedding).all()
+
+
+def test_a_state_is_embedded_alone(channels):
+    observation, encoder = seen(channels), build_encoder(channels)
+    torch.testing.assert_close(encoder(observation)[5:7], encoder(observation[5:7]), rtol=0, atol=1e-4)
+
+
+def test_links_learn_of_each_other(channels):
+    """A change of one user's channel reaches every other link, and so does another weight."""
+    encoder, before = build_encoder(channels), seen(channels)
+    louder = channels.downlink.clone()
+    louder[:, 2] *= 3
+    after = observe(dataclasses.replace(channels, downlink=louder), before.weights)
+    assert ((encoder(after) - encoder(before)).abs().amax((0, -1)) > 1e-4).all()
+    weights = before.weights.clone()
+    weights[:, 7] *= 4
+    after = observe(channels, weights)
+    assert ((encoder(after) - encoder(before)).abs().amax((0, -1)) > 1e-4).all()
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+@pytest.mark.parametrize("head", HEADS)
+def test_candidates_are_embedded_as_if_each_were_alone(channels, critic, head):
+    observation, transition = seen(channels), build_transition(channels, head, critic)
+    action = draw_actions(channels, head, 4)
+    together = transition(observation, action)
+    for m in range(4):
+        torch.testing.assert_close(
+            together[:, m], transition(observation, action[:, m : m + 1])[:, 0], rtol=0, atol=1e-4
+        )
+    assert together.std(dim=1).mean() > 1e-3
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("where", ["inside", "zero", "corner"])
+def test_gradient_of_every_number_of_an_action_is_finite_and_reaches_it(channels, critic, head, where):
+    observation, transition = seen(channels), build_transition(channels, head, critic)
+    action = draw_actions(channels, head, 2)
+    action = {"inside": action, "zero": 0 * action, "corner": action.sign()}[where].requires_grad_()
+    transition(observation, action).sum().backward()
+    assert torch.isfinite(action.grad).all()
+    if where == "inside":
+        assert (action.grad.abs().amax((0, 1)) > 0).all()
+    if not (where == "zero" and head == "beamforming" and critic == "powers"):  # there no beam has a direction
+        assert action.grad.abs().max() > 1e-3
+
+
+def test_the_gradient_points_uphill(channels):
+    """Against central differences of the module itself in its own precision."""
+    observation, transition = seen(channels), build_transition(channels)
+    action = (0.5 * draw_actions(channels, "structured", 1)).requires_grad_()
+    transition(observation, action).sum().backward()
+    direction = action.grad / action.grad.flatten(1).norm(dim=1)[:, None, None]
+    with torch.no_grad():
+        ahead, behind = (transition(observation, action + sign * 0.01 * direction) for sign in (1, -1))
+    slope = (ahead - behind).sum((1, 2, 3)) / 0.02
+    torch.testing.assert_close(slope, action.grad.flatten(1).norm(dim=1), rtol=0.05, atol=0.05)
+
+
+def test_low_precision_leaves_the_physics_alone(channels):
+    """Under bf16 the layers are rounded; channel algebra, where 70 dB of SINR would be lost, is not."""
+    observation, transition = seen(channels), build_transition(channels)
+    action = draw_actions(channels, "structured", 2)
+    exact = transition(observation, action)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = transition(observation, action.bfloat16()).float()
+        full_action = transition(observation, action).float()
+    assert (full_action - exact).abs().max() < 0.03 * exact.abs().max()
+    assert (full_action - exact).abs().max() > 0
+    assert torch.isfinite(rounded).all()
