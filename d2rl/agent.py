@@ -25,6 +25,7 @@ from d2rl.replay import ReplayBuffer
 from d2rl.sections import Sections
 
 HELD_OUT = 64  # states that SENPNN is judged on
+CELL = ("downlink_users", "uplink_users", "transmit_antennas", "receive_antennas")
 
 
 class D2RL(L.LightningModule):
@@ -83,6 +84,7 @@ class D2RL(L.LightningModule):
         self.updates = self.environment_steps = 0
         self.fallback = False
         self.wandb_id: str | None = None
+        self.resumed: dict[str, Any] | None = None
         self.skipped: Tensor | float = 0.0
         self.totals: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
@@ -99,11 +101,22 @@ class D2RL(L.LightningModule):
         ]
 
     def on_fit_start(self) -> None:
-        """Move the world to where the networks are."""
+        """Move the world to where the networks are, and put it where a checkpoint left it."""
         if not hasattr(self, "generator"):
             self.generator = torch.Generator(self.device).manual_seed(stream(f"agent/{self.config.seed}"))
         if self.env.device != self.device:
             self.env = FullDuplexEnv(self.config.scenario, self.env.num_envs, self.config.seed, self.device)
+        if self.resumed is not None:
+            try:
+                self.generator.set_state(self.resumed["generator"].cpu())
+            except RuntimeError:
+                raise CheckpointError(
+                    f"the run was on another kind of device than {self.device.type} and can only go on exactly there; "
+                    "set trainer.accelerator."
+                ) from None
+            self.env.load_state_dict(self.resumed["env"])
+            self.replay.load_state_dict(self.resumed["replay"], self.device)
+            self.resumed = None
         self.hold_out()
 
     def hold_out(self) -> None:
@@ -151,11 +164,14 @@ class D2RL(L.LightningModule):
         self.environment_steps += self.env.num_envs
 
     def replace_states(self, state: CellState) -> CellState:
-        """SENPNN, Mode II: each state becomes a synthetic one with probability chi, before the action."""
-        step = self.config.state.corrupt or None
-        synthetic = self.senpnn.generate(state.channels, state.gains, step, generator=self.generator)
-        replaced = torch.rand(self.env.num_envs, generator=self.generator, device=self.device) < self.chi
-        return self.env.with_channels(state, synthetic, replaced)
+        """SENPNN, Mode II: a share chi of the states, chosen at random, becomes synthetic before the action."""
+        cells, device = self.env.num_envs, self.device
+        chosen = torch.randperm(cells, generator=self.generator, device=device)[: round(self.chi * cells)]
+        if not len(chosen):
+            return state
+        real, step = state[chosen], self.config.state.corrupt or None
+        synthetic = self.senpnn.generate(real.channels, real.gains, step, generator=self.generator)
+        return self.env.with_channels(state, synthetic, chosen)
 
     def explore(self, observation: Observation) -> Tensor:
         """Candidate actions [B, M, size]: AENPNN's own noise, or the actor's action with Gaussian noise."""
@@ -189,14 +205,20 @@ class D2RL(L.LightningModule):
         """Learning rates fall along half a cosine to ``rate_end`` of their start."""
         end = self.config.ddpg.rate_end
         factor = end + (1 - end) * (1 + math.cos(math.pi * self.progress)) / 2
-        for optimizer in self.optimizers(use_pl_optimizer=False):
+        for optimizer in self.optimizers():
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
     def measured_reward(self, batch: dict[str, Tensor]) -> Tensor:
         """Reward of measured link rates, in units of ``reward_scale``: raw before the reward stage, then its case."""
+        if self.stages["reward"]:
+            return self.case_reward(batch)
+        return raw_reward(batch["rates"], batch["weights"]) / self.config.ddpg.reward_scale
+
+    def case_reward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The measured reward of ``reward.case``, which RENPNN learns to generate at any stage."""
         scale, rates = self.config.ddpg.reward_scale, batch["rates"]
-        if self.stages["reward"] and self.config.reward.case.startswith("designed"):
+        if self.config.reward.case.startswith("designed"):
             return designed_reward(rates, batch["reference"]) * (rates.shape[-1] ** 0.5 / scale)
         return raw_reward(rates, batch["weights"]) / scale
 
@@ -205,7 +227,7 @@ class D2RL(L.LightningModule):
         if not self.generates_reward:
             return {}
         batch = {"rates": rates, "reference": observation.reference, "weights": observation.weights}
-        measured = self.measured_reward(batch)
+        measured = self.case_reward(batch)
         with self.sections("renpnn"), self.autocast():
             generated = self.renpnn.generate(observation, action, self.config.reward.samples, self.generator)
         if action.shape[1] > 1:
@@ -236,14 +258,14 @@ class D2RL(L.LightningModule):
         observation, measured = Observation.from_tensors(batch), self.measured_reward(batch)
         trusted = self.generates_reward and self.stages["reward"] and not self.fallback
         reward = batch["generated"] if trusted else measured
-        if self.updates == 0:
+        if self.updates == 0 and bool(measured.isfinite().all()):
             self.critic.calibrate(observation, batch["action"], measured)
-            self.renpnn.calibrate(measured)
+            self.renpnn.calibrate(self.case_reward(batch))
         if not ddpg.analytic:
             self.update_critic(observation, batch, reward)
         if ddpg.analytic or self.updates >= ddpg.warmup_updates:
             self.update_policy(observation, batch["action"], reward)
-        self.update_reward_explorer(observation, batch["action"], measured)
+        self.update_reward_explorer(observation, batch)
         self.update_state_explorer()
         self.updates += 1
 
@@ -309,7 +331,8 @@ class D2RL(L.LightningModule):
         With ``ddpg.analytic`` the closed-form rate on the known channels stands in its place.
         """
         if self.config.ddpg.analytic:
-            rates = decided_rates(self.env.head, observation.channels, action)
+            with torch.autocast(self.device.type, enabled=False):
+                rates = decided_rates(self.env.head, observation.channels, action.float())
             return raw_reward(rates, observation.weights).squeeze(-1) / self.config.ddpg.reward_scale
         self.critic.requires_grad_(False)
         value = self.critic(observation, action)
@@ -318,12 +341,12 @@ class D2RL(L.LightningModule):
             return worth(value, observation.weights)
         return value.sum(-1)
 
-    def update_reward_explorer(self, observation: Observation, action: Tensor, measured: Tensor) -> None:
+    def update_reward_explorer(self, observation: Observation, batch: dict[str, Tensor]) -> None:
         """RENPNN's denoising loss on measured rewards, from the start so that its stage finds it trained."""
         if not self.generates_reward or self.updates % self.config.reward.every:
             return
         with self.sections("renpnn"), self.autocast():
-            loss, metrics = self.renpnn.loss(observation, action, measured, self.generator)
+            loss, metrics = self.renpnn.loss(observation, batch["action"], self.case_reward(batch), self.generator)
             self.step(3, loss)
         self.accumulate("losses/renpnn", metrics["loss"])
 
@@ -343,11 +366,12 @@ class D2RL(L.LightningModule):
 
     def step(self, index: int, loss: Tensor) -> None:
         """One step of one optimizer; a loss that is not finite is skipped and counted on the device."""
-        optimizer = self.optimizers(use_pl_optimizer=False)[index]
+        optimizer = self.optimizers()[index]
         optimizer.zero_grad()
         self.manual_backward(loss)
         broken = (~torch.isfinite(loss.detach())).float()
-        optimizer.grad_scale, optimizer.found_inf = None, broken  # fused Adam then skips the step by itself
+        adam = optimizer.optimizer
+        adam.grad_scale, adam.found_inf = None, broken  # fused Adam then skips the step by itself
         optimizer.step()
         self.skipped = self.skipped + broken
 
@@ -368,13 +392,14 @@ class D2RL(L.LightningModule):
     def gradient_cosine(self) -> Tensor:
         """Cosine between the policy's gradients on the real states of this slot and on synthetic ones."""
         policy, state = self.aenpnn if self.stages["action"] else self.actor, self.env.state
-        synthetic = self.senpnn.generate(state.channels, state.gains, generator=self.generator)
         gradients = []
-        for channels in (state.channels, synthetic):
-            observation = observe(channels, state.weights)
-            value = self.value(observation, self.policy_output(observation).tanh()).mean()
-            parts = torch.autograd.grad(value, list(policy.parameters()), allow_unused=True)
-            gradients.append(torch.cat([part.flatten() for part in parts if part is not None]))
+        with self.sections("senpnn"):
+            synthetic = self.senpnn.generate(state.channels, state.gains, generator=self.generator)
+            for channels in (state.channels, synthetic):
+                observation = observe(channels, state.weights)
+                value = self.value(observation, self.policy_output(observation).tanh()).mean()
+                parts = torch.autograd.grad(value, list(policy.parameters()), allow_unused=True)
+                gradients.append(torch.cat([part.flatten() for part in parts if part is not None]))
         return torch.nn.functional.cosine_similarity(*gradients, dim=0)
 
     def goodhart_gap(self, rate: float = 0.1) -> Tensor:
@@ -445,26 +470,30 @@ class D2RL(L.LightningModule):
         :param name: of the file, for messages
         :raises CheckpointError: weights of other shapes
         """
+        (cell, network), now = (checkpoint["d2rl"]["config"][part] for part in ("scenario", "network")), self.config
+        same_cell = all(cell[key] == getattr(now.scenario, key) for key in CELL)
+        weights = dict(checkpoint["state_dict"])
+        if not same_cell:  # SENPNN is tied to the antennas, and no decision needs it
+            weights |= self.senpnn.state_dict(prefix="senpnn.")
         try:
-            self.load_state_dict(checkpoint["state_dict"])
+            if not same_cell and network["kind"] == "mlp":  # another cell may have as many coefficients
+                raise RuntimeError
+            self.load_state_dict(weights)
         except RuntimeError:
-            old, new = (checkpoint["d2rl"]["config"][part] for part in ("scenario", "network")), self.config
-            (cell, network), now = old, new.scenario
             raise CheckpointError(
-                f"{name} was trained for {cell['downlink_users']} + {cell['uplink_users']} users with the "
-                f"{network['kind']} network and the {cell['head']} head; it cannot serve {now.downlink_users} + "
-                f"{now.uplink_users} users with {new.network.kind} and {now.head}. The link_graph network with the "
-                "structured head serves any number of users and antennas."
+                f"{name} was trained for {_described(cell, network)}; it cannot serve "
+                f"{_described(vars(now.scenario), vars(now.network))}. The link_graph network with the structured head "
+                "serves any number of users and antennas."
             ) from None
         self.stages = dict(checkpoint["d2rl"]["stages"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what :meth:`on_save_checkpoint` kept."""
-        saved = checkpoint["d2rl"]
-        self.generator = torch.Generator(self.device).manual_seed(0)
-        self.generator.set_state(saved["generator"].cpu())
-        self.env = FullDuplexEnv(self.config.scenario, self.env.num_envs, self.config.seed, self.device)
-        self.env.load_state_dict(saved["env"])
-        self.replay.load_state_dict(saved["replay"], self.device)
+        """Restore what :meth:`on_save_checkpoint` kept; the world waits until the device is known."""
+        self.resumed = checkpoint["d2rl"]
         for name in ("stages", "chi", "fallback", "updates", "environment_steps"):
-            setattr(self, name, saved[name])
+            setattr(self, name, self.resumed[name])
+
+
+def _described(scenario: dict[str, Any], network: dict[str, Any]) -> str:
+    cell = "{} + {} users and {} + {} antennas".format(*(scenario[key] for key in CELL))
+    return f"{cell} with the {network['kind']} network of width {network['width']} and the {scenario['head']} head"

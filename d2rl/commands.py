@@ -10,20 +10,28 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from d2rl.agent import CELL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.config import Config
-from d2rl.errors import ConfigError
+from d2rl.errors import CheckpointError, ConfigError
 from d2rl.evaluation import DecisionRule, Evaluation, policy_of
 from d2rl.plots import learning_curve
 from d2rl.report import results_table, wandb_notice
 from d2rl.run_directory import RunDirectory, find_checkpoint, run_of, write_json
 from d2rl.scheduling import proportional_fair
+from d2rl.schema import leaves
 from d2rl.settings import check, conf_name, load, to_yaml
 from d2rl.training import accelerator_device, decision_rule, restore, train
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
 BEST_OF = 16  # candidates of the second line in the table
+BOUND = (  # what stored weights, replay and world are tied to
+    *(f"scenario.{key}" for key in (*CELL, "head", "stored_states")),
+    *(f"network.{key}" for key in ("kind", "width", "layers", "critic")),
+    *("action.steps", "action.candidates", "reward.case", "reward.steps", "state.steps", "state.width"),
+    *("ddpg.gamma", "trainer.num_envs"),
+)
 
 
 def train_command(arguments: list[str]) -> None:
@@ -99,8 +107,16 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
     if asked.resume is None:
         return asked, None
     path = find_checkpoint(asked.resume, prefer="last")
-    base = asdict(config_of(load_checkpoint(path)))
-    return replace(load(arguments, base={**base, "run_dir": None}), resume=asked.resume), path
+    saved = config_of(load_checkpoint(path))
+    config = replace(load(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
+    before, now = leaves(saved), leaves(config)
+    for key in BOUND:
+        if now[key].value != before[key].value:
+            raise CheckpointError(
+                f"{path} cannot go on with {key}={now[key].value}: what it holds was made with {before[key].value}; "
+                "leave that key out, or train anew."
+            )
+    return config, path
 
 
 def _split(arguments: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -29,7 +29,7 @@ def learning_curve(metrics: Path, references: dict[str, dict[str, float]], path:
     """
     curve = read_metrics(metrics, "time/total", "eval/sum_rate")
     figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
-    seconds, rates = zip(*curve, strict=True)
+    seconds, rates = zip(*curve, strict=True) if curve else ((), ())
     axes.plot(seconds, rates, color=COLOURS[0], linewidth=1.8)
     for name in ("wmmse", "rzf", "mrt", "random"):
         level = references[name]["sum_rate"]

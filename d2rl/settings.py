@@ -94,9 +94,16 @@ def check(config: Config) -> None:
     def named(key: str) -> str:
         return f"{key} ({known[key].value:g})"
 
-    for small, large in (("ddpg.batch", "ddpg.replay"), ("state.corrupt", "state.steps")):
+    for small, large in (
+        ("ddpg.batch", "ddpg.replay"),
+        ("trainer.num_envs", "ddpg.replay"),
+        ("state.corrupt", "state.steps"),
+    ):
         if known[small].value > known[large].value:
             raise ConfigError(f"{named(small)} is more than {named(large)}; lower the first or raise the second.")
+    whole, part = "trainer.updates_per_epoch", "trainer.updates_per_step"
+    if known[whole].value % known[part].value:
+        raise ConfigError(f"{named(whole)} must be a multiple of {named(part)}.")
     near, far = "scenario.minimum_distance", "scenario.cell_radius"
     if known[near].value >= known[far].value:
         raise ConfigError(f"{named(near)} must be below {named(far)}, both in m.")

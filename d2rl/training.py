@@ -20,8 +20,9 @@ from d2rl.callbacks import (
     StagedIntegration,
     TrainingProgress,
 )
+from d2rl.callbacks.precision import TYPES
 from d2rl.checkpoint import load_checkpoint
-from d2rl.config import Config
+from d2rl.config import Config, TrainerConfig
 from d2rl.errors import ConfigError
 from d2rl.evaluation import DecisionRule, Evaluation
 from d2rl.run_directory import RunDirectory
@@ -49,11 +50,6 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
     :param checkpoint: file to continue from, exactly
     """
     trainer_config = config.trainer
-    if trainer_config.updates_per_epoch % trainer_config.updates_per_step:
-        raise ConfigError(
-            f"trainer.updates_per_epoch={trainer_config.updates_per_epoch} must be a multiple of "
-            f"trainer.updates_per_step={trainer_config.updates_per_step}"
-        )
     torch.set_num_threads(trainer_config.threads or torch.get_num_threads())
     L.seed_everything(config.seed, verbose=False)
     agent = D2RL(config)
@@ -74,16 +70,8 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
         RewardGuard(config.reward.guard),
         profiler,
         PolicyEvaluation(evaluation, decision_rule(config), config.evaluation.every),
-        ModelCheckpoint(
-            run.checkpoints,
-            filename="best",
-            monitor="sum_rate",
-            mode="max",
-            save_last=True,
-            every_n_epochs=trainer_config.checkpoint_every,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
+        _checkpoints(run, trainer_config, "best", monitor="sum_rate", mode="max"),
+        _checkpoints(run, trainer_config, "last"),
         *([TrainingProgress()] if trainer_config.progress else []),
     ]
     steps = range(trainer_config.updates_per_epoch // trainer_config.updates_per_step)
@@ -100,8 +88,24 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
         log_every_n_steps=1,
     )
     trainer.fit(agent, DataLoader(steps, batch_size=None), ckpt_path=checkpoint, weights_only=True)
+    if trainer_config.epochs % trainer_config.checkpoint_every:
+        trainer.save_checkpoint(run.last, weights_only=False)
     profiler.write()
+    agent.to(device)  # the Trainer leaves it on the CPU
     return TrainingResult(agent, evaluation, profiler, run)
+
+
+def _checkpoints(run: RunDirectory, config: TrainerConfig, name: str, **options: Any) -> ModelCheckpoint:
+    """Keeps ``name``.ckpt up to date, the best of all epochs that are looked at or simply the last."""
+    every = min(config.checkpoint_every, config.epochs)
+    return ModelCheckpoint(
+        run.checkpoints,
+        filename=name,
+        every_n_epochs=every,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+        **options,
+    )
 
 
 def decision_rule(config: Config) -> DecisionRule:
@@ -130,4 +134,5 @@ def restore(checkpoint: dict[str, Any], config: Config, name: str) -> D2RL:
     """
     agent = D2RL(config)
     agent.load_weights(checkpoint, name)
+    agent.autocast_type = TYPES[config.trainer.precision]
     return agent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -74,3 +75,57 @@ def gains() -> LinkGains:
 def generator() -> torch.Generator:
     """A generator of the test's own."""
     return torch.Generator().manual_seed(7)
+
+
+# ------------------------------------------------------------------ agents that train in a moment
+
+TINY = (
+    *("scenario.downlink_users=3", "scenario.uplink_users=2"),
+    *("scenario.transmit_antennas=4", "scenario.receive_antennas=4"),
+    *("network.width=8", "network.layers=1", "ddpg.batch=8", "ddpg.replay=64", "ddpg.warmup_updates=2"),
+    *("action.steps=3", "action.candidates=2", "reward.steps=2", "reward.samples=2", "reward.every=1"),
+    *("state.steps=3", "state.width=8", "state.every=1"),
+    *("trainer.epochs=2", "trainer.updates_per_epoch=4", "trainer.updates_per_step=2", "trainer.num_envs=8"),
+    *("trainer.checkpoint_every=1", "trainer.accelerator=cpu", "trainer.progress=false"),
+    *("evaluation.drops=8", "logger.mode=disabled"),
+)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Any]:
+    """Factory of small configurations: ``tiny("reward.case=raw", ...)``."""
+    from d2rl.settings import load
+
+    return lambda *overrides: load([*TINY, *overrides])
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., Any]:
+    """Train an agent in a Trainer with nothing but the callbacks given: ``fit(agent, callback, ..., epochs=1)``.
+
+    A callback may be a function of (trainer, agent), which is called after every training step.
+    """
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback, LambdaCallback
+    from torch.utils.data import DataLoader
+
+    def after_each_step(function: Callable[..., Any]) -> Callback:
+        return LambdaCallback(on_train_batch_end=lambda trainer, agent, *_: function(trainer, agent))
+
+    def train(agent: Any, *callbacks: Any, epochs: int = 1, logger: Any = False) -> L.Trainer:
+        plan = agent.config.trainer
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            logger=logger,
+            callbacks=[one if isinstance(one, Callback) else after_each_step(one) for one in callbacks],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+        )
+        trainer.fit(agent, DataLoader(range(plan.updates_per_epoch // plan.updates_per_step), batch_size=None))
+        return trainer
+
+    return train

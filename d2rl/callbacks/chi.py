@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -86,14 +87,17 @@ class ChiSchedule(Callback):
         if "losses/critic" not in agent.totals:
             return
         loss = float(agent.totals["losses/critic"]) / agent.counts["losses/critic"]
-        self.critic = loss if self.critic is None else SMOOTHING * self.critic + (1 - SMOOTHING) * loss
-        self.best_critic = min(self.best_critic, self.critic)
-        if agent.chi > 0 and not self.critic <= DIVERGENCE * self.best_critic:
+        finite = math.isfinite(loss)
+        if finite:
+            self.critic = loss if self.critic is None else SMOOTHING * self.critic + (1 - SMOOTHING) * loss
+            self.best_critic = min(self.best_critic, self.critic)
+        if agent.chi > 0 and not (finite and self.critic <= DIVERGENCE * self.best_critic):
             self.alerts += 1
             agent.chi /= 2
-            self.best_critic = self.critic
+            self.best_critic = float("inf") if self.critic is None else self.critic
+            reached = self.critic if finite else loss
             warnings.warn(
-                f"early divergence: the critic's loss rose to {self.critic:.3g} while states were replaced; "
+                f"early divergence: the critic's loss rose to {reached:.3g} while states were replaced; "
                 f"chi backs off to {agent.chi:.3g}",
                 stacklevel=2,
             )

@@ -107,11 +107,17 @@ class GpuTimeProfiler(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What was spent so far, so that a resumed run goes on counting."""
-        return {"seconds": self.seconds, "epochs": list(self.epochs), "time_to_gap": dict(self.time_to_gap)}
+        return {
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "epochs": list(self.epochs),
+            "time_to_gap": dict(self.time_to_gap),
+        }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Continue counting."""
-        self.before, self.epochs, self.time_to_gap = saved["seconds"], saved["epochs"], saved["time_to_gap"]
+        self.before, self.updates = saved["seconds"], saved["updates"]
+        self.epochs, self.time_to_gap = saved["epochs"], saved["time_to_gap"]
 
 
 def device_name(device: torch.device) -> str:

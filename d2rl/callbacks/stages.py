@@ -76,4 +76,4 @@ class StagedIntegration(Callback):
             agent.environment_steps,
         )
         if self.directory is not None and agent.updates:
-            trainer.save_checkpoint(self.directory / f"stage-{name}.ckpt")
+            trainer.save_checkpoint(self.directory / f"stage-{name}.ckpt", weights_only=False)

@@ -123,11 +123,17 @@ class FullDuplexEnv:
             return self.measure(state, action.unsqueeze(1)).squeeze(1)
         return decided_rates(self.head, state.channels, action, state.estimate)
 
-    def with_channels(self, state: CellState, channels: ChannelState, chosen: Tensor) -> CellState:
-        """``state`` with other true channels in the ``chosen`` cells ([B] bool), and new estimates of those."""
-        known = estimate(channels, state.gains, self.config.csi_error, self.generator)
+    def with_channels(self, state: CellState, channels: ChannelState, cells: Tensor) -> CellState:
+        """``state`` with other true channels, and new estimates of them, in some cells.
+
+        :param channels: of those cells only
+        :param cells: [n], their indices
+        """
+        known = estimate(channels, state.gains[cells], self.config.csi_error, self.generator)
         return replace(
-            state, channels=_where(chosen, channels, state.channels), estimate=_where(chosen, known, state.estimate)
+            state,
+            channels=_exchanged(state.channels, channels, cells),
+            estimate=_exchanged(state.estimate, known, cells),
         )
 
     def step(self, action: Tensor) -> tuple[CellState, Tensor, Tensor]:
@@ -255,11 +261,9 @@ def _replaced(tensor: Tensor, cells: slice, new: Tensor) -> Tensor:
     return tensor
 
 
-def _where(chosen: Tensor, first: ChannelState, second: ChannelState) -> ChannelState:
-    other = second.tensors()
-    return ChannelState(
-        **{n: torch.where(chosen.view(-1, *[1] * (t.dim() - 1)), t, other[n]) for n, t in first.tensors().items()}
-    )
+def _exchanged(channels: ChannelState, new: ChannelState, cells: Tensor) -> ChannelState:
+    pairs = zip(channels.tensors().items(), new.tensors().values(), strict=True)
+    return ChannelState(**{name: old.index_copy(0, cells, other) for (name, old), other in pairs})
 
 
 def _pack(state: CellState) -> dict[str, Any]:

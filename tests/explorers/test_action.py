@@ -89,6 +89,16 @@ def test_the_generator_only_supplies_the_noises(channels):
     assert torch.equal(drawn, given)
 
 
+def test_only_the_ancestral_chain_adds_noise_on_its_way(channels):
+    observation = seen(channels)
+    for sampler in ("ancestral", "ddim"):
+        explorer = build(channels, sampler=sampler, lively=True)
+        noises = draw_noises(explorer, channels, 2)
+        same_start = torch.cat([noises[:1], draw_noises(explorer, channels, 2, seed=1)[1:]])
+        first, second = (explorer.sample(observation, 2, noises=each) for each in (noises, same_start))
+        assert torch.equal(first, second) == (sampler == "ddim")
+
+
 def test_an_embedding_at_hand_saves_the_encoder(channels):
     observation, explorer = seen(channels), build(channels, lively=True)
     noises, embedding = draw_noises(explorer, channels, 2), explorer.encode(observation)
@@ -188,21 +198,22 @@ def test_the_chain_climbs_a_known_value(channels):
 
 
 def test_loss_of_imitation_is_its_definition(channels, generator):
-    """With an output of zero the estimate is zero, whatever the noise: the loss is the weighted square."""
+    """With a constant output c the estimate is tanh(c), whatever the noise."""
     observation, explorer = seen(channels), build(channels, head="beamforming")
     torch.nn.init.zeros_(explorer.denoiser.output.weight)
+    torch.nn.init.constant_(explorer.denoiser.output.bias, 1.5)
     layout, users = explorer.layout, 6
     candidates = 2 * torch.rand(16, 3, layout.size(channels), generator=generator) - 1
     weights = torch.softmax(torch.randn(16, 3, generator=generator), dim=-1)
-    expected = 0.0
+    expected, padding = 0.0, 4 * 15 * math.tanh(1.5) ** 2  # each uplink link has 1 of 16 numbers, the others are 0
     for b in range(16):
         for m in range(3):
-            square = candidates[b, m].double().square().sum().item()  # padding of uplink links counts as zero error
+            square = (math.tanh(1.5) - candidates[b, m].double()).square().sum().item() + padding
             expected += weights[b, m].item() * square / (channels.links * layout.width) / 16
     loss, output = explorer.imitate(observation, candidates, weights, generator)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert output.shape == layout.to_links(candidates, users).shape
-    assert (output == 0).all()
+    assert (output == 1.5).all()
 
 
 def test_a_candidate_without_weight_teaches_nothing(channels):
@@ -237,12 +248,11 @@ def test_two_equally_good_candidates_stay_two_modes_where_one_answer_can_only_be
     observation = seen(channels)
     modes = torch.tensor([0.7, -0.7])[:, None].expand(2, 20).expand(16, 2, 20)
     weights = group_weights(torch.full((16, 2), 3.0), temperature=1.0)
-    explorer = imitate(build(channels), observation, modes, weights, 400)
+    explorer = imitate(build(channels, rate=1e-2), observation, modes, weights, 300)
     with torch.no_grad():
         drawn = explorer.sample(observation, 64, seeded(2)).tanh()
-    assert (drawn.abs() < 0.35).float().mean() < 0.1
-    upper = (drawn > 0).float().mean().item()
-    assert 0.25 < upper < 0.75
+    assert (drawn.abs() < 0.35).float().mean() < 0.2
+    assert 0.2 < (drawn > 0).float().mean().item() < 0.8
     agreement = drawn.sign().mean(-1).abs()  # all links of a candidate in one mode: 1
     assert (agreement > 0.9).float().mean() > 0.8
 
@@ -264,10 +274,10 @@ def test_better_candidates_are_drawn_more_often(channels):
     observation = seen(channels)
     modes = torch.tensor([0.7, -0.7])[:, None].expand(2, 20).expand(16, 2, 20)
     weights = torch.tensor([0.85, 0.15]).expand(16, 2)
-    explorer = imitate(build(channels), observation, modes, weights, 250)
+    explorer = imitate(build(channels, rate=1e-2), observation, modes, weights, 200)
     with torch.no_grad():
         drawn = explorer.sample(observation, 64, seeded(2)).tanh()
-    assert 0.7 < (drawn > 0).float().mean().item() < 0.99
+    assert 0.7 < (drawn > 0).float().mean().item() < 0.995
 
 
 # ------------------------------------------------------------------ weights of a group
@@ -322,10 +332,13 @@ def test_a_trainer_fits_it_alone(channels, tmp_path):
         enable_model_summary=False,
         default_root_dir=tmp_path,
     )
+    noisy_inputs = []
+    explorer.denoiser.register_forward_pre_hook(lambda module, args: noisy_inputs.append(args[1]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(explorer, DataLoader(batches, batch_size=None))
     assert trainer.global_step == 30
     assert "loss" in trainer.callback_metrics
+    assert (noisy_inputs[0] != noisy_inputs[2]).all()  # the same batch an epoch later, with other noise
     with torch.no_grad():
         assert explorer.imitate(observation, candidates, weights, seeded())[0].item() < 0.2 * before

@@ -88,31 +88,30 @@ def test_rewards_of_the_simulator_are_learned(per_link):
 def noisy() -> dict[float, tuple[RENPNN, Observation, Tensor]]:
     """Two explorers of one state and two actions; rewards are 10 or 14 for the actions, give or take a noise."""
     channels = evaluation_states(FullDuplexConfig(downlink_users=2, uplink_users=2), 1, 0).channels.repeat(512)
-    observation, action = seen(channels), draw_actions(channels[:1], 2).expand(512, -1, -1)
+    observation, action = seen(channels), torch.tensor([-0.8, 0.8])[:, None].expand(512, 2, 8)
     trained = {}
     for noise in (0.2, 2.0):
         sign = torch.randint(2, (512, 2, 1), generator=seeded(5)) * 2.0 - 1
         reward = torch.tensor([10.0, 14.0])[:, None] + noise * sign
-        trained[noise] = (
-            train(build(channels, per_link=False, rate=1e-2), (observation, action, reward), 300),
-            observation[:1],
-            action[:1],
-        )
+        explorer = build(channels, per_link=False, rate=5e-3)
+        train(explorer, (observation, action, reward), 250)
+        trained[noise] = (explorer, observation[:1], action[:1])
     return trained
 
 
 @pytest.mark.parametrize("noise", [0.2, 2.0])
 def test_the_mean_of_noisy_rewards_is_learned(noisy, noise):
+    """To about half of the noise: a short chain turns small errors towards one of the two values."""
     explorer, observation, action = noisy[noise]
     with torch.no_grad():
-        mean = explorer.generate(observation, action, 2000, seeded())
-    assert mean.flatten().tolist() == pytest.approx([10, 14], abs=0.4)
+        mean = explorer.generate(observation, action, 1000, seeded())
+    assert mean.flatten().tolist() == pytest.approx([10, 14], abs=0.1 + 0.6 * noise)
 
 
 def test_noisier_rewards_are_generated_with_more_spread(noisy):
     spreads = {}
     for noise, (explorer, observation, action) in noisy.items():
-        drawn = draw(explorer, observation, action, 200)
+        drawn = draw(explorer, observation, action, 100)
         spreads[noise] = drawn.std(0).flatten()
     assert (spreads[2.0] > 3 * spreads[0.2]).all()
     assert (spreads[2.0] > 0.5).all()
@@ -214,16 +213,17 @@ def test_equal_rewards_can_be_calibrated(channels):
 
 
 def test_rewards_of_links_follow_the_order_of_users(channels):
-    down, up = [3, 0, 5, 1, 4, 2], [2, 0, 3, 1]
+    """The noise of the chains is not permuted, so this holds for the means of many."""
+    down, up, few = [3, 0, 5, 1, 4, 2], [2, 0, 3, 1], channels[:4]
     order = [*down, *(6 + k for k in up)]
-    explorer, action = build(channels), draw_actions(channels, 2)
+    explorer, action = build(channels), draw_actions(few, 1)
     permuted = action.unflatten(-1, (-1, 2))[:, :, order].flatten(-2)
-    with torch.no_grad():  # the noise is not permuted: compare the means of many chains
-        before = explorer.generate(seen(channels), action, 400, seeded())
-        after = explorer.generate(seen(channels.permute_users(down, up)), permuted, 400, seeded(1))
-    noise = draw(explorer, seen(channels), action, 30).std(0).mean() / 400**0.5
+    with torch.no_grad():
+        before = explorer.generate(seen(few), action, 2000, seeded())
+        after = explorer.generate(seen(few.permute_users(down, up)), permuted, 2000, seeded(1))
+    noise = draw(explorer, seen(few), action, 50).std(0).mean() / 2000**0.5
     assert (after - before[:, :, order]).abs().mean() < 2 * noise
-    assert (after - before).abs().mean() > 3 * (after - before[:, :, order]).abs().mean()
+    assert (after - before).abs().mean() > 3 * noise
 
 
 # ------------------------------------------------------------------ cases and guard
@@ -314,9 +314,12 @@ def test_a_trainer_fits_it_alone(channels, tmp_path):
         enable_model_summary=False,
         default_root_dir=tmp_path,
     )
+    noisy_inputs = []
+    explorer.denoiser.register_forward_pre_hook(lambda module, args: noisy_inputs.append(args[1]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(explorer, DataLoader(batches, batch_size=None))
     assert trainer.global_step == 100
     assert "loss" in trainer.callback_metrics
+    assert (noisy_inputs[0] != noisy_inputs[2]).all()  # the same batch an epoch later, with other noise
     assert explorer.loss(observation, action, reward, seeded())[0].item() < 0.5 * before

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2rl.networks import make_encoder, make_transition, observe
+from d2rl.networks.link_graph import MessageLayer
 from d2rl.wireless import ChannelState, make_head
 
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
@@ -46,6 +47,25 @@ def build_transition(channels: ChannelState, head: str = "structured", critic: s
 def draw_actions(channels: ChannelState, head: str, count: int, seed: int = 0) -> Tensor:
     size = make_head(head, channels.transmit_antennas).layout.size(channels)
     return 2 * torch.rand(channels.batch, count, size, generator=torch.Generator().manual_seed(seed)) - 1
+
+
+def test_a_message_layer_is_its_formula():
+    """h_i + relu(W [h_i, K^-1/2 sum_j relu(A h_i + B h_j + C e_ij)]), link by link in double precision."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = MessageLayer(4, 3).double()
+        nodes, edges = torch.randn(2, 5, 4).double(), torch.randn(2, 5, 5, 3).double()
+    receiver, sender = layer.ends.weight.chunk(2)
+    receiver_bias, sender_bias = layer.ends.bias.chunk(2)
+    found = layer(nodes, edges)
+    for b in range(2):
+        for i in range(5):
+            gathered = torch.zeros(4).double()
+            for j in range(5):
+                message = receiver @ nodes[b, i] + receiver_bias + sender @ nodes[b, j] + sender_bias
+                gathered = gathered + (message + layer.edge.weight @ edges[b, i, j]).clamp_min(0) / 5**0.5
+            update = layer.update.weight @ torch.cat([nodes[b, i], gathered]) + layer.update.bias
+            torch.testing.assert_close(found[b, i], nodes[b, i] + update.clamp_min(0))
 
 
 def test_encoder_follows_the_order_of_users(channels):
@@ -128,6 +148,24 @@ def test_gradient_of_every_number_of_an_action_is_finite_and_reaches_it(channels
         assert (action.grad.abs().amax((0, 1)) > 0).all()
     if not (where == "zero" and head == "beamforming" and critic == "powers"):  # there no beam has a direction
         assert action.grad.abs().max() > 1e-3
+
+
+def test_the_transition_knows_who_interferes(channels):
+    """User 0 hears as much of a foreign beam in both actions, once of user 1's and once of user 2's."""
+    eye = torch.eye(3, dtype=torch.complex64)
+    quiet = ChannelState(
+        downlink=(torch.tensor([10.0, 20.0, 40.0])[:, None] * eye)[None],
+        uplink=3 * eye[None, :1],
+        cross=torch.zeros(1, 1, 3, dtype=torch.complex64),
+        self_interference=0 * eye[None],
+    )
+    transition = build_transition(quiet, "beamforming")
+    beams = 0.4 * torch.eye(3).expand(2, 3, 3).clone()
+    beams[0, 1, 0] = beams[1, 2, 0] = 0.4
+    action = torch.cat([torch.stack([beams, 0 * beams], dim=-1).flatten(1), torch.zeros(2, 1)], dim=-1)[None]
+    first, second = transition(seen(quiet), action)[0]
+    assert (first - second).abs().amax(-1)[:3].min() > 1e-3
+    torch.testing.assert_close(first[3], second[3], rtol=0, atol=1e-2)
 
 
 def test_the_gradient_points_uphill(channels):

@@ -1,0 +1,124 @@
+"""summary.json: every variant over its seeds, and its ratios over the baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from d2rl.bench.estimates import Estimate, censored_median, estimate, ratio
+from d2rl.bench.matrix import Matrix
+from d2rl.bench.results import Result
+
+METRICS = {
+    "final": "sum_rate",
+    "wmmse_ratio": "wmmse_ratio",
+    "gap_closed": "gap_closed",
+    "best_of_16": "best_of_16",
+    "seconds_per_update": "seconds_per_update",
+    "seconds_per_epoch": "seconds_per_epoch",
+    "total_seconds": "total_seconds",
+}
+RATIOS = {"final_sum_rate": "sum_rate", **{name: name for name in list(METRICS)[-3:]}}
+PER_SEED = ("seed", "sum_rate", "wmmse_ratio", "gap_closed", "best_of_16", "total_seconds", "seconds_per_update")
+
+
+def summarize(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any]:
+    """Content of summary.json; ``variants`` and ``ratios`` at the top are those of the first scenario.
+
+    A time to a threshold is the interquartile mean if all seeds reached it, else the median with the others
+    as infinite, null when fewer than half did; ``statistic`` tells which. Null in an interval means no bound.
+    """
+    scenarios = {name: _scenario(matrix, [r for r in results if r.scenario == name]) for name in matrix.scenarios}
+    first = matrix.scenarios[0]
+    return {
+        "benchmark": matrix.name,
+        "scenario": first,
+        "baseline": matrix.config.baseline,
+        "ours": matrix.config.ours,
+        **scenarios[first],
+        "scenarios": scenarios,
+        "device": "; ".join(dict.fromkeys(result.device for result in results)),
+        "torch": "; ".join(dict.fromkeys(result.torch for result in results)),
+        "seeds": matrix.config.seeds,
+        "cells": {"done": len(results), "planned": len(matrix.cells)},
+    }
+
+
+def _scenario(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any]:
+    by_variant = {name: [r for r in results if r.variant == name] for name in matrix.variants}
+    variants = {name: _variant(of) for name, of in by_variant.items()}
+    for name, of in by_variant.items():
+        variants[name]["over_baseline"] = _ratios(of, by_variant[matrix.config.baseline])
+    return {**variants[matrix.config.ours]["over_baseline"], "variants": variants}
+
+
+def _variant(results: Sequence[Result]) -> dict[str, Any]:
+    """Every metric of one variant over its seeds."""
+    summary: dict[str, Any] = {name: _plain(estimate(_values(results, of))) for name, of in METRICS.items()}
+    summary["time_to_gap"] = {threshold: _time(_times(results, threshold)) for threshold in _thresholds(results)}
+    summary["epochs"] = max((result.epochs for result in results), default=None)
+    summary["seeds"] = [
+        {**{name: getattr(result, name) for name in PER_SEED}, "time_to_gap": result.time_to_gap} for result in results
+    ]
+    return summary
+
+
+def _time(times: list[float]) -> dict[str, Any]:
+    """``iqm`` only if all seeds reached it, the censored median if half did; ``ci`` is that of ``statistic``."""
+    found, median = estimate(times), float(censored_median(times)) if times else math.inf
+    return {
+        "iqm": found.value if found.statistic == "iqm" else None,
+        "median": median if math.isfinite(median) else None,
+        "ci": list(found.interval),
+        "statistic": found.statistic,
+        "reached": sum(math.isfinite(time) for time in times),
+        "of": len(times),
+    }
+
+
+def _ratios(ours: Sequence[Result], baseline: Sequence[Result]) -> dict[str, Any]:
+    """``ratios``, and of the same shape their intervals and statistics.
+
+    ``ratio_below`` bounds those that are null because the baseline's training ended before the threshold.
+    """
+    thresholds = _thresholds([*ours, *baseline])
+    times = {key: ratio(_times(ours, key), _times(baseline, key)) for key in thresholds}
+    others = {key: ratio(_values(ours, name), _values(baseline, name)) for key, name in RATIOS.items()}
+
+    def shaped(of: Callable[[Estimate], Any]) -> dict[str, Any]:
+        result = {"total_time_to_gap": {key: of(one) for key, one in times.items()}}
+        return result | {key: of(one) for key, one in others.items()}
+
+    return {
+        "ratios": shaped(lambda one: one.value),
+        "ratio_ci": shaped(lambda one: list(one.interval)),
+        "ratio_statistic": shaped(lambda one: one.statistic),
+        "ratio_below": {"total_time_to_gap": {key: _below(ours, baseline, key) for key in thresholds}},
+    }
+
+
+def _below(ours: Sequence[Result], baseline: Sequence[Result], threshold: str) -> float | None:
+    """Our time over the shortest training of the baseline that did not get there, where most did not."""
+    theirs, value = _times(baseline, threshold), estimate(_times(ours, threshold)).value
+    if value is None or not theirs or math.isfinite(censored_median(theirs)):
+        return None
+    ended = [result.total_seconds for result, time in zip(baseline, theirs, strict=True) if math.isinf(time)]
+    return value / min(ended)
+
+
+def _values(results: Sequence[Result], name: str) -> list[float]:
+    values = [getattr(result, name) for result in results]
+    return [value for value in values if value is not None]
+
+
+def _times(results: Sequence[Result], threshold: str) -> list[float]:
+    return [result.time_to_gap.get(threshold, math.inf) for result in results]
+
+
+def _thresholds(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(threshold for result in results for threshold in result.time_to_gap))
+
+
+def _plain(found: Estimate) -> dict[str, Any]:
+    return {"iqm": found.value, "ci": list(found.interval)}
