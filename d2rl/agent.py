@@ -233,7 +233,8 @@ class D2RL(L.LightningModule):
         if action.shape[1] > 1:
             ranks = rank_correlation(worth(generated, observation.weights), worth(measured, observation.weights))
             self.accumulate("renpnn/rank_correlation", ranks)
-        return {"generated": generated}
+        # nothing that was not trusted when it was generated may be learned from later
+        return {"generated": measured if self.fallback or not self.stages["reward"] else generated}
 
     @property
     def generates_reward(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -147,10 +148,9 @@ def _weights(config: Config) -> torch.Tensor | None:
 
 def _quiet() -> None:
     """Keep the terminal for what the person asked for."""
-    import logging
-
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*tensorboardX.*")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("d2rl").setLevel(logging.INFO)
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+    for message in ("does not have many workers", "Checkpoint directory", "isinstance\\(treespec, LeafSpec\\)"):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -115,10 +115,10 @@ class RENPNNConfig:
     steps: int = option(6, "P, denoising steps", low=1)
     rate: float = option(3e-3, "learning rate", above=0)
     every: int = option(4, "updates of the agent for each update of the explorer", low=1)
-    samples: int = option(4, "rewards generated for one state and action", low=1)
+    samples: int = option(1, "rewards generated for one state and action", low=1)
     risk: str = option("mean", "what is taken of the generated rewards", choices=("mean", "cvar"))
     quantile: float = option(0.25, "worst part of them that cvar averages", above=0, high=1)
-    guard: float = option(0.5, "rank correlation below which measured rewards are used instead", low=-1, high=1)
+    guard: float = option(0.8, "rank correlation below which measured rewards are used instead", low=-1, high=1)
 
 
 @dataclass
@@ -156,7 +156,7 @@ class StagesConfig:
 class TrainerConfig:
     """Length, hardware and speed."""
 
-    epochs: int = option(15, "length of the run", low=1)
+    epochs: int = option(10, "length of the run", low=1)
     updates_per_epoch: int = option(100, "updates in an epoch", low=1)
     updates_per_step: int = option(20, "updates in one training step, after which metrics are logged", low=1)
     num_envs: int = option(32, "cells simulated side by side", low=1)

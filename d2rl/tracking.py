@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import os
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
@@ -77,8 +78,6 @@ def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_
     """
     loggers: list[Logger] = [CsvLogger(run.metrics)]
     if config.logger.mode != "disabled":
-        logging.getLogger("wandb").setLevel(logging.ERROR)
-        os.environ.setdefault("WANDB_SILENT", "true")
         logger = WandbLogger(
             project=config.logger.project,
             name=config.logger.name or run.path.name,

@@ -120,6 +120,15 @@ def test_the_first_policy_is_near_the_middle_and_depends_on_the_state(channels, 
     assert output.std(0).min() > 0
 
 
+def test_each_direction_has_its_own_numbers_in_the_flat_action(channels):
+    actor = build_actor(channels, head="beamforming")
+    nn.init.zeros_(actor.output.linear.weight)
+    with torch.no_grad():
+        actor.output.linear.bias[:16], actor.output.linear.bias[16:] = 1.0, -1.0  # of downlink and of uplink users
+    expected = torch.cat([torch.ones(6 * 16), -torch.ones(4)]).expand(16, 100)
+    assert torch.equal(actor(seen(channels)), expected)
+
+
 def test_the_policy_follows_the_order_of_users(channels):
     actor = build_actor(channels)
     before, after = (actor(seen(c)).unflatten(-1, (10, 2)) for c in (channels, channels.permute_users(DOWN, UP)))

@@ -82,7 +82,10 @@ def progress(cell: Cell) -> tuple[int, float] | None:
 
 
 def train_cell(arguments: list[str]) -> None:
-    """python -m d2rl.bench.cells FOLDER REFERENCES key=value ..."""
+    """python -m d2rl.bench.cells FOLDER REFERENCES key=value ...
+
+    Of the checkpoints only the last stays, the one whose weights are evaluated: a matrix has many cells.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from d2rl.evaluation import DecisionRule, policy_of
     from d2rl.run_directory import RunDirectory
@@ -104,6 +107,9 @@ def train_cell(arguments: list[str]) -> None:
         for name, policy in evaluation.references.items():
             evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
     write_json(run.evaluation, evaluation.report())
+    for checkpoint in run.checkpoints.iterdir():
+        if checkpoint != run.last:
+            checkpoint.unlink()
 
 
 def _end_with_parent() -> None:

@@ -42,7 +42,7 @@ def _curves(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     """Gap closed against training seconds: median and interquartile band over seeds, seeds faint."""
     if not results:
         return None
-    curves = {name: [_curve(result) for result in some] for name, some in results.items()}
+    curves = {name: [curve for result in some if (curve := _curve(result))] for name, some in results.items()}
     thresholds = next(iter(results.values()))[0].time_to_gap
     if len(curves) <= TOGETHER:
         figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
@@ -71,9 +71,10 @@ def _curves(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     return figure
 
 
-def _curve(result: Result) -> Curve:
+def _curve(result: Result) -> Curve | None:
+    """None for a run that was never evaluated."""
     rows = np.array(read_metrics(result.folder / "metrics.csv", "time/total", "eval/gap_closed"))
-    return rows[:, 0], rows[:, 1]
+    return (rows[:, 0], rows[:, 1]) if rows.size else None
 
 
 def _band(axes: Any, curves: list[Curve], colour: str, label: str) -> None:

@@ -26,7 +26,8 @@ def write_report(
     lines = [f"# {config.title or matrix.name}", "", f"    {command}", ""]
     lines += [f"Device: {summary['device']}; torch {summary['torch']}; {config.seeds} seeds from {config.seed}.", ""]
     if failed:
-        lines += [f"**{len(failed)} cells failed and are left out: {', '.join(cell.name for cell in failed)}.**", ""]
+        names = ", ".join(cell.name for cell in failed)
+        lines += [f"**{len(failed)} of {len(matrix.cells)} cells failed and are left out: {names}.**", ""]
     for name, scenario in summary["scenarios"].items():
         if len(summary["scenarios"]) > 1:
             lines += [f"## Scenario {name}", ""]
@@ -39,7 +40,7 @@ def write_report(
 
 def _variants(matrix: Matrix, scenario: dict[str, Any]) -> list[str]:
     variants = scenario["variants"]
-    thresholds = list(next(one["time_to_gap"] for one in variants.values() if one["seeds"]))
+    thresholds = list(next((one["time_to_gap"] for one in variants.values() if one["seeds"]), {}))
     head = ["variant", "sum rate (bit/s/Hz)", "share of WMMSE", "best of 16", "ms an update", "s an epoch", "epochs"]
     rows = [head + ["total s"] + [f"s to {threshold}" for threshold in thresholds]]
     for name, one in variants.items():

@@ -18,7 +18,8 @@ class RewardGuard(Callback):
 
     Logs the rank correlation of generated and measured reward within a state, and the Goodhart gap: the
     change of the measured reward after ascending the generated one. Below ``floor`` the agent learns from
-    measured rewards, above it again from generated ones; each change is reported.
+    measured rewards, above it from generated ones; each change is reported. RENPNN has to earn trust first:
+    until its rank correlation has passed the floor, rewards are measured.
 
     :param floor: smallest rank correlation at which generated rewards are trusted
     :param every: training steps between two measurements of the Goodhart gap
@@ -36,6 +37,8 @@ class RewardGuard(Callback):
         name = "renpnn/rank_correlation"
         if name not in agent.totals:
             return
+        if self.correlation is None:
+            agent.fallback = True
         value = float(agent.totals[name]) / agent.counts[name]
         old = value if self.correlation is None else self.correlation
         self.correlation = SMOOTHING * old + (1 - SMOOTHING) * value

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info
 
 from d2rl.config import StagesConfig
 from d2rl.errors import ConfigError
 from d2rl.tracking import log
+
+logger = logging.getLogger(__name__)
 
 ORDER = ("action", "reward", "state")
 
@@ -69,7 +71,7 @@ class StagedIntegration(Callback):
     def _begin(self, name: str, trainer: L.Trainer, agent: L.LightningModule) -> None:
         agent.begin_stage(name)
         self.idle = 0
-        rank_zero_info(f"stage {name}: begins at epoch {trainer.current_epoch}, update {agent.updates}")
+        logger.info(f"stage {name}: begins at epoch {trainer.current_epoch}, update {agent.updates}")
         log(
             trainer.loggers,
             {f"charts/stage_{stage}": float(on) for stage, on in agent.stages.items()},

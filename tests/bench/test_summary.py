@@ -150,9 +150,19 @@ def test_report_does_not_hide_seeds_that_never_got_there(matrix, tmp_path):
     assert "the command" in text
 
 
+def test_a_scenario_without_a_finished_cell_does_not_break_the_report(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text("{baseline: ddpg, ours: full, variants: {ddpg: [], full: []}, scenarios: {default: [], far: []}}")
+    matrix = read_matrix([f"conf={path}", "seeds=3"])
+    summary = summarize(matrix, RESULTS)
+    assert summary["scenarios"]["default"]["ratios"] == summary["ratios"]
+    write_report(tmp_path / "report.md", matrix, summary, "command", [], [])
+    assert "## Scenario far" in (tmp_path / "report.md").read_text()
+
+
 def test_a_variant_without_a_finished_cell_leaves_the_others_standing(matrix, tmp_path):
     summary = summarize(matrix, RESULTS[:3])
     assert summary["ratios"]["final_sum_rate"] is None
     assert summary["variants"]["full"]["final"] == {"iqm": None, "ci": [None, None]}
     write_report(tmp_path / "report.md", matrix, summary, "command", [], matrix.cells[3:])
-    assert "3 cells failed" in (tmp_path / "report.md").read_text()
+    assert "3 of 6 cells failed" in (tmp_path / "report.md").read_text()

@@ -17,9 +17,15 @@ EASY = 100.0  # a threshold that every loss is below
 HARD = 1e-3
 
 
-def run(tiny, fit, config: ChiConfig, *functions, steps: int = 4, stage: bool = True, **saved) -> tuple[ChiSchedule, list[float]]:
+def run(
+    tiny, fit, config: ChiConfig, *functions, steps: int = 4, stage: bool = True, **saved
+) -> tuple[ChiSchedule, list[float]]:
     """The callback and chi after each training step of 2 updates."""
-    agent, schedule, seen = D2RL(tiny("stages.state=0", f"trainer.updates_per_epoch={2 * steps}")), ChiSchedule(config), []
+    agent, schedule, seen = (
+        D2RL(tiny("stages.state=0", f"trainer.updates_per_epoch={2 * steps}")),
+        ChiSchedule(config),
+        [],
+    )
     agent.stages["state"] = stage
     agent.chi = saved.pop("chi", 0.0)
     schedule.load_state_dict({**schedule.state_dict(), **saved})
@@ -29,15 +35,9 @@ def run(tiny, fit, config: ChiConfig, *functions, steps: int = 4, stage: bool = 
     return schedule, seen
 
 
-@pytest.mark.parametrize("policy", ["threshold", "adaptive"])
-def test_chi_grows_by_eta_each_update_up_to_the_maximum(tiny, fit, policy):
-    config = ChiConfig(policy=policy, eta=0.05, maximum=0.25, threshold=EASY)
-    _, chi = run(tiny, fit, config, cosine=1.0)
-    if policy == "adaptive":  # the gradients on real and synthetic states are compared: up or down by eta
-        steps = [round((b - a) / 0.1, 6) for a, b in zip([0.0, *chi], chi, strict=False)]
-        assert set(steps) <= {1.0, 0.0, -1.0, 0.5}
-    else:
-        assert chi == pytest.approx([0.1, 0.2, 0.25, 0.25])
+def test_chi_grows_by_eta_each_update_up_to_the_maximum(tiny, fit):
+    _, chi = run(tiny, fit, ChiConfig(policy="threshold", eta=0.05, maximum=0.25, threshold=EASY))
+    assert chi == pytest.approx([0.1, 0.2, 0.25, 0.25])
 
 
 def test_chi_waits_while_the_loss_is_above_the_threshold(tiny, fit):
@@ -50,7 +50,11 @@ def test_chi_waits_while_the_loss_is_above_the_threshold(tiny, fit):
 def test_the_threshold_is_for_the_smoothed_held_out_loss(tiny, fit):
     losses = []
     schedule, chi = run(
-        tiny, fit, ChiConfig(eta=0.05, threshold=1.0), lambda _, agent: losses.append(agent.state_explorer_loss().item()), loss=9.0
+        tiny,
+        fit,
+        ChiConfig(eta=0.05, threshold=1.0),
+        lambda _, agent: losses.append(agent.state_explorer_loss().item()),
+        loss=9.0,
     )
     assert all(loss < 1.2 for loss in losses)  # without smoothing chi would have grown
     assert chi == [0.0] * 4
@@ -119,33 +123,24 @@ def test_a_fixed_chi_stays_backed_off(tiny, fit):
     assert chi[2] == pytest.approx(0.2)
 
 
-def test_a_single_loss_that_is_not_finite_does_not_hold_chi_down_for_ever(tiny, fit):
-    def poison(_, agent):
-        agent.totals, agent.counts = {}, {}
-        if agent.updates == 4:
-            agent.replay.storage["kept"] = agent.replay.storage["rates"].clone()
-            agent.replay.storage["rates"].fill_(float("nan"))
-        elif agent.updates == 6:
-            agent.replay.storage["rates"].copy_(agent.replay.storage.pop("kept"))
+def test_a_loss_that_is_not_finite_holds_chi_down_only_once(tiny, fit):
+    kept = {}
 
-    agent, schedule, seen = D2RL(tiny("stages.state=0", "trainer.updates_per_epoch=16")), ChiSchedule(ChiConfig(eta=0.05, threshold=EASY)), []
-    agent.stages["state"] = True
-    feed = {}
-
-    def interrupt(_, agent):
+    def poison_the_third_step(_, agent):
         agent.totals, agent.counts = {}, {}
         rates = agent.replay.storage["rates"]
         if agent.updates == 4:
-            feed["rates"] = rates.clone()
+            kept["rates"] = rates.clone()
             rates.fill_(float("nan"))
         elif agent.updates == 6:
-            rates.copy_(torch.where(rates.isnan(), feed["rates"].nan_to_num(5.0), rates).nan_to_num(5.0))
+            rates.copy_(torch.where(rates.isnan(), kept["rates"], rates))
 
-    with pytest.warns(UserWarning, match="early divergence: the critic's loss rose to nan"):
-        fit(agent, schedule, interrupt, lambda _, agent: seen.append(agent.chi))
-    assert seen[2] < seen[1]
+    config = ChiConfig(eta=0.05, maximum=0.5, threshold=EASY)
+    with pytest.warns(UserWarning, match="early divergence: the critic's loss rose to nan") as caught:
+        schedule, chi = run(tiny, fit, config, poison_the_third_step, steps=5)
+    assert chi == pytest.approx([0.1, 0.2, 0.15, 0.25, 0.35])
+    assert schedule.alerts == sum("early divergence" in str(one.message) for one in caught) == 1
     assert math.isfinite(schedule.critic)
-    assert seen[-1] > seen[3]
 
 
 @pytest.mark.parametrize(("threshold", "warned"), [(0.2, True), (0.45, False)])

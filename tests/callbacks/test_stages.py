@@ -60,7 +60,10 @@ def test_a_change_is_logged_and_checkpointed(tiny, fit, tmp_path):
     agent, logger = D2RL(tiny("stages.state=0")), CsvLogger(tmp_path / "metrics.csv")
     fit(agent, StagedIntegration(StagesConfig(action=0, reward=1, state=2), tmp_path), epochs=3, logger=logger)
     with open(tmp_path / "metrics.csv") as file:
-        rows = [(int(row["environment_steps"]), *(row[f"charts/stage_{name}"] for name in NAMES)) for row in csv.DictReader(file)]
+        rows = [
+            (int(row["environment_steps"]), *(row[f"charts/stage_{name}"] for name in NAMES))
+            for row in csv.DictReader(file)
+        ]
     assert rows == [(0, "1.0", "0.0", "0.0"), (32, "1.0", "1.0", "0.0"), (64, "1.0", "1.0", "1.0")]
     # before the first update there is nothing to keep
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["stage-reward.ckpt", "stage-state.ckpt"]
@@ -72,7 +75,11 @@ def test_a_change_is_logged_and_checkpointed(tiny, fit, tmp_path):
 
 def plateau(tiny, fit, config: StagesConfig, rates: list[float], saved: dict | None = None) -> tuple[list[str], dict]:
     """Stages that are on after each of some evaluations, all in the first epoch."""
-    agent, callback, seen = D2RL(tiny(f"trainer.updates_per_epoch={2 * len(rates)}", "stages.state=0")), StagedIntegration(config), []
+    agent, callback, seen = (
+        D2RL(tiny(f"trainer.updates_per_epoch={2 * len(rates)}", "stages.state=0")),
+        StagedIntegration(config),
+        [],
+    )
     if saved:
         callback.load_state_dict(saved)
     remaining = iter(rates)

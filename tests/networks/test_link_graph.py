@@ -180,8 +180,8 @@ def test_the_gradient_points_uphill(channels):
     torch.testing.assert_close(slope, action.grad.flatten(1).norm(dim=1), rtol=0.05, atol=0.05)
 
 
-def test_low_precision_leaves_the_physics_alone(channels):
-    """Under bf16 the layers are rounded; channel algebra, where 70 dB of SINR would be lost, is not."""
+def test_low_precision_rounds_and_no_more(channels):
+    """Under bf16 the layers are rounded; channel algebra, which spans 70 dB of SINR, keeps its precision."""
     observation, transition = seen(channels), build_transition(channels)
     action = draw_actions(channels, "structured", 2)
     exact = transition(observation, action)
