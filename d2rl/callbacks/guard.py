@@ -30,6 +30,11 @@ class RewardGuard(Callback):
         self.correlation: float | None = None
         self.trips = 0
 
+    def on_train_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Trust no generated reward before its first judgement; without several candidates there is none."""
+        if self.correlation is None and agent.generates_reward and agent.config.action.candidates > 1:
+            agent.fallback = True
+
     def on_train_batch_end(
         self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
@@ -37,8 +42,6 @@ class RewardGuard(Callback):
         name = "renpnn/rank_correlation"
         if name not in agent.totals:
             return
-        if self.correlation is None:
-            agent.fallback = True
         value = float(agent.totals[name]) / agent.counts[name]
         old = value if self.correlation is None else self.correlation
         self.correlation = SMOOTHING * old + (1 - SMOOTHING) * value

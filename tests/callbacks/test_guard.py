@@ -9,6 +9,7 @@ from copy import deepcopy
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from d2rl.agent import D2RL
 from d2rl.callbacks import RewardGuard
@@ -56,9 +57,24 @@ def test_the_guard_trips_on_rewards_of_the_wrong_sign_and_recovers(trained, fit)
     assert not seen[-1]
     assert guard.trips == 1
     said = [str(one.message) for one in caught if "reward guard" in str(one.message)]
-    assert len(said) == 2
-    assert said[0].endswith("floor 0.50; learning falls back to measured rewards")
-    assert said[1].endswith("floor 0.50; learning returns to generated rewards")
+    trusted, tripped = "learning returns to generated rewards", "learning falls back to measured rewards"
+    assert [one.partition("floor 0.50; ")[2] for one in said] == [trusted, tripped, trusted]
+
+
+def test_generated_rewards_are_not_used_before_they_are_judged(tiny, fit):
+    """Not even stored, since they would be learned from later."""
+    agent, guard, before = build(tiny, "stages.action=null"), RewardGuard(0.99), []
+
+    class First(Callback):
+        def on_train_batch_start(self, trainer, agent, batch, batch_index):
+            before.append((agent.fallback, guard.correlation))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(agent, guard, First())
+    assert before[0] == (True, None)
+    stored = {name: tensor[: len(agent.replay)] for name, tensor in agent.replay.storage.items()}
+    assert torch.equal(stored["generated"], agent.case_reward(stored))
 
 
 def test_the_goodhart_gap_tells_honest_rewards_from_hacked_ones(trained):
