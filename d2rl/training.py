@@ -18,6 +18,7 @@ from d2rl.callbacks import (
     PolicyEvaluation,
     RewardGuard,
     StagedIntegration,
+    StatePlausibility,
     TrainingProgress,
 )
 from d2rl.callbacks.precision import TYPES
@@ -69,6 +70,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
         MixedPrecision(trainer_config.precision),
         RewardGuard(config.reward.guard),
         profiler,
+        StatePlausibility(trainer_config.checkpoint_every),
         PolicyEvaluation(evaluation, decision_rule(config), config.evaluation.every),
         _checkpoints(run, trainer_config, "best", monitor="sum_rate", mode="max"),
         _checkpoints(run, trainer_config, "last"),

@@ -4,6 +4,7 @@ from d2rl.callbacks.chi import ChiSchedule
 from d2rl.callbacks.evaluation import PolicyEvaluation
 from d2rl.callbacks.gpu_time import GpuTimeProfiler
 from d2rl.callbacks.guard import RewardGuard
+from d2rl.callbacks.plausibility import StatePlausibility
 from d2rl.callbacks.precision import MixedPrecision
 from d2rl.callbacks.progress import TrainingProgress
 from d2rl.callbacks.stages import StagedIntegration
@@ -15,5 +16,6 @@ __all__ = [
     "PolicyEvaluation",
     "RewardGuard",
     "StagedIntegration",
+    "StatePlausibility",
     "TrainingProgress",
 ]
