@@ -1,6 +1,6 @@
 """Environment steps per second: a slot of every cell, and the rates of one action in each.
 
-    python benchmarks/environment.py [--envs 64 1024 4096] [--threads 1]
+python benchmarks/environment.py [--envs 64 1024 4096] [--threads 1]
 """
 
 from __future__ import annotations

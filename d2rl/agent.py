@@ -125,9 +125,10 @@ class D2RL(L.LightningModule):
         if bank is None:
             self.held_out = evaluation_states(self.config.scenario, HELD_OUT, stream("held out"), self.device)
             self.senpnn_bank = None
-        else:
-            kept = max(1, bank.weights.shape[0] // 5)
-            self.held_out, self.senpnn_bank = bank[-kept:], bank[:-kept]
+            return
+        kept = bank.weights.shape[0] // 5
+        # a bank too small to share is trained and judged on as a whole
+        self.held_out, self.senpnn_bank = (bank[-kept:], bank[:-kept]) if kept > 1 else (bank, bank)
 
     def begin_stage(self, name: str) -> None:
         """Let ``action``, ``reward`` or ``state`` exploration take part from now on."""
@@ -160,7 +161,8 @@ class D2RL(L.LightningModule):
             rates = self.env.measure(state, action)
         generated = self.generate_reward(observation, action, rates)
         following = self.advance()
-        self.replay.add({**observation.tensors(), "action": action, "rates": rates, **generated, **following})
+        with self.sections("replay"):
+            self.replay.add({**observation.tensors(), "action": action, "rates": rates, **generated, **following})
         self.environment_steps += self.env.num_envs
 
     def replace_states(self, state: CellState) -> CellState:
@@ -174,7 +176,7 @@ class D2RL(L.LightningModule):
         return self.env.with_channels(state, synthetic, chosen)
 
     def explore(self, observation: Observation) -> Tensor:
-        """Candidate actions [B, M, size]: AENPNN's own noise, or the actor's action with Gaussian noise."""
+        """Candidate actions [B, M, size]: drawn by AENPNN or copies of the actor's, each with Gaussian noise."""
         with self.autocast():
             if self.stages["action"]:
                 action = self.aenpnn.sample(observation, self.config.action.candidates, self.generator).tanh()
@@ -255,8 +257,9 @@ class D2RL(L.LightningModule):
     def learn(self) -> None:
         """One update of critic, policy and the explorers that take part."""
         ddpg = self.config.ddpg
-        batch = self.replay.sample(ddpg.batch, self.generator)
-        observation, measured = Observation.from_tensors(batch), self.measured_reward(batch)
+        with self.sections("replay"):
+            batch = self.replay.sample(ddpg.batch, self.generator)
+            observation, measured = Observation.from_tensors(batch), self.measured_reward(batch)
         trusted = self.generates_reward and self.stages["reward"] and not self.fallback
         reward = batch["generated"] if trusted else measured
         if self.updates == 0 and bool(measured.isfinite().all()):
@@ -398,22 +401,27 @@ class D2RL(L.LightningModule):
             synthetic = self.senpnn.generate(state.channels, state.gains, generator=self.generator)
             for channels in (state.channels, synthetic):
                 observation = observe(channels, state.weights)
-                value = self.value(observation, self.policy_output(observation).tanh()).mean()
+                noise = torch.Generator(self.device).manual_seed(self.updates)  # the same on both sides
+                value = self.value(observation, self.policy_output(observation, noise).tanh()).mean()
                 parts = torch.autograd.grad(value, list(policy.parameters()), allow_unused=True)
                 gradients.append(torch.cat([part.flatten() for part in parts if part is not None]))
         return torch.nn.functional.cosine_similarity(*gradients, dim=0)
 
     def goodhart_gap(self, rate: float = 0.1) -> Tensor:
         """Measured reward after a step up the generated one, minus before; negative is reward hacking."""
-        state = self.env.state
-        observation = observe(state.estimate, state.weights)
-        action = self.propose(observation, 1, self.generator).requires_grad_()
-        with torch.enable_grad():
-            generated = self.renpnn.generate(observation, action, self.config.reward.samples, self.generator)
-            (slope,) = torch.autograd.grad(worth(generated, observation.weights).sum(), action)
-        moved = (action + rate * slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-9)).clamp(-1, 1)
-        before, after = (raw_reward(self.env.measure(state, a.detach()), state.weights).mean() for a in (action, moved))
-        return after - before
+        with self.sections("renpnn"):
+            state = self.env.state
+            observation = observe(state.estimate, state.weights)
+            action = self.propose(observation, 1, self.generator).requires_grad_()
+            with torch.enable_grad():
+                generated = self.renpnn.generate(observation, action, self.config.reward.samples, self.generator)
+                (slope,) = torch.autograd.grad(worth(generated, observation.weights).sum(), action)
+            step = rate * slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-9)
+            before, after = (
+                raw_reward(self.env.measure(state, a), state.weights).mean()
+                for a in (action.detach(), (action.detach() + step).clamp(-1, 1))
+            )
+            return after - before
 
     def skipped_steps(self) -> float:
         """Optimizer steps skipped since the last call."""
@@ -422,10 +430,10 @@ class D2RL(L.LightningModule):
 
     # ------------------------------------------------------------------ decisions
 
-    def policy_output(self, observation: Observation) -> Tensor:
+    def policy_output(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """One action for each state, [B, 1, size], before tanh; differentiable."""
         if self.stages["action"]:
-            return self.aenpnn.sample(observation, 1, self.generator)
+            return self.aenpnn.sample(observation, 1, generator)
         return self.actor(observation).unsqueeze(1)
 
     @torch.no_grad()

@@ -26,7 +26,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} cannot be read, it is damaged or not a checkpoint ({reason}); give another one."
         ) from None
-    if not isinstance(content, dict) or "d2rl" not in content or "state_dict" not in content:
+    ours = content.get("d2rl") if isinstance(content, dict) else None
+    if not isinstance(ours, dict) or "config" not in ours or "state_dict" not in content:
         raise CheckpointError(f"{path} is not a checkpoint of d2rl; give one written by train.py.")
     return content
 

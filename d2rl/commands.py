@@ -6,7 +6,6 @@ import logging
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,7 +14,7 @@ from d2rl.agent import CELL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.config import Config
 from d2rl.errors import CheckpointError, ConfigError
-from d2rl.evaluation import DecisionRule, Evaluation, policy_of
+from d2rl.evaluation import Evaluation, score_agent
 from d2rl.plots import learning_curve
 from d2rl.report import results_table, wandb_notice
 from d2rl.run_directory import RunDirectory, find_checkpoint, run_of, write_json
@@ -26,7 +25,6 @@ from d2rl.training import accelerator_device, decision_rule, restore, train
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
-BEST_OF = 16  # candidates of the second line in the table
 BOUND = (  # what stored weights, replay and world are tied to
     *(f"scenario.{key}" for key in (*CELL, "head", "stored_states")),
     *(f"network.{key}" for key in ("kind", "width", "layers", "critic")),
@@ -44,12 +42,13 @@ def train_command(arguments: list[str]) -> None:
     _quiet()
     config, checkpoint = _configuration(arguments)
     check(config)
+    accelerator_device(config.trainer.accelerator)  # refuse before anything is written
     run = RunDirectory.create(config, conf_name(arguments))
     console = Console()
     console.print(to_yaml(config), markup=False, highlight=False)
     console.print(f"run directory: {run.path}", markup=False)
     result = train(config, run, str(checkpoint) if checkpoint else None)
-    report = _evaluate(result.agent, result.evaluation, config)
+    report = score_agent(result.agent, result.evaluation, decision_rule(config))
     write_json(run.evaluation, report)
     learning_curve(run.metrics, result.evaluation.policies, run.path / "learning_curve.png")
     console.print(results_table(report, result.profiler.report()))
@@ -74,10 +73,10 @@ def evaluate_command(arguments: list[str]) -> None:
     weights = _weights(config)
     e = config.evaluation
     evaluation = Evaluation(config.scenario, e.drops, e.seed, agent.device, weights)
-    report = _evaluate(agent, evaluation, config)
+    report = score_agent(agent, evaluation, decision_rule(config))
     if e.slots:
         report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
-    out = Path(given["out"]) if "out" in given else (run_of(path) or path.parent)
+    out = Path(given["out"]).expanduser() if "out" in given else (run_of(path) or path.parent)
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "eval.json", report)
@@ -86,21 +85,6 @@ def evaluate_command(arguments: list[str]) -> None:
     console = Console()
     console.print(results_table(report))
     console.print(f"written: {out / 'eval.json'}", markup=False)
-
-
-def _evaluate(agent: Any, evaluation: Evaluation, config: Config) -> dict[str, Any]:
-    """Score the agent's decisions, once as configured and once with many candidates; time everything."""
-    agent.eval()
-    rule = decision_rule(config)
-    rules = {"d2rl": rule}
-    if rule == DecisionRule():
-        spread = max(config.scenario.priority_direction, config.scenario.priority_user)
-        rules[f"d2rl best of {BEST_OF}"] = DecisionRule(best_of=BEST_OF, priority_spread=spread)
-    for name, one in rules.items():
-        evaluation.score(name, policy_of(agent, one), latency=True)
-    for name, policy in evaluation.references.items():
-        evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
-    return evaluation.report()
 
 
 def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:

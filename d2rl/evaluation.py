@@ -24,6 +24,8 @@ Decision = tuple[Tensor, Tensor]
 Policy = Callable[[CellState], Decision]
 
 WMMSE_ITERATIONS = 200
+AGENT, BEST_OF = "d2rl", 16  # name of the agent among the policies; candidates of its second line
+AGENT_BEST = f"{AGENT} best of {BEST_OF}"
 LATENCY_REPEATS = 30
 LATENCY_SECONDS = 2.0  # fewer repeats of what takes longer
 
@@ -93,6 +95,24 @@ def policy_of(agent: D2RL, rule: DecisionRule) -> Policy:
         return decide(agent, state, rule, generator)
 
     return policy
+
+
+def score_agent(agent: D2RL, evaluation: Evaluation, rule: DecisionRule, references: bool = True) -> dict[str, Any]:
+    """Score an agent as asked, and with many candidates where nothing else was asked; the content of eval.json.
+
+    :param references: time the references' decisions too
+    """
+    agent.eval()
+    scenario, rules = agent.config.scenario, {AGENT: rule}
+    if rule == DecisionRule():
+        spread = max(scenario.priority_direction, scenario.priority_user)
+        rules[AGENT_BEST] = DecisionRule(best_of=BEST_OF, priority_spread=spread)
+    for name, one in rules.items():
+        evaluation.score(name, policy_of(agent, one), latency=True)
+    if references:
+        for name, policy in evaluation.references.items():
+            evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
+    return evaluation.report()
 
 
 def reference_policies(starts: int = 1) -> dict[str, Policy]:
@@ -178,7 +198,7 @@ class Evaluation:
     def latency(self, policy: Policy) -> float:
         """Median milliseconds of one decision for one cell, warm-up left out."""
         one, times = self.state[:1], []
-        while len(times) < LATENCY_REPEATS + 3 and (len(times) < 6 or sum(times) < LATENCY_SECONDS):
+        while len(times) < LATENCY_REPEATS + 3 and (len(times) < 5 or sum(times) < LATENCY_SECONDS):
             _wait(self.state.weights.device)
             begin = time.perf_counter()
             policy(one)

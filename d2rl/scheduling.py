@@ -20,8 +20,8 @@ def proportional_fair(agent: D2RL, rule: DecisionRule, cells: int, slots: int, s
     A link's weight is one over its exponentially averaged throughput, normalised to a mean of 1
     (Viswanath, Tse and Laroia, IEEE Trans. Inf. Theory 2002).
 
-    :returns: for both schedules the mean sum rate, and the mean and 5th percentile of the logarithm's
-        argument: ``<schedule>_sum_rate``, ``<schedule>_geometric_mean``, ``<schedule>_p5`` of link throughput
+    :returns: for the schedules ``equal`` and ``proportional_fair``: ``<schedule>_sum_rate``, and
+        ``<schedule>_geometric_mean`` and ``<schedule>_p5`` (5th percentile) of a link's throughput, bit/s/Hz
     """
     result = {}
     for name, fair in (("equal", False), ("proportional_fair", True)):

@@ -107,6 +107,13 @@ def check(config: Config) -> None:
     near, far = "scenario.minimum_distance", "scenario.cell_radius"
     if known[near].value >= known[far].value:
         raise ConfigError(f"{named(near)} must be below {named(far)}, both in m.")
+    if config.reward.case.endswith("gdm") and config.stages.reward is not None and config.action.candidates < 2:
+        raise ConfigError(
+            f"reward.case={config.reward.case} needs action.candidates of 2 at least, got 1: generated rewards are "
+            "trusted by how they rank the actions of one state."
+        )
+    if config.reward.risk == "cvar" and config.reward.samples < 2:
+        raise ConfigError("reward.risk=cvar needs reward.samples of 2 at least, got 1: one sample has no worst part.")
     begun = [f"stages.{name}" for name in ("action", "reward", "state")]
     begun = [key for key in begun if known[key].value is not None]
     for first, second in pairwise(begun):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from d2rl.config import Config
 from d2rl.run_directory import RunDirectory, write_text
 
 STEP = "environment_steps"
-GROUPS = ("charts", "losses", "eval", "time", "senpnn", "aenpnn", "renpnn")
+GROUPS = ("charts", "losses", "eval", "time", "senpnn", "renpnn")
 
 
 class CsvLogger(Logger):
@@ -97,6 +98,14 @@ def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_
 def wandb_id(loggers: list[Logger]) -> str | None:
     """Id of the W&B run among the loggers."""
     return next((logger.version for logger in loggers if isinstance(logger, WandbLogger)), None)
+
+
+def alert(loggers: list[Logger], title: str, text: str) -> None:
+    """Tell the person, in the terminal and on the dashboard, that a failure signature has shown."""
+    warnings.warn(f"{title}: {text}", stacklevel=3)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.alert(title=title, text=text, level="WARN")
 
 
 def log(loggers: list[Logger], metrics: dict[str, float], environment_steps: int) -> None:

@@ -20,8 +20,6 @@ from d2rl.plots import read_metrics
 from d2rl.run_directory import write_json
 
 LOG, MARKER = "log.txt", "done.json"
-POLICY, BEST_OF = "d2rl", 16  # the agent in eval.json, alone and with many candidates
-MANY = f"{POLICY} best of {BEST_OF}"
 LOG_LINES = 6  # of a failed cell that are shown
 
 
@@ -87,7 +85,7 @@ def train_cell(arguments: list[str]) -> None:
     Of the checkpoints only the last stays, the one whose weights are evaluated: a matrix has many cells.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from d2rl.evaluation import DecisionRule, policy_of
+    from d2rl.evaluation import score_agent
     from d2rl.run_directory import RunDirectory
     from d2rl.settings import check, load
     from d2rl.training import decision_rule, train  # only here: slow to import
@@ -97,16 +95,8 @@ def train_cell(arguments: list[str]) -> None:
     check(config)
     run = RunDirectory.create(config, Path(folder).name)
     result = train(config, run)
-    agent, evaluation, rule = result.agent.eval(), result.evaluation, decision_rule(config)
-    evaluation.score(POLICY, policy_of(agent, rule), latency=True)
-    if rule == DecisionRule():
-        spread = max(config.scenario.priority_direction, config.scenario.priority_user)
-        many = DecisionRule(best_of=BEST_OF, priority_spread=spread)
-        evaluation.score(MANY, policy_of(agent, many), latency=True)
-    if int(references):
-        for name, policy in evaluation.references.items():
-            evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
-    write_json(run.evaluation, evaluation.report())
+    report = score_agent(result.agent, result.evaluation, decision_rule(config), references=bool(int(references)))
+    write_json(run.evaluation, report)
     for checkpoint in run.checkpoints.iterdir():
         if checkpoint != run.last:
             checkpoint.unlink()

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2rl.bench.cells import MANY, POLICY
 from d2rl.bench.matrix import Matrix
 from d2rl.bench.results import Result
+from d2rl.evaluation import AGENT, AGENT_BEST
 from d2rl.plots import COLOURS, plt, read_metrics
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # seconds, gap closed
@@ -127,7 +127,7 @@ def _latency(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     """Final sum rate against the time of one decision: one proposal, the best of 16, and crosses for references."""
     points = {}
     for name, some in results.items():
-        for policy, marker in ((POLICY, "o"), (MANY, "s")):
+        for policy, marker in ((AGENT, "o"), (AGENT_BEST, "s")):
             if point := _point([result.policies.get(policy, {}) for result in some]):
                 points[name, policy] = (*point, marker)
     if not points:
@@ -137,9 +137,9 @@ def _latency(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     if len(results) > TOGETHER:  # too many to tell apart
         colours = {matrix.config.baseline: COLOURS[0], matrix.config.ours: COLOURS[1]}
     for (name, policy), (latency, rate, marker) in points.items():
-        label = matrix.variants[name].title if policy == POLICY and name in colours else None
+        label = matrix.variants[name].title if policy == AGENT and name in colours else None
         colour = colours.get(name, "0.6")
-        face = colour if policy == POLICY else "none"
+        face = colour if policy == AGENT else "none"
         axes.plot(latency, rate, marker, color=colour, markerfacecolor=face, label=label, markersize=6)
     for name in LABELS:
         reference = _point([result.policies.get(name, {}) for some in results.values() for result in some])

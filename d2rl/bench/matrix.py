@@ -28,9 +28,9 @@ class BenchmarkConfig:
 
     title: str | None = option(None, "heading of the report")
     base: str = option("full_duplex", "conf=NAME that every variant starts from")
-    set: Any = option(None, "list of key=value for every cell")  # noqa: RUF009
-    variants: Any = option(None, f"name: {FORM}")  # noqa: RUF009
-    scenarios: Any = option(None, "name: list of key=value, after the variant's; null: default")  # noqa: RUF009
+    set: Any = option(None, "list of key=value for every cell")
+    variants: Any = option(None, f"name: {FORM}")
+    scenarios: Any = option(None, "name: list of key=value, after the variant's; null: default")
     baseline: str | None = option(None, "variant that ratios are taken over")
     ours: str | None = option(None, "variant whose ratios head the summary")
     seeds: int = option(5, "how many", low=1)

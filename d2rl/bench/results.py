@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from d2rl.bench.cells import MANY, MARKER, POLICY
+from d2rl.bench.cells import MARKER
 from d2rl.bench.matrix import Cell
+from d2rl.evaluation import AGENT, AGENT_BEST
 from d2rl.run_directory import write_text
 
 
@@ -51,7 +52,7 @@ class Result:
         shown += ("seconds_per_update", "seconds_per_epoch", "epochs", "updates")
         row = {name: getattr(self, name) for name in shown}
         row |= {f"time_to_gap_{key}": time if math.isfinite(time) else None for key, time in self.time_to_gap.items()}
-        row |= {"latency_ms": self.policies[POLICY].get("latency_ms"), "device": self.device, "status": "done"}
+        row |= {"latency_ms": self.policies[AGENT].get("latency_ms"), "device": self.device, "status": "done"}
         return row | {f"seconds_{name}": seconds for name, seconds in self.seconds.items()}
 
 
@@ -59,7 +60,7 @@ def read_result(cell: Cell) -> Result:
     """The result of a finished cell."""
     timing, evaluation, marker = (_read(cell.folder / name) for name in ("timing.json", "eval.json", MARKER))
     policies = evaluation["policies"]
-    final, epochs = policies[POLICY], timing["seconds_per_epoch"]
+    final, epochs = policies[AGENT], timing["seconds_per_epoch"]
     return Result(
         variant=cell.variant,
         scenario=cell.scenario,
@@ -67,7 +68,7 @@ def read_result(cell: Cell) -> Result:
         sum_rate=final["sum_rate"],
         wmmse_ratio=final["wmmse_ratio"],
         gap_closed=final["gap_closed"],
-        best_of_16=policies.get(MANY, {}).get("sum_rate"),
+        best_of_16=policies.get(AGENT_BEST, {}).get("sum_rate"),
         total_seconds=timing["total_seconds"],
         seconds_per_update=timing["seconds_per_update"],
         seconds_per_epoch=statistics.median(epochs),

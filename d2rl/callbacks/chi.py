@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from d2rl.config import ChiConfig
 from d2rl.errors import ConfigError
-from d2rl.tracking import log
+from d2rl.tracking import alert, log
 
 SMOOTHING = 0.8  # of the held-out loss from one training step to the next
 DIVERGENCE = 3.0  # times the critic's best smoothed loss
@@ -96,10 +96,10 @@ class ChiSchedule(Callback):
             agent.chi /= 2
             self.best_critic = float("inf") if self.critic is None else self.critic
             reached = self.critic if finite else loss
-            warnings.warn(
-                f"early divergence: the critic's loss rose to {reached:.3g} while states were replaced; "
-                f"chi backs off to {agent.chi:.3g}",
-                stacklevel=2,
+            alert(
+                trainer.loggers,
+                "early divergence",
+                f"the critic's loss rose to {reached:.3g} while states were replaced; chi backs off to {agent.chi:.3g}",
             )
             log(trainer.loggers, {"charts/alert_early_divergence": float(self.alerts)}, agent.environment_steps)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from d2rl.tracking import log
+from d2rl.tracking import alert, log
 
 SMOOTHING = 0.9  # of the rank correlation from one training step to the next
 
@@ -25,7 +24,7 @@ class RewardGuard(Callback):
     :param every: training steps between two measurements of the Goodhart gap
     """
 
-    def __init__(self, floor: float = 0.5, every: int = 5):
+    def __init__(self, floor: float, every: int = 5):
         self.floor, self.every = floor, every
         self.correlation: float | None = None
         self.trips = 0
@@ -52,10 +51,10 @@ class RewardGuard(Callback):
             if distrusted:
                 self.trips += 1
             chosen = "falls back to measured" if distrusted else "returns to generated"
-            warnings.warn(
-                f"reward guard: rank correlation {self.correlation:.2f}, floor {self.floor:.2f}; "
-                f"learning {chosen} rewards",
-                stacklevel=2,
+            alert(
+                trainer.loggers,
+                "reward guard",
+                f"rank correlation {self.correlation:.2f}, floor {self.floor:.2f}; learning {chosen} rewards",
             )
         if batch_index % self.every == 0 and agent.stages["reward"]:
             metrics["renpnn/goodhart_gap"] = float(agent.goodhart_gap())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.metrics.plausibility import plausibility
@@ -27,10 +28,10 @@ class StatePlausibility(Callback):
         """Compare when due, once the state stage is planned."""
         if agent.config.stages.state is None or (trainer.current_epoch + 1) % self.every:
             return
-        real = agent.held_out
-        synthetic = agent.senpnn.generate(real.channels, real.gains, generator=agent.generator)
+        real, generator = agent.held_out, torch.Generator(agent.device).manual_seed(agent.updates)
+        synthetic = agent.senpnn.generate(real.channels, real.gains, generator=generator)
         result = plausibility(
-            real.channels, synthetic, real.gains, real.gains, bootstrap=BOOTSTRAP, generator=agent.generator
+            real.channels, synthetic, real.gains, real.gains, bootstrap=BOOTSTRAP, generator=generator
         )
         metrics = {f"senpnn/{name}": float(entry["value"]) for name, entry in result.items()}
         within = [float(entry["within"]) for entry in result.values()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import lightning as L
@@ -10,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.errors import ConfigError
-from d2rl.tracking import log
+from d2rl.tracking import alert, log
 
 TYPES = {"32": None, "bf16": torch.bfloat16}
 
@@ -46,9 +45,10 @@ class MixedPrecision(Callback):
         count = int(agent.skipped_steps())
         if count:
             self.skipped += count
-            warnings.warn(
+            alert(
+                trainer.loggers,
+                "skipped steps",
                 f"{count} optimizer steps with a loss that was not finite were skipped ({self.skipped} so far)",
-                stacklevel=2,
             )
             log(trainer.loggers, {"charts/alert_skipped_steps": float(self.skipped)}, agent.environment_steps)
 

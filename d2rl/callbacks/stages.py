@@ -46,6 +46,8 @@ class StagedIntegration(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """Begin what is due."""
+        # Lightning clears its count of batches only after this hook; a checkpoint of now must not carry the old one
+        trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         for name, epoch in self.planned.items():
             if not agent.stages[name] and trainer.current_epoch >= epoch:
                 self._begin(name, trainer, agent)

@@ -28,7 +28,6 @@ class Observation:
     :param weights: [B, K], priority of every link
     :param nodes: [B, K, NODE_FEATURES]
     :param edges: [B, K, K, EDGE_FEATURES]; ``edges[b, i, j]`` tells what link j does to link i
-    :param combiners: [B, N_r, K_U], MMSE combiners without self-interference
     :param reference: [B, K], link rates of RZF at full power on the estimated channels, bit/s/Hz
     """
 
@@ -36,7 +35,6 @@ class Observation:
     weights: Tensor
     nodes: Tensor
     edges: Tensor
-    combiners: Tensor
     reference: Tensor
 
     @property
@@ -46,14 +44,14 @@ class Observation:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, for a replay buffer."""
-        own = {name: getattr(self, name) for name in ("weights", "nodes", "edges", "combiners", "reference")}
+        own = {name: getattr(self, name) for name in ("weights", "nodes", "edges", "reference")}
         return {**self.channels.tensors(), **own}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Observation:
         """The inverse of :meth:`tensors`; further entries are ignored."""
         channels = ChannelState(*(tensors[n] for n in ("downlink", "uplink", "cross", "self_interference")))
-        return cls(channels, *(tensors[n] for n in ("weights", "nodes", "edges", "combiners", "reference")))
+        return cls(channels, *(tensors[n] for n in ("weights", "nodes", "edges", "reference")))
 
     def __getitem__(self, index: Tensor | slice) -> Observation:
         """States selected along the batch."""
@@ -102,7 +100,7 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
         reference / BITS,
         torch.log(weights.clamp_min(1e-3)),
     ]
-    return Observation(channels, weights, torch.stack(features, dim=-1), edges, combiners, reference)
+    return Observation(channels, weights, torch.stack(features, dim=-1), edges, reference)
 
 
 def action_features(observation: Observation, precoder: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
