@@ -127,7 +127,7 @@ class SENPNNConfig:
 
     steps: int = option(6, "P, denoising steps", low=1)
     corrupt: int = option(0, "step p to which a real state is corrupted; 0 is P", low=0)
-    rate: float = option(1e-3, "learning rate", above=0)
+    rate: float = option(3e-3, "learning rate", above=0)
     width: int = option(64, "of its hidden layers", low=1)
     every: int = option(4, "updates of the agent for each update of the explorer", low=1)
 
