@@ -46,7 +46,7 @@ class StepClock(Callback):
 def test_sections_add_up_to_the_time_of_the_training_steps(tiny, fit):
     profiler, clock = GpuTimeProfiler(), StepClock()
     fit(build(tiny, "trainer.updates_per_epoch=20"), clock, profiler, lambda *_: burn(0.02))
-    assert {"environment", "aenpnn", "renpnn", "senpnn", "critic"} == set(profiler.seconds)
+    assert {"environment", "aenpnn", "renpnn", "senpnn", "critic", "replay"} == set(profiler.seconds)
     assert all(seconds > 0 for seconds in profiler.seconds.values())
     assert 0.7 * clock.spent < profiler.total < 1.02 * clock.spent
     assert profiler.total == pytest.approx(sum(profiler.seconds.values()))

@@ -137,8 +137,8 @@ def test_without_generated_rewards_there_is_nothing_to_guard(tiny, fit, case):
 
 
 def test_the_guard_remembers():
-    guard = RewardGuard()
+    guard = RewardGuard(0.8)
     guard.correlation, guard.trips = 0.7, 3
-    other = RewardGuard()
+    other = RewardGuard(0.8)
     other.load_state_dict(guard.state_dict())
     assert (other.correlation, other.trips) == (0.7, 3)
