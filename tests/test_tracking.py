@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -127,6 +128,9 @@ def test_wandb_writes_offline_without_network_or_questions(tiny, tmp_path, monke
     (folder,) = run.wandb.glob("offline-run-*")
     assert folder.name.endswith(identity)
     (record,) = folder.glob("*.wandb")
+    deadline = time.monotonic() + 30  # W&B's own process writes the file, and may do so after finish()
+    while b"eval/sum_rate" not in record.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert b"eval/sum_rate" in record.read_bytes()
     assert [row["eval/sum_rate"] for row in read(run.metrics)] == ["60.5", "61.5"]
     again = make_loggers(config, run, asdict(config), identity)
