@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from d2rl import evaluation
 from d2rl.agent import D2RL
 from d2rl.config import FullDuplexConfig
 from d2rl.envs import CellState, decided_rates, evaluation_states
@@ -139,7 +140,10 @@ def test_priorities_that_make_no_sense_are_refused(tiny, weights):
         Evaluation(tiny().scenario, 2, 0, weights=torch.tensor(weights))
 
 
-def test_latency_is_the_time_of_one_decision_for_one_cell(small):
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_latency_is_the_time_of_one_decision_for_one_cell(small, monkeypatch, seconds):
+    """However few repeats there is time for."""
+    monkeypatch.setattr(evaluation, "LATENCY_SECONDS", seconds)
     seen = []
 
     def slow(state: CellState) -> tuple[Tensor, Tensor]:
