@@ -163,7 +163,7 @@ class TrainerConfig:
     accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
     precision: str = option("32", "of the networks; physics is always fp32 or better", choices=("32", "bf16"))
     checkpoint_every: int = option(5, "epochs between two checkpoints", low=1)
-    threads: int = option(0, "CPU threads; 0: one per core", low=0)
+    threads: int = option(1, "CPU threads; the small tensors gain nothing from more; 0: one per core", low=0)
     progress: bool = option(True, "show a progress bar")
 
 

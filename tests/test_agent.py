@@ -508,7 +508,7 @@ def test_proposals_are_bounded_and_free_of_exploration_noise(tiny):
 LEARNING = (
     *("network.width=16", "network.layers=2", "ddpg.batch=24", "ddpg.replay=4096", "ddpg.warmup_updates=20"),
     *("ddpg.actor_rate=0.005", "ddpg.critic_rate=0.005", "ddpg.noise=0.3", "trainer.num_envs=24", "action.steps=4"),
-    *("trainer.epochs=1", "trainer.updates_per_epoch=150", "trainer.updates_per_step=25", "ddpg.gamma=0"),
+    *("trainer.epochs=1", "trainer.updates_per_epoch=120", "trainer.updates_per_step=20", "ddpg.gamma=0"),
 )
 
 
@@ -528,4 +528,4 @@ def test_learning_raises_the_sum_rate(tiny, fit, overrides, stages):
     before = evaluation.score("before", policy_of(agent, DecisionRule()))
     fit(agent)
     after = evaluation.score("after", policy_of(agent, DecisionRule()))
-    assert after["gap_closed"] > before["gap_closed"] + 0.12
+    assert after["gap_closed"] > before["gap_closed"] + 0.1

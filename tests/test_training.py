@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from d2rl import evaluation
 from d2rl.agent import D2RL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.errors import ConfigError
@@ -72,6 +73,14 @@ def contents(path: Path) -> dict[str, Any]:
     kept = {key: content[key] for key in ("state_dict", "optimizer_states", "epoch", "global_step", "d2rl")}
     kept["d2rl"] = {k: v for k, v in kept["d2rl"].items() if k != "config"}
     return {**kept, "callbacks": callbacks}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_references():
+    """How well WMMSE does is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "WMMSE_ITERATIONS", 10)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +228,8 @@ def test_a_checkpoint_is_worth_what_the_last_evaluation_said(tiny, tmp_path, pre
     )
     saved = load_checkpoint(result.run.last)
     config = config_of(saved)
-    evaluation = Evaluation(config.scenario, config.evaluation.drops, config.evaluation.seed)
-    found = evaluation.score("d2rl", policy_of(restore(saved, config, "last.ckpt"), DecisionRule()))
+    drops = Evaluation(config.scenario, config.evaluation.drops, config.evaluation.seed)
+    found = drops.score("d2rl", policy_of(restore(saved, config, "last.ckpt"), DecisionRule()))
     assert str(found["sum_rate"]) == rows(result.run.path)[-1]["eval/sum_rate"]
 
 
