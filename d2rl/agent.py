@@ -15,14 +15,16 @@ from torch import Tensor
 
 from d2rl.config import Config
 from d2rl.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation
-from d2rl.envs import CellState, FullDuplexEnv, decided_rates, evaluation_states, stream
+from d2rl.envs import CellState, FullDuplexEnv, evaluation_states, stream
 from d2rl.errors import CheckpointError
 from d2rl.explorers import AENPNN, RENPNN, SENPNN
 from d2rl.explorers.action import group_weights
 from d2rl.explorers.reward import designed_reward, rank_correlation, raw_reward, worth
-from d2rl.networks import Observation, make_encoder, make_transition, observe
+from d2rl.means import Means
+from d2rl.networks import Observation, decide, make_encoder, make_transition, make_view, observe
 from d2rl.replay import ReplayBuffer
 from d2rl.sections import Sections
+from d2rl.wireless import link_rates
 
 HELD_OUT = 64  # states that SENPNN is judged on
 CELL = ("downlink_users", "uplink_users", "transmit_antennas", "receive_antennas")
@@ -46,7 +48,8 @@ class D2RL(L.LightningModule):
         self.env = FullDuplexEnv(scenario, config.trainer.num_envs, config.seed, "cpu")
         head, example = self.env.head, self.env.state.channels
         shape = {"kind": network.kind, "example": example, "width": network.width, "layers": network.layers}
-        transition = {**shape, "head": head, "critic": network.critic}
+        self.view = make_view(network.critic, head)
+        transition = {**shape, "view": self.view.size, "critic": network.critic}
 
         designed = config.reward.case.startswith("designed")
         self.actor = DeterministicActor(make_encoder(**shape), head.layout, network.width)
@@ -78,7 +81,7 @@ class D2RL(L.LightningModule):
         )
         self.replay = ReplayBuffer(ddpg.replay)
         self.stages = {"action": False, "reward": False, "state": False}
-        self.chi = 0.0
+        self.chi, self.owed = 0.0, 0.0
         self.autocast_type: torch.dtype | None = None
         self.sections = Sections()
         self.updates = self.environment_steps = 0
@@ -86,8 +89,7 @@ class D2RL(L.LightningModule):
         self.wandb_id: str | None = None
         self.resumed: dict[str, Any] | None = None
         self.skipped: Tensor | float = 0.0
-        self.totals: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.means = Means()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Actor, critic and each explorer's own, always all of them, so that a checkpoint loads at any stage."""
@@ -139,6 +141,7 @@ class D2RL(L.LightningModule):
     def training_step(self, batch: Any, batch_index: int) -> None:
         """Several interactions, each followed by one update."""
         self.schedule_rates()
+        self.chain_factors = self.senpnn.chain_factors() if self.stages["state"] else None
         for _ in range(self.config.trainer.updates_per_step):
             self.interact()
             self.learn()
@@ -150,7 +153,7 @@ class D2RL(L.LightningModule):
         """One slot of every cell: S_0 -> S_t -> A_t -> R_t -> replay."""
         with self.sections("environment"):
             state = self.env.state
-        if self.stages["state"] and self.chi > 0:
+        if self.stages["state"] and self.replacement_due():
             with self.sections("senpnn"):
                 state = self.replace_states(state)
         with self.sections("environment"):
@@ -158,22 +161,34 @@ class D2RL(L.LightningModule):
         with self.sections("aenpnn" if self.stages["action"] else "actor"):
             action = self.explore(observation)
         with self.sections("environment"):
-            rates = self.env.measure(state, action)
-        generated = self.generate_reward(observation, action, rates)
+            decision = decide(self.env.head, observation, action)
+            rates = self.env.decided(state, *decision)
+        with self.sections("critic"):
+            seen = {"action": action, "view": self.view(observation, action, decision)}
+        generated = self.generate_reward(observation, seen["view"], rates)
         following = self.advance()
         with self.sections("replay"):
-            self.replay.add({**observation.tensors(), "action": action, "rates": rates, **generated, **following})
+            self.replay.add({**observation.tensors(), **seen, "rates": rates, **generated, **following})
         self.environment_steps += self.env.num_envs
 
+    def replacement_due(self) -> bool:
+        """Whether this slot is one of the share chi, evenly spread, whose states are replaced."""
+        self.owed += self.chi
+        if self.owed < 1 - 1e-9:
+            return False
+        self.owed -= 1
+        return True
+
     def replace_states(self, state: CellState) -> CellState:
-        """SENPNN, Mode II: a share chi of the states, chosen at random, becomes synthetic before the action."""
-        cells, device = self.env.num_envs, self.device
-        chosen = torch.randperm(cells, generator=self.generator, device=device)[: round(self.chi * cells)]
-        if not len(chosen):
-            return state
-        real, step = state[chosen], self.config.state.corrupt or None
-        synthetic = self.senpnn.generate(real.channels, real.gains, step, generator=self.generator)
-        return self.env.with_channels(state, synthetic, chosen)
+        """SENPNN, Mode II: the states of this slot become synthetic before the action.
+
+        All at once: one chain for many states costs little more than for one.
+        """
+        step = self.config.state.corrupt or None
+        synthetic = self.senpnn.generate(
+            state.channels, state.gains, step, generator=self.generator, factors=self.chain_factors
+        )
+        return self.env.with_channels(state, synthetic)
 
     def explore(self, observation: Observation) -> Tensor:
         """Candidate actions [B, M, size]: drawn by AENPNN or copies of the actor's, each with Gaussian noise."""
@@ -224,17 +239,17 @@ class D2RL(L.LightningModule):
             return designed_reward(rates, batch["reference"]) * (rates.shape[-1] ** 0.5 / scale)
         return raw_reward(rates, batch["weights"]) / scale
 
-    def generate_reward(self, observation: Observation, action: Tensor, rates: Tensor) -> dict[str, Tensor]:
+    def generate_reward(self, observation: Observation, view: Tensor, rates: Tensor) -> dict[str, Tensor]:
         """RENPNN, Mode I: the reward generated for (S_t, A_t), where its case asks for one."""
         if not self.generates_reward:
             return {}
         batch = {"rates": rates, "reference": observation.reference, "weights": observation.weights}
         measured = self.case_reward(batch)
         with self.sections("renpnn"), self.autocast():
-            generated = self.renpnn.generate(observation, action, self.config.reward.samples, self.generator)
-        if action.shape[1] > 1:
+            generated = self.renpnn.generate(observation, view, self.config.reward.samples, self.generator)
+        if view.shape[1] > 1:
             ranks = rank_correlation(worth(generated, observation.weights), worth(measured, observation.weights))
-            self.accumulate("renpnn/rank_correlation", ranks)
+            self.means.add("renpnn/rank_correlation", ranks)
         # nothing that was not trusted when it was generated may be learned from later
         return {"generated": measured if self.fallback or not self.stages["reward"] else generated}
 
@@ -263,7 +278,7 @@ class D2RL(L.LightningModule):
         trusted = self.generates_reward and self.stages["reward"] and not self.fallback
         reward = batch["generated"] if trusted else measured
         if self.updates == 0 and bool(measured.isfinite().all()):
-            self.critic.calibrate(observation, batch["action"], measured)
+            self.critic.calibrate(observation, batch["view"], measured)
             self.renpnn.calibrate(self.case_reward(batch))
         if not ddpg.analytic:
             self.update_critic(observation, batch, reward)
@@ -278,10 +293,10 @@ class D2RL(L.LightningModule):
         with self.sections("critic"), self.autocast():
             gamma = self.config.ddpg.gamma
             target = reward + gamma * self.next_value(batch) if gamma > 0 else reward
-            loss = critic_loss(self.critic(observation, batch["action"]), target)
+            loss = critic_loss(self.critic(observation, batch["view"]), target)
             self.step(1, loss)
             follow(self.target_critic, self.critic, self.config.ddpg.target_rate)
-        self.accumulate("losses/critic", loss)
+        self.means.add("losses/critic", loss)
 
     @torch.no_grad()
     def next_value(self, batch: dict[str, Tensor]) -> Tensor:
@@ -292,7 +307,7 @@ class D2RL(L.LightningModule):
             action = self.aenpnn.sample(following, 1, self.generator).tanh()
         else:
             action = self.target_actor(following).tanh().unsqueeze(1)
-        value = self.target_critic(following, action) * batch["continues"][:, None, None]
+        value = self.target_critic(following, self.view(following, action)) * batch["continues"][:, None, None]
         per_link = self.stages["reward"] and self.config.reward.case.startswith("designed")
         return value if per_link else value.sum(-1, keepdim=True)
 
@@ -309,24 +324,24 @@ class D2RL(L.LightningModule):
             loss = self.config.ddpg.saturation_penalty * saturation(output) - value
             self.step(0, loss)
             follow(self.target_actor, self.actor, self.config.ddpg.target_rate)
-        self.accumulate("losses/actor", loss)
+        self.means.add("losses/actor", loss)
 
     def action_explorer_loss(self, observation: Observation, action: Tensor, reward: Tensor) -> Tensor:
         """AENPNN's objective: ``chain``, ``weighted``, or both."""
         config, penalty = self.config.action, self.config.ddpg.saturation_penalty
         embedding, loss = self.aenpnn.encode(observation), torch.zeros((), device=self.device)
         if config.objective != "weighted":
-            output = self.aenpnn.sample(
-                observation, 1, self.generator, embedding=embedding, gradient_steps=config.gradient_steps
-            )
-            value = self.value(observation, output.tanh()).mean()
-            loss = loss - value + penalty * saturation(output)
-            self.accumulate("losses/aenpnn_chain", -value)
+            step = 1 + self.updates % min(config.gradient_steps, config.steps)
+            output = self.aenpnn.estimate(observation, config.samples, step, self.generator, embedding=embedding)
+            value = self.value(observation, output.tanh())
+            share = group_weights(value.detach(), config.temperature)
+            loss = loss - (share * value).sum(-1).mean() + penalty * saturation(output)
+            self.means.add("losses/aenpnn_chain", -value.mean())
         if config.objective != "chain":
             weights = group_weights(worth(reward, observation.weights), config.temperature)
             error, output = self.aenpnn.imitate(observation, action, weights, self.generator, embedding)
             loss = loss + config.weighted_scale * error + penalty * saturation(output)
-            self.accumulate("losses/aenpnn_weighted", error)
+            self.means.add("losses/aenpnn_weighted", error)
         return loss
 
     def value(self, observation: Observation, action: Tensor) -> Tensor:
@@ -336,10 +351,12 @@ class D2RL(L.LightningModule):
         """
         if self.config.ddpg.analytic:
             with torch.autocast(self.device.type, enabled=False):
-                rates = decided_rates(self.env.head, observation.channels, action.float())
+                decision = decide(self.env.head, observation, action)
+                rates = link_rates(observation.channels.repeat(action.shape[1]), *decision)
+                rates = rates.unflatten(0, (-1, action.shape[1]))
             return raw_reward(rates, observation.weights).squeeze(-1) / self.config.ddpg.reward_scale
         self.critic.requires_grad_(False)
-        value = self.critic(observation, action)
+        value = self.critic(observation, self.view(observation, action))
         self.critic.requires_grad_(True)
         if self.stages["reward"] and self.config.reward.case.startswith("designed"):
             return worth(value, observation.weights)
@@ -350,9 +367,9 @@ class D2RL(L.LightningModule):
         if not self.generates_reward or self.updates % self.config.reward.every:
             return
         with self.sections("renpnn"), self.autocast():
-            loss, metrics = self.renpnn.loss(observation, batch["action"], self.case_reward(batch), self.generator)
+            loss, metrics = self.renpnn.loss(observation, batch["view"], self.case_reward(batch), self.generator)
             self.step(3, loss)
-        self.accumulate("losses/renpnn", metrics["loss"])
+        self.means.add("losses/renpnn", metrics["loss"])
 
     def update_state_explorer(self) -> None:
         """SENPNN's denoising loss on the real states of this slot."""
@@ -366,7 +383,7 @@ class D2RL(L.LightningModule):
                 state = self.senpnn_bank[chosen]
             loss, metrics = self.senpnn.loss(state.channels, state.gains, self.generator)
             self.step(4, loss)
-        self.accumulate("losses/senpnn", metrics["loss"])
+        self.means.add("losses/senpnn", metrics["loss"])
 
     def step(self, index: int, loss: Tensor) -> None:
         """One step of one optimizer; a loss that is not finite is skipped and counted on the device."""
@@ -386,48 +403,6 @@ class D2RL(L.LightningModule):
         with torch.autocast(self.device.type, dtype=self.autocast_type, enabled=enabled):
             yield
 
-    # ------------------------------------------------------------------ what callbacks ask
-
-    def state_explorer_loss(self) -> Tensor:
-        """SENPNN's loss on states kept from it."""
-        with self.sections("senpnn"):
-            return self.senpnn.held_out_loss(self.held_out.channels, self.held_out.gains, self.generator)
-
-    def gradient_cosine(self) -> Tensor:
-        """Cosine between the policy's gradients on the real states of this slot and on synthetic ones."""
-        policy, state = self.aenpnn if self.stages["action"] else self.actor, self.env.state
-        gradients = []
-        with self.sections("senpnn"):
-            synthetic = self.senpnn.generate(state.channels, state.gains, generator=self.generator)
-            for channels in (state.channels, synthetic):
-                observation = observe(channels, state.weights)
-                noise = torch.Generator(self.device).manual_seed(self.updates)  # the same on both sides
-                value = self.value(observation, self.policy_output(observation, noise).tanh()).mean()
-                parts = torch.autograd.grad(value, list(policy.parameters()), allow_unused=True)
-                gradients.append(torch.cat([part.flatten() for part in parts if part is not None]))
-        return torch.nn.functional.cosine_similarity(*gradients, dim=0)
-
-    def goodhart_gap(self, rate: float = 0.1) -> Tensor:
-        """Measured reward after a step up the generated one, minus before; negative is reward hacking."""
-        with self.sections("renpnn"):
-            state = self.env.state
-            observation = observe(state.estimate, state.weights)
-            action = self.propose(observation, 1, self.generator).requires_grad_()
-            with torch.enable_grad():
-                generated = self.renpnn.generate(observation, action, self.config.reward.samples, self.generator)
-                (slope,) = torch.autograd.grad(worth(generated, observation.weights).sum(), action)
-            step = rate * slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-9)
-            before, after = (
-                raw_reward(self.env.measure(state, a), state.weights).mean()
-                for a in (action.detach(), (action.detach() + step).clamp(-1, 1))
-            )
-            return after - before
-
-    def skipped_steps(self) -> float:
-        """Optimizer steps skipped since the last call."""
-        count, self.skipped = float(self.skipped), 0.0
-        return count
-
     # ------------------------------------------------------------------ decisions
 
     def policy_output(self, observation: Observation, generator: torch.Generator) -> Tensor:
@@ -444,19 +419,12 @@ class D2RL(L.LightningModule):
                 return self.aenpnn.sample(observation, count, generator).tanh()
             return self.actor(observation).tanh().unsqueeze(1).expand(-1, count, -1)
 
-    # ------------------------------------------------------------------ metrics and checkpoints
+    # ------------------------------------------------------------------ checkpoints
 
-    def accumulate(self, name: str, value: Tensor) -> None:
-        """Add to a mean that stays on the device until it is logged."""
-        value = value.detach()
-        self.totals[name] = self.totals[name] + value if name in self.totals else value
-        self.counts[name] = self.counts.get(name, 0) + 1
-
-    def collect(self) -> dict[str, float]:
-        """The means since the last call; the one place where the device is waited for."""
-        means = {name: float(total) / self.counts[name] for name, total in self.totals.items()}
-        self.totals, self.counts = {}, {}
-        return means
+    def skipped_steps(self) -> float:
+        """Optimizer steps skipped since the last call."""
+        count, self.skipped = float(self.skipped), 0.0
+        return count
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Everything beyond the weights that an exact continuation needs, as plain containers."""
@@ -467,6 +435,7 @@ class D2RL(L.LightningModule):
             "generator": self.generator.get_state() if hasattr(self, "generator") else None,
             "stages": dict(self.stages),
             "chi": self.chi,
+            "owed": self.owed,
             "fallback": self.fallback,
             "updates": self.updates,
             "wandb": self.wandb_id,
@@ -499,7 +468,7 @@ class D2RL(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` kept; the world waits until the device is known."""
         self.resumed = checkpoint["d2rl"]
-        for name in ("stages", "chi", "fallback", "updates", "environment_steps"):
+        for name in ("stages", "chi", "owed", "fallback", "updates", "environment_steps"):
             setattr(self, name, self.resumed[name])
 
 

@@ -76,7 +76,7 @@ class DDPGConfig:
     """The learner that every variant shares."""
 
     gamma: float = option(0.0, "discount; channels do not depend on actions, so 0 is best", low=0, below=1)
-    batch: int = option(32, "states in an update", low=1)
+    batch: int = option(16, "states in an update", low=1)
     replay: int = option(8192, "states kept", low=1)
     actor_rate: float = option(5e-3, "learning rate of the policy", above=0)
     critic_rate: float = option(1e-2, "learning rate of the critic", above=0)
@@ -96,11 +96,12 @@ class AENPNNConfig:
 
     steps: int = option(6, "P, denoising steps", low=1)
     objective: str = option(
-        "mixed",
-        "chain: ascend Q through the P steps; weighted: regress on good candidates",
+        "chain",
+        "chain: ascend Q at the end of the chain; weighted: regress on good candidates; mixed: both",
         choices=("chain", "weighted", "mixed"),
     )
-    gradient_steps: int = option(2, "last steps of the chain that the gradient goes through", low=1)
+    samples: int = option(4, "M_c, actions drawn for one state by the chain objective; better ones weigh more", low=1)
+    gradient_steps: int = option(1, "last steps of the chain that are trained, in turn, by the chain objective", low=1)
     candidates: int = option(4, "M_a, actions measured for one state", low=1)
     temperature: float = option(1.0, "of the weights among candidates, in standard deviations", above=0)
     weighted_scale: float = option(1.0, "weight of the regression beside the chain", low=0)
@@ -159,7 +160,7 @@ class TrainerConfig:
     epochs: int = option(10, "length of the run", low=1)
     updates_per_epoch: int = option(100, "updates in an epoch", low=1)
     updates_per_step: int = option(20, "updates in one training step, after which metrics are logged", low=1)
-    num_envs: int = option(32, "cells simulated side by side", low=1)
+    num_envs: int = option(16, "cells simulated side by side", low=1)
     accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
     precision: str = option("32", "of the networks; physics is always fp32 or better", choices=("32", "bf16"))
     checkpoint_every: int = option(5, "epochs between two checkpoints", low=1)

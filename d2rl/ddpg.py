@@ -32,7 +32,7 @@ class DeterministicActor(nn.Module):
 class Critic(nn.Module):
     """Q(s, a) as one value for each link; for a scalar reward their sum is the value.
 
-    :param transition: (state, actions) -> [B, M, K, width]
+    :param transition: (state, views of actions) -> [B, M, K, width]
     :param width: of the embeddings
     """
 
@@ -40,14 +40,14 @@ class Critic(nn.Module):
         super().__init__()
         self.transition, self.out = transition, nn.Linear(width, 1)
 
-    def forward(self, observation: Observation, action: Tensor) -> Tensor:
-        """Values [B, M, K] of M actions [B, M, size] for each state."""
-        return self.out(self.transition(observation, action)).squeeze(-1).float()
+    def forward(self, observation: Observation, view: Tensor) -> Tensor:
+        """Values [B, M, K] of M actions for each state, seen as views [B, M, K, view]."""
+        return self.out(self.transition(observation, view)).squeeze(-1).float()
 
     @torch.no_grad()
-    def calibrate(self, observation: Observation, action: Tensor, reward: Tensor) -> None:
+    def calibrate(self, observation: Observation, view: Tensor, reward: Tensor) -> None:
         """Shift the output to the mean of the first rewards, so that learning begins with differences."""
-        error = reward.sum(-1) - self(observation, action).sum(-1)
+        error = reward.sum(-1) - self(observation, view).sum(-1)
         self.out.bias.add_(error.mean() / observation.channels.links)
 
 

@@ -110,6 +110,7 @@ class DiffusionSchedule(nn.Module):
         generator: torch.Generator | None = None,
         noises: Tensor | None = None,
         start: int | None = None,
+        stop: int = 0,
         noise_factors: Tensor | None = None,
     ) -> Tensor:
         """Run the reverse chain x_start, ..., x_0; differentiable, with no wait on the device.
@@ -125,9 +126,10 @@ class DiffusionSchedule(nn.Module):
         :param clip: clamp the estimate of x_0 to [-clip, clip] at every step; outside, the gradient is zero
         :param noises: [start, ...]; [start + 1, ...] with ``noise_factors``
         :param start: first step of the chain, default P; Mode II starts at p < P from a corrupted sample
+        :param stop: the chain ends with x_stop
         :param noise_factors: [P + 1, d, d], from :meth:`noise_factors`; ancestral noise that keeps the second
             moments of the data however few the steps
-        :returns: x_0
+        :returns: x_stop
         """
         start = self.steps if start is None else start
         if not 1 <= start <= self.steps:
@@ -136,7 +138,7 @@ class DiffusionSchedule(nn.Module):
             raise ValueError(f"unknown prediction {prediction!r} or sampler {sampler!r}")
         random_steps = 0 if sampler == "ddim" else start - 1 if noise_factors is None else start
         x, noises = self._start(start_or_shape, noises, random_steps, generator)
-        for i, step in enumerate(range(start, 0, -1), start=1):
+        for i, step in enumerate(range(start, stop, -1), start=1):
             x0 = denoiser(x, step)
             if prediction == "noise":
                 x0 = self.predict_x0_from_noise(x, x0, step)

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from d2rl.config import ChiConfig
 from d2rl.errors import ConfigError
+from d2rl.probes import gradient_cosine, state_explorer_loss
 from d2rl.tracking import alert, log
 
 SMOOTHING = 0.8  # of the held-out loss from one training step to the next
@@ -62,7 +63,7 @@ class ChiSchedule(Callback):
         """Move chi by one training step's worth of updates."""
         if not agent.stages["state"]:
             return
-        loss = float(agent.state_explorer_loss())
+        loss = float(state_explorer_loss(agent))
         self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
         step = self.config.eta * agent.config.trainer.updates_per_step
         agent.chi = self._moved(agent, step, batch_index)
@@ -77,16 +78,16 @@ class ChiSchedule(Callback):
             return agent.chi
         if self.config.policy == "adaptive":
             if batch_index % CHECK_EVERY == 0:
-                self.cosine = float(agent.gradient_cosine())
+                self.cosine = float(gradient_cosine(agent))
             if self.cosine < 0:
                 return max(0.0, agent.chi - step)
         return min(self.config.maximum, agent.chi + step)
 
     def _guard(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """The paper's failure signature "early divergence": chi too high before SENPNN has converged."""
-        if "losses/critic" not in agent.totals:
+        loss = agent.means.current("losses/critic")
+        if loss is None:
             return
-        loss = float(agent.totals["losses/critic"]) / agent.counts["losses/critic"]
         finite = math.isfinite(loss)
         if finite:
             self.critic = loss if self.critic is None else SMOOTHING * self.critic + (1 - SMOOTHING) * loss

@@ -29,7 +29,7 @@ class PolicyEvaluation(Callback):
         self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         """Evaluate when due, and log what the agent has gathered since."""
-        metrics = agent.collect()
+        metrics = agent.means.collect()
         steps = agent.updates // agent.config.trainer.updates_per_step
         if steps % self.every == 0:
             self.latest = self.evaluation.summary(self.evaluation.rates(policy_of(agent, self.rule)))

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.probes import goodhart_gap
 from d2rl.tracking import alert, log
 
 SMOOTHING = 0.9  # of the rank correlation from one training step to the next
@@ -38,10 +39,9 @@ class RewardGuard(Callback):
         self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         """Judge the rewards generated since the last time."""
-        name = "renpnn/rank_correlation"
-        if name not in agent.totals:
+        value = agent.means.current("renpnn/rank_correlation")
+        if value is None:
             return
-        value = float(agent.totals[name]) / agent.counts[name]
         old = value if self.correlation is None else self.correlation
         self.correlation = SMOOTHING * old + (1 - SMOOTHING) * value
         metrics = {"renpnn/smoothed_rank_correlation": self.correlation}
@@ -57,7 +57,7 @@ class RewardGuard(Callback):
                 f"rank correlation {self.correlation:.2f}, floor {self.floor:.2f}; learning {chosen} rewards",
             )
         if batch_index % self.every == 0 and agent.stages["reward"]:
-            metrics["renpnn/goodhart_gap"] = float(agent.goodhart_gap())
+            metrics["renpnn/goodhart_gap"] = float(goodhart_gap(agent))
         metrics["charts/alert_reward_fallback"] = float(agent.fallback)
         log(trainer.loggers, metrics, agent.environment_steps)
 

@@ -123,18 +123,18 @@ class FullDuplexEnv:
             return self.measure(state, action.unsqueeze(1)).squeeze(1)
         return decided_rates(self.head, state.channels, action, state.estimate)
 
-    def with_channels(self, state: CellState, channels: ChannelState, cells: Tensor) -> CellState:
-        """``state`` with other true channels, and new estimates of them, in some cells.
+    def decided(self, state: CellState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
+        """Link rates [B, M, K_D + K_U] of M decisions for each state, which stand side by side.
 
-        :param channels: of those cells only
-        :param cells: [n], their indices
+        :param precoder: [B M, N_t, K_D]      :param uplink_power: [B M, K_U]
         """
-        known = estimate(channels, state.gains[cells], self.config.csi_error, self.generator)
-        return replace(
-            state,
-            channels=_exchanged(state.channels, channels, cells),
-            estimate=_exchanged(state.estimate, known, cells),
-        )
+        copies = uplink_power.shape[0] // self.num_envs
+        return link_rates(state.channels.repeat(copies), precoder, uplink_power).unflatten(0, (-1, copies))
+
+    def with_channels(self, state: CellState, channels: ChannelState) -> CellState:
+        """``state`` with other true channels, and new estimates of them."""
+        known = estimate(channels, state.gains, self.config.csi_error, self.generator)
+        return replace(state, channels=channels, estimate=known)
 
     def step(self, action: Tensor) -> tuple[CellState, Tensor, Tensor]:
         """Act, then move on: the next state, the link rates [B, K_D + K_U] and the truncations [B]."""
@@ -259,11 +259,6 @@ def _replaced(tensor: Tensor, cells: slice, new: Tensor) -> Tensor:
     tensor = tensor.clone()
     tensor[cells] = new
     return tensor
-
-
-def _exchanged(channels: ChannelState, new: ChannelState, cells: Tensor) -> ChannelState:
-    pairs = zip(channels.tensors().items(), new.tensors().values(), strict=True)
-    return ChannelState(**{name: old.index_copy(0, cells, other) for (name, old), other in pairs})
 
 
 def _pack(state: CellState) -> dict[str, Any]:

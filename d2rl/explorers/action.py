@@ -28,14 +28,15 @@ class ActionDenoiser(nn.Module):
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, embedding: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
+    def forward(self, embedding: Tensor, noisy: Tensor, step: int | Tensor) -> Tensor:
         """The clean numbers before tanh, [B, M, K, numbers].
 
         :param embedding: [B, 1, K, width]; tells downlink from uplink
         :param noisy: [B, M, K, numbers]
-        :param step: integer, scalar or [B, M]
+        :param step: p, an int or integers [B, M]
         """
-        context = self.mean(noisy.mean(-2, keepdim=True)) + self.step(step).unsqueeze(-2)
+        level = self.step(step).unsqueeze(-2) if isinstance(step, Tensor) else self.step.weight[step]
+        context = self.mean(noisy.mean(-2, keepdim=True)) + level
         hidden = F.relu(self.own(noisy) + embedding + context)
         return self.output(F.relu(self.hidden(hidden)))
 
@@ -82,31 +83,43 @@ class AENPNN(L.LightningModule):
         count: int,
         generator: torch.Generator | None = None,
         noises: Tensor | None = None,
-        embedding: Tensor | None = None,
-        gradient_steps: int | None = None,
     ) -> Tensor:
-        """Draw ``count`` actions for each state, before tanh; differentiable through the chain.
+        """Draw ``count`` actions for each state, before tanh.
 
         :param generator: of the chain's noise, or
         :param noises: [P, B, count, K, layout.width]
+        :returns: [B, count, size]
+        """
+        return self.estimate(observation, count, 1, generator, noises)
+
+    def estimate(
+        self,
+        observation: Observation,
+        count: int,
+        step: int,
+        generator: torch.Generator | None = None,
+        noises: Tensor | None = None,
+        embedding: Tensor | None = None,
+    ) -> Tensor:
+        """The clean actions that step p estimates, before tanh; the gradient goes through that step alone.
+
+        :param step: p; the estimate of step 1 is the chain's sample
         :param embedding: of :meth:`encode`, where it is at hand
-        :param gradient_steps: last reverse steps that the gradient goes through (Clark et al., DRaFT-K,
-            ICLR 2024); default all P
         :returns: [B, count, size]
         """
         embedding = self.encode(observation) if embedding is None else embedding
-        channels, outputs = observation.channels, []
-
-        def denoise(noisy: Tensor, step: int) -> Tensor:
-            if gradient_steps is not None and step > gradient_steps:
-                with torch.no_grad():
-                    return self.denoiser(embedding, noisy, torch.tensor(step, device=noisy.device)).float().tanh()
-            outputs.append(self.denoiser(embedding, noisy, torch.tensor(step, device=noisy.device)).float())
-            return outputs[-1].tanh()
-
-        shape = (channels.batch, count, channels.links, self.layout.width) if noises is None else None
-        self.schedule.reverse(denoise, shape, sampler=self.sampler, generator=generator, noises=noises)
-        return self.layout.to_flat(outputs[-1], channels.downlink_users)
+        users, links, schedule = observation.channels.downlink_users, observation.channels.links, self.schedule
+        with torch.no_grad():
+            shape = (observation.batch, count, links, self.layout.width) if noises is None else None
+            noisy = schedule.reverse(
+                lambda xp, p: self.denoiser(embedding, xp, p).float().tanh(),
+                shape,
+                sampler=self.sampler,
+                generator=generator,
+                noises=noises,
+                stop=step,
+            )
+        return self.layout.to_flat(self.denoiser(embedding, noisy, step).float(), users)
 
     def imitate(
         self,

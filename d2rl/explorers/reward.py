@@ -39,10 +39,10 @@ class RENPNN(L.LightningModule):
     Example::
 
         explorer = RENPNN(transition, width=32, steps=6, per_link=True)
-        loss, metrics = explorer.loss(observation, actions, measured, generator)
-        reward = explorer.generate(observation, actions, samples=4, generator=generator)  # [B, M, K]
+        loss, metrics = explorer.loss(observation, views, measured, generator)
+        reward = explorer.generate(observation, views, samples=4, generator=generator)  # [B, M, K]
 
-    :param transition: (state, actions) -> [B, M, K, width]
+    :param transition: (state, views of actions) -> [B, M, K, width]
     :param width: of the embeddings      :param steps: P
     :param per_link: one reward per link, else one for the state
     :param risk: ``mean`` of the generated rewards, or ``cvar``, the mean of their worst part
@@ -68,16 +68,16 @@ class RENPNN(L.LightningModule):
         self.register_buffer("spread", torch.ones(()))
 
     def loss(
-        self, observation: Observation, action: Tensor, reward: Tensor, generator: torch.Generator
+        self, observation: Observation, view: Tensor, reward: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of the clean reward estimated from a corrupted one.
 
-        :param action: [B, M, size]
+        :param view: of the actions, [B, M, K, view]
         :param reward: measured, [B, M, K or 1]
         :returns: loss; metrics, detached
         """
         target = (reward - self.centre) / self.spread
-        embedding = self._embed(observation, action)
+        embedding = self._embed(observation, view)
         steps, shape, device = self.schedule.steps, target.shape, target.device
         step = torch.randint(1, steps + 1, shape[:2], generator=generator, device=device)
         noise = torch.randn(shape, generator=generator, device=device)
@@ -85,13 +85,13 @@ class RENPNN(L.LightningModule):
         loss = F.mse_loss(estimate, target)
         return loss, {"loss": loss.detach()}
 
-    def generate(self, observation: Observation, action: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
         """Generated rewards after ``risk``: [B, M, K or 1], in the unit of the measured ones.
 
         With ``cvar`` each state and action is judged by the worst part of its samples, ranked by their
         sum over links.
         """
-        embedding = self._embed(observation, action).unsqueeze(2)
+        embedding = self._embed(observation, view).unsqueeze(2)
         shape = (*embedding.shape[:2], samples, embedding.shape[3])
 
         def denoise(noisy: Tensor, step: int) -> Tensor:
@@ -121,8 +121,8 @@ class RENPNN(L.LightningModule):
         """Adam over the conditioning network and the denoiser."""
         return torch.optim.Adam(self.parameters(), lr=self.rate, fused=True)
 
-    def _embed(self, observation: Observation, action: Tensor) -> Tensor:
-        embedding = self.transition(observation, action)
+    def _embed(self, observation: Observation, view: Tensor) -> Tensor:
+        embedding = self.transition(observation, view)
         return embedding if self.per_link else embedding.mean(-2, keepdim=True)
 
 

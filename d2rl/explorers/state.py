@@ -143,19 +143,31 @@ class SENPNN(L.LightningModule):
         return _mean_square(self._noise_errors(channels, gains, generator, every_step=True))
 
     @torch.no_grad()
+    def chain_factors(self) -> dict[str, Tensor]:
+        """Noise factors of every kind's reverse chain, for :meth:`generate`; they change as training goes on."""
+        return {name: self.schedule.noise_factors(net.error_covariance()) for name, net in self.networks.items()}
+
+    @torch.no_grad()
     def generate(
-        self, channels: ChannelState, gains: LinkGains, step: int | None = None, *, generator: torch.Generator
+        self,
+        channels: ChannelState,
+        gains: LinkGains,
+        step: int | None = None,
+        *,
+        generator: torch.Generator,
+        factors: dict[str, Tensor] | None = None,
     ) -> ChannelState:
         """One new state for each real one: corrupt to ``step``, reverse, rescale with the same mean gains.
 
         :param step: p in [1, P], default P; a smaller one stays closer to the real sample
+        :param factors: of :meth:`chain_factors`, where they are at hand
         :raises ValueError: a step outside 1 to P, channels or gains of other antennas or shapes
         """
         step = self.schedule.steps if step is None else step
-        made = {}
+        factors, made = self.chain_factors() if factors is None else factors, {}
         for name, rows in self._rows(channels, gains).items():
             start = self.schedule.corrupt(rows, step, _normal(rows, generator))
-            rows = self._reverse(self.networks[name], start, step, generator).unflatten(-1, (-1, 2))
+            rows = self._reverse(self.networks[name], start, step, generator, factors[name]).unflatten(-1, (-1, 2))
             like = getattr(channels, name)
             made[name] = torch.view_as_complex(rows / math.sqrt(2)).reshape(like.shape).to(like)
         return scale(ChannelState(**made), gains)
@@ -184,11 +196,12 @@ class SENPNN(L.LightningModule):
         moved = {name: tensor.to(device) for name, tensor in batch[1].tensors().items()}
         return batch[0].map(lambda tensor: tensor.to(device)), LinkGains(**moved)
 
-    def _reverse(self, network: RowDenoiser, start: Tensor, step: int, generator: torch.Generator) -> Tensor:
+    def _reverse(
+        self, network: RowDenoiser, start: Tensor, step: int, generator: torch.Generator, factors: Tensor
+    ) -> Tensor:
         def estimate(xp: Tensor, p: int) -> Tensor:
             return network.shrink(self.schedule.predict_x0_from_noise(xp, network(xp, p), p), p)
 
-        factors = self.schedule.noise_factors(network.error_covariance())
         return self.schedule.reverse(estimate, start, start=step, generator=generator, noise_factors=factors)
 
     def _noise_errors(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from d2rl.networks.actions import ActionOutput, downlink_mask
-from d2rl.networks.features import Observation, action_features, observe
-from d2rl.networks.link_graph import LinkGraphEncoder, LinkGraphNumbers, LinkGraphTransition
+from d2rl.networks.features import Observation, observe
+from d2rl.networks.link_graph import LinkGraphEncoder, LinkGraphTransition, LinkTransition
 from d2rl.networks.mlp import MLPEncoder, MLPTransition
+from d2rl.networks.views import NumbersView, PowersView, decide
 from d2rl.wireless.channels import ChannelState
 from d2rl.wireless.heads import ActionHead
 
@@ -17,25 +18,30 @@ def make_encoder(kind: str, example: ChannelState, width: int, layers: int) -> n
     return LinkGraphEncoder(width, layers) if kind == "link_graph" else MLPEncoder(example, width, layers)
 
 
-def make_transition(
-    kind: str, example: ChannelState, head: ActionHead, width: int, layers: int, critic: str
-) -> nn.Module:
-    """State and M actions -> embeddings [B, M, K, width].
+def make_view(critic: str, head: ActionHead) -> PowersView | NumbersView:
+    """State and M actions -> what a critic sees of them, [B, M, K, view]; ``critic`` is powers or numbers."""
+    return PowersView(head) if critic == "powers" else NumbersView(head)
+
+
+def make_transition(kind: str, example: ChannelState, view: int, width: int, layers: int, critic: str) -> nn.Module:
+    """State and views of M actions -> embeddings [B, M, K, width].
 
     :param kind: link_graph or mlp
-    :param critic: what a link graph sees of an action, powers or numbers; an mlp always sees numbers
+    :param view: numbers of a view for each link
+    :param critic: what the view tells, powers or numbers; numbers ask for message passing
     """
     if kind == "mlp":
-        return MLPTransition(example, width, layers, extra=head.layout.size(example))
-    return LinkGraphTransition(head, width) if critic == "powers" else LinkGraphNumbers(head, width, layers)
+        return MLPTransition(example, width, layers, extra=view * example.links)
+    return LinkTransition(view, width) if critic == "powers" else LinkGraphTransition(view, width, layers)
 
 
 __all__ = [
     "ActionOutput",
     "Observation",
-    "action_features",
+    "decide",
     "downlink_mask",
     "make_encoder",
     "make_transition",
+    "make_view",
     "observe",
 ]

@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless.channels import ChannelState
-from d2rl.wireless.heads import downlink_directions, uplink_combiners
+from d2rl.wireless.heads import beam_basis, uplink_combiners
 from d2rl.wireless.precoders import full_uplink_power, rzf
 from d2rl.wireless.rates import link_rates, squared_magnitude
 
 NODE_FEATURES = 7
 EDGE_FEATURES = 4
-ACTION_NODE_FEATURES = 2
-ACTION_EDGE_FEATURES = 2
 DECADES = 3.0  # a feature of 1 is 30 dB above noise
 BITS = 10.0  # a feature of 1 is 10 bit/s/Hz
+OWN = ("weights", "nodes", "edges", "reference", "basis")  # what an observation has beside the channels
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Observation:
     :param nodes: [B, K, NODE_FEATURES]
     :param edges: [B, K, K, EDGE_FEATURES]; ``edges[b, i, j]`` tells what link j does to link i
     :param reference: [B, K], link rates of RZF at full power on the estimated channels, bit/s/Hz
+    :param basis: [B, N_t, K], :func:`beam_basis` in the precision of the channels
     """
 
     channels: ChannelState
@@ -36,6 +36,7 @@ class Observation:
     nodes: Tensor
     edges: Tensor
     reference: Tensor
+    basis: Tensor
 
     @property
     def batch(self) -> int:
@@ -44,14 +45,14 @@ class Observation:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, for a replay buffer."""
-        own = {name: getattr(self, name) for name in ("weights", "nodes", "edges", "reference")}
+        own = {name: getattr(self, name) for name in OWN}
         return {**self.channels.tensors(), **own}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> Observation:
         """The inverse of :meth:`tensors`; further entries are ignored."""
         channels = ChannelState(*(tensors[n] for n in ("downlink", "uplink", "cross", "self_interference")))
-        return cls(channels, *(tensors[n] for n in ("weights", "nodes", "edges", "reference")))
+        return cls(channels, *(tensors[n] for n in OWN))
 
     def __getitem__(self, index: Tensor | slice) -> Observation:
         """States selected along the batch."""
@@ -75,8 +76,10 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
     :param weights: [B, K_D + K_U], priority of every link
     """
     k_d, g, h = channels.downlink_users, channels.downlink, channels.uplink
-    beams, combiners = downlink_directions(channels), uplink_combiners(channels)
-    received = _log_gain(_received(channels, combiners, beams, full_uplink_power(channels)))
+    combiners = uplink_combiners(channels)
+    basis = beam_basis(channels, combiners).to(g.dtype)
+    beams = basis[..., :k_d]
+    received = log_gain(_received(channels, combiners, beams, full_uplink_power(channels)))
     matched = h.mT / squared_magnitude(h).sum(-1).clamp_min(1e-30).sqrt().unsqueeze(-2)
     parallel = _blocks(squared_magnitude(beams.mH @ beams), squared_magnitude(matched.mH @ matched))
     same = torch.zeros_like(parallel)
@@ -94,46 +97,13 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
     features = [
         is_downlink,
         1 - is_downlink,
-        _log_gain(gain),
-        _log_gain(suppressed),
-        _log_gain(torch.cat([leaks_out, leaks_in], dim=-1)),
+        log_gain(gain),
+        log_gain(suppressed),
+        log_gain(torch.cat([leaks_out, leaks_in], dim=-1)),
         reference / BITS,
         torch.log(weights.clamp_min(1e-3)),
     ]
-    return Observation(channels, weights, torch.stack(features, dim=-1), edges, reference)
-
-
-def action_features(observation: Observation, precoder: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
-    """What an action does on the known channels: powers that users and combiners would receive.
-
-    :param observation: B states
-    :param precoder: [B, N_t, K_D]
-    :param power: [B, K_U]
-    :returns: nodes [B, K, 2], log signal and log total interference of every link; edges [B, K, K, 2],
-        log power that link i receives from link j, and from i to j
-    """
-    channels = observation.channels
-    received = _received(channels, mmse_combiners(channels, precoder, power), precoder, power)
-    signal = received.diagonal(dim1=-2, dim2=-1)
-    interference = (received.sum(-1) - signal).clamp_min(0)
-    logs = _log_gain(received)
-    return torch.stack([_log_gain(signal), _log_gain(interference)], dim=-1), torch.stack([logs, logs.mT], dim=-1)
-
-
-def mmse_combiners(channels: ChannelState, precoder: Tensor, power: Tensor) -> Tensor:
-    """MMSE combiners under self-interference, unit norm: [B, N_r, K_U].
-
-    :param precoder: [B, N_t, K_D]
-    :param power: [B, K_U]
-    """
-    exact = channels.double()
-    leakage = exact.self_interference @ precoder.to(torch.complex128)
-    streams = exact.uplink.mT
-    covariance = leakage @ leakage.mH + (streams * power.double().unsqueeze(-2)) @ streams.mH
-    covariance = covariance + torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    combiners = torch.linalg.solve(covariance, streams)
-    norm = squared_magnitude(combiners).sum(-2, keepdim=True).clamp_min(1e-60).sqrt()
-    return (combiners / norm).to(channels.uplink.dtype)
+    return Observation(channels, weights, torch.stack(features, dim=-1), edges, reference, basis)
 
 
 def suppressed_gain(vectors: Tensor) -> Tensor:
@@ -169,5 +139,6 @@ def _blocks(down: Tensor, up: Tensor) -> Tensor:
     return torch.cat([upper, lower], dim=-2)
 
 
-def _log_gain(gain: Tensor) -> Tensor:
+def log_gain(gain: Tensor) -> Tensor:
+    """log10(1 + gain) in units of 30 dB."""
     return torch.log10(1 + gain) / DECADES

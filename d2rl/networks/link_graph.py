@@ -6,16 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2rl.networks.actions import downlink_mask
-from d2rl.networks.features import (
-    ACTION_EDGE_FEATURES,
-    ACTION_NODE_FEATURES,
-    EDGE_FEATURES,
-    NODE_FEATURES,
-    Observation,
-    action_features,
-)
-from d2rl.wireless.heads import ActionHead
+from d2rl.networks.features import EDGE_FEATURES, NODE_FEATURES, Observation
 
 
 class MessageLayer(nn.Module):
@@ -61,64 +52,42 @@ class LinkGraphEncoder(nn.Module):
 
 
 class LinkGraphTransition(nn.Module):
-    """Embeds every link of a state together with an action.
+    """Embeds every link of a state together with what an action means for it, by message passing.
 
-    An action enters as what it does: the powers that each link receives from each other link. So the
-    network need not learn to invert matrices, and its gradient reaches the action through the head.
-
-    :param head: decodes actions
-    :param width: size of an embedding
-    """
-
-    def __init__(self, head: ActionHead, width: int):
-        super().__init__()
-        self.head = head
-        self.inlet = nn.Linear(NODE_FEATURES + ACTION_NODE_FEATURES, width)
-        self.layer = MessageLayer(width, EDGE_FEATURES + ACTION_EDGE_FEATURES)
-        self.outlet = nn.Linear(width, width)
-
-    def forward(self, observation: Observation, action: Tensor) -> Tensor:
-        """Embeddings [B, M, K, width] of M actions [B, M, size] for each state."""
-        count = action.shape[1]
-        with torch.autocast(action.device.type, enabled=False):
-            copied = _repeat(observation, count)
-            decision = self.head.decode(copied.channels, action.float().flatten(0, 1))
-            action_nodes, action_edges = action_features(copied, *decision)
-        nodes = F.relu(self.inlet(torch.cat([copied.nodes, action_nodes], dim=-1)))
-        nodes = self.layer(nodes, torch.cat([copied.edges, action_edges], dim=-1))
-        return F.relu(self.outlet(nodes)).unflatten(0, (-1, count))
-
-
-class LinkGraphNumbers(nn.Module):
-    """Embeds every link of a state together with an action, taken as the bare numbers of each link.
-
-    The textbook critic: what the numbers do to the other links is left for it to learn.
-
-    :param head: tells which numbers are whose
+    :param view: numbers that tell a link what an action does
     :param width: size of an embedding      :param layers: rounds of message passing
     """
 
-    def __init__(self, head: ActionHead, width: int, layers: int):
+    def __init__(self, view: int, width: int, layers: int):
         super().__init__()
-        self.layout = head.layout
-        self.inlet = nn.Linear(NODE_FEATURES + 2 * self.layout.width, width)
+        self.inlet = nn.Linear(NODE_FEATURES + view, width)
         self.layers = nn.ModuleList(MessageLayer(width, EDGE_FEATURES) for _ in range(layers))
         self.outlet = nn.Linear(width, width)
 
-    def forward(self, observation: Observation, action: Tensor) -> Tensor:
-        """Embeddings [B, M, K, width] of M actions [B, M, size] for each state."""
-        count, users = action.shape[1], observation.channels.downlink_users
-        copied = _repeat(observation, count)
-        numbers = self.layout.to_links(action.flatten(0, 1), users)
-        mask = downlink_mask(numbers.shape[-2], users, numbers.device)
-        nodes = F.relu(self.inlet(torch.cat([copied.nodes, numbers * mask, numbers * ~mask], dim=-1)))
+    def forward(self, observation: Observation, view: Tensor) -> Tensor:
+        """Embeddings [B, M, K, width] from views [B, M, K, view] of M actions for each state."""
+        nodes = observation.nodes.unsqueeze(1).expand(-1, view.shape[1], -1, -1)
+        nodes = F.relu(self.inlet(torch.cat([nodes, view], dim=-1)))
         for layer in self.layers:
-            nodes = layer(nodes, copied.edges)
-        return F.relu(self.outlet(nodes)).unflatten(0, (-1, count))
+            nodes = layer(nodes, observation.edges.unsqueeze(1))
+        return F.relu(self.outlet(nodes))
 
 
-def _repeat(observation: Observation, count: int) -> Observation:
-    if count == 1:
-        return observation
-    index = torch.arange(observation.batch, device=observation.weights.device).repeat_interleave(count)
-    return observation[index]
+class LinkTransition(nn.Module):
+    """Embeds every link by itself, together with what an action means for it and for the average link.
+
+    Enough where the view tells the powers that a link receives: nothing else decides its reward.
+
+    :param view: numbers that tell a link what an action does
+    :param width: size of an embedding
+    """
+
+    def __init__(self, view: int, width: int):
+        super().__init__()
+        self.state, self.view = nn.Linear(NODE_FEATURES, width), nn.Linear(view, width, bias=False)
+        self.hidden, self.mean = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+
+    def forward(self, observation: Observation, view: Tensor) -> Tensor:
+        """Embeddings [B, M, K, width] from views [B, M, K, view] of M actions for each state."""
+        links = F.relu(self.view(view) + self.state(observation.nodes).unsqueeze(1))
+        return F.relu(self.hidden(links) + self.mean(links.mean(-2, keepdim=True)))

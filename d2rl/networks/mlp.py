@@ -48,11 +48,11 @@ class MLPEncoder(nn.Module):
 
 
 class MLPTransition(MLPEncoder):
-    """Embeds every link of a state together with an action, both as they come."""
+    """Embeds every link of a state together with the view of an action, all in one vector."""
 
-    def forward(self, observation: Observation, action: Tensor) -> Tensor:
-        """Embeddings [B, M, K, width] of M actions [B, M, size] for each state."""
-        return super().forward(observation, action)
+    def forward(self, observation: Observation, view: Tensor) -> Tensor:
+        """Embeddings [B, M, K, width] from views [B, M, K, view] of M actions for each state."""
+        return super().forward(observation, view.flatten(-2))
 
 
 def raw_csi(channels: ChannelState) -> Tensor:

@@ -58,8 +58,11 @@ class ActionHead(Protocol):
 
     layout: ActionLayout
 
-    def decode(self, channels: ChannelState, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Precoder [B, N_t, K_D] of total power 1 at most and uplink power [B, K_U] in [0, 1]."""
+    def decode(self, channels: ChannelState, action: Tensor, basis: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Precoder [B, N_t, K_D] of total power 1 at most and uplink power [B, K_U] in [0, 1].
+
+        :param basis: :func:`beam_basis` of the channels, where it is at hand
+        """
 
 
 class StructuredHead:
@@ -78,23 +81,21 @@ class StructuredHead:
     share_range = 5.0  # a share is softmax(5 a)
     power_slope = (2.0, 6.0)  # p = sigmoid(2 + 6 a): from 0.02 to 1, near full power at a = 0
 
-    def decode(self, channels: ChannelState, action: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, channels: ChannelState, action: Tensor, basis: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Precoder and uplink power.
 
         :param channels: what the base station knows, B states
         :param action: [B, 2 (K_D + K_U)] in [-1, 1], the two numbers of each user side by side
+        :param basis: :func:`beam_basis` of the channels, where it is at hand
         :returns: precoder [B, N_t, K_D], total power 1; uplink power [B, K_U] in [0, 1]
         """
         down, up = self.layout.split(_bounded(action, channels, self.layout), channels.downlink_users)
-        exact = channels.double()  # in single precision 1 + nu would lose the 1
-        directions = downlink_directions(exact)
-        leakage = leakage_directions(exact)
+        basis = beam_basis(channels) if basis is None else basis.to(torch.complex128)
         strength = torch.cat(
             [_log_scale(down[..., 0], self.lambda_range), _log_scale(up[..., 1], self.nu_range)], dim=-1
-        )
-        basis = torch.cat([directions, leakage], dim=-1) * strength.double().sqrt().unsqueeze(-2)
-        system = basis @ basis.mH + torch.eye(basis.shape[-2], device=basis.device)
-        beams = torch.linalg.solve(system, directions)
+        ).double()  # in single precision 1 + nu would lose the 1
+        system = (basis * strength.unsqueeze(-2)) @ basis.mH + torch.eye(basis.shape[-2], device=basis.device)
+        beams = torch.linalg.solve(system, basis[..., : channels.downlink_users])
         norm = squared_magnitude(beams).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
         share = torch.softmax(self.share_range * down[..., 1], dim=-1)
         offset, slope = self.power_slope
@@ -111,15 +112,27 @@ class BeamformingHead:
     def __init__(self, transmit_antennas: int):
         self.layout = ActionLayout(down=2 * transmit_antennas, up=1)
 
-    def decode(self, channels: ChannelState, action: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, channels: ChannelState, action: Tensor, basis: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Precoder [B, N_t, K_D] with total power 1 at most; uplink power [B, K_U] in [0, 1].
 
         :param action: [B, 2 N_t K_D + K_U] in [-1, 1]
+        :param basis: not needed by this head
         """
         beams, power = self.layout.split(_bounded(action, channels, self.layout), channels.downlink_users)
         precoder = torch.view_as_complex(beams.unflatten(-1, (-1, 2)).contiguous()).mT
         norm = squared_magnitude(precoder).sum((-2, -1), keepdim=True).clamp_min(1).sqrt()
         return precoder / norm, (power.squeeze(-1) + 1) / 2
+
+
+def beam_basis(channels: ChannelState, combiners: Tensor | None = None) -> Tensor:
+    """Directions that the structured head's beams are made of: [B, N_t, K_D + K_U], in double.
+
+    The :func:`downlink_directions`, then the :func:`leakage_directions`; no action changes them.
+
+    :param combiners: :func:`uplink_combiners` of the channels, where they are at hand
+    """
+    exact = channels.double()
+    return torch.cat([downlink_directions(exact), leakage_directions(exact, combiners)], dim=-1)
 
 
 def uplink_combiners(channels: ChannelState) -> Tensor:
@@ -138,9 +151,13 @@ def downlink_directions(channels: ChannelState) -> Tensor:
     return (channels.downlink / norm).mT
 
 
-def leakage_directions(channels: ChannelState) -> Tensor:
-    """Unit vectors along H_S^H v_k, where self-interference reaches uplink user k: [B, N_t, K_U]."""
-    leakage = channels.self_interference.mH @ uplink_combiners(channels)
+def leakage_directions(channels: ChannelState, combiners: Tensor | None = None) -> Tensor:
+    """Unit vectors along H_S^H v_k, where self-interference reaches uplink user k: [B, N_t, K_U].
+
+    :param combiners: :func:`uplink_combiners` of the channels, where they are at hand
+    """
+    combiners = uplink_combiners(channels) if combiners is None else combiners.to(channels.uplink.dtype)
+    leakage = channels.self_interference.mH @ combiners
     norm = squared_magnitude(leakage).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
     return leakage / norm
 

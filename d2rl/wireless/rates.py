@@ -39,13 +39,34 @@ def link_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -
     return torch.cat([downlink, uplink], dim=-1)
 
 
-def downlink_sinr(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
-    """SINR_D of :func:`link_rates`, [B, K_D]."""
+def link_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
+    """Signal, and interference plus noise, of every link, downlink first: two tensors [B, K_D + K_U].
+
+    Downlink: what a user receives. Uplink: p_k ||h_k||^2, and that over SINR_U, so that the second part holds
+    what other users, self-interference and noise cost after MMSE combining.
+
+    :param precoder: [B, N_t, K_D]      :param uplink_power: [B, K_U]
+    """
+    signal, disturbance = downlink_powers(channels, precoder, uplink_power)
+    sent = (uplink_power.clamp_min(0) + FAINT_POWER) * squared_magnitude(channels.uplink).sum(-1)
+    error = uplink_error(channels, precoder, uplink_power)
+    lost = (sent * error / (1 - error).clamp_min(torch.finfo(error.dtype).eps)).to(signal.dtype)
+    return torch.cat([signal, sent.to(signal.dtype)], dim=-1), torch.cat([disturbance, lost], dim=-1)
+
+
+def downlink_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
+    """What every downlink user receives: its signal, and interference plus noise, each [B, K_D]."""
     received = squared_magnitude(channels.downlink.conj() @ precoder)
     signal = received.diagonal(dim1=-2, dim2=-1)
     others = received.masked_fill(torch.eye(signal.shape[-1], dtype=torch.bool, device=received.device), 0)
     cross = (uplink_power.unsqueeze(-2) @ squared_magnitude(channels.cross)).squeeze(-2)
-    return signal / (others.sum(-1) + cross + 1)
+    return signal, others.sum(-1) + cross + 1
+
+
+def downlink_sinr(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
+    """SINR_D of :func:`link_rates`, [B, K_D]."""
+    signal, disturbance = downlink_powers(channels, precoder, uplink_power)
+    return signal / disturbance
 
 
 def uplink_error(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
