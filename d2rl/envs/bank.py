@@ -51,8 +51,8 @@ def scenario_bank(config: FullDuplexConfig) -> ChannelBank:
         )
     if len(bank) < 2 * bank.slots:
         raise ConfigError(
-            f"scenario.channel_bank={config.channel_bank} holds one {'episode' if bank.slots > 1 else 'state'}; it needs "
-            "two at least, one to train on and one kept for evaluation."
+            f"scenario.channel_bank={config.channel_bank} holds one {'episode' if bank.slots > 1 else 'state'}; two "
+            "are needed at least, one to train on and one kept for evaluation."
         )
     _notice_void(config, bank.noise_normalised)
     return bank.normalised(link_budget(config))

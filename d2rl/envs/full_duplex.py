@@ -161,6 +161,9 @@ class FullDuplexEnv:
 
         :raises CheckpointError: the channel bank has become another one
         """
+        self.slot = saved["slot"]
+        self.generator.set_state(saved["generator"].cpu())
+        self.state = _unpack(saved["state"], self.device)
         if self.config.channel_bank:
             if scenario_bank(self.config).digest != saved["channel_bank"]["digest"]:
                 raise CheckpointError(
@@ -169,9 +172,7 @@ class FullDuplexEnv:
                 )
             self.seed = saved["channel_bank"]["seed"]
             self.bank = self._training_bank()
-        self.slot = saved["slot"]
-        self.generator.set_state(saved["generator"].cpu())
-        self.state = _unpack(saved["state"], self.device)
+            return
         if "bank" in saved:
             self.bank = _unpack(saved["bank"], self.device)
             return
