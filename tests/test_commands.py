@@ -200,8 +200,9 @@ def test_all_explorers_train_and_go_on_with_a_channel_bank(bank, tmp_path):
     report, before = json.loads((path / "eval.json").read_text()), metrics(path)
     assert (report["drops"], report["scenario"]["channel_bank"]) == (4, str(bank))
     assert report["policies"]["random"]["sum_rate"] < report["policies"]["wmmse"]["sum_rate"]
-    train_command([f"resume={path}", "trainer.epochs=3", "trainer.progress=false"])
-    after = metrics(path)
+    copy = shutil.copytree(path, tmp_path / "copy")
+    train_command([f"resume={copy}", "trainer.epochs=3", "trainer.progress=false"])
+    after = metrics(copy)
     assert len(after) == len(before) + 2
     assert all(float(row["losses/senpnn"]) > 0 for row in after[1:])
     with pytest.raises(CheckpointError, match=r"cannot go on with scenario.channel_bank=None"):
