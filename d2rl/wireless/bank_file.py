@@ -46,7 +46,7 @@ def save_bank(bank: ChannelBank, path: str | Path) -> None:
     :raises InputError: another ending, or a place that cannot be written
     """
     path, content = Path(path), _content(bank)
-    _check_suffix(path)
+    check_place(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,14 +108,15 @@ def _content(bank: ChannelBank) -> dict[str, Any]:
     return {**arrays, "noise_normalised": bank.noise_normalised, "about": bank.about}
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in SUFFIXES:
+def check_place(path: str | Path) -> None:
+    """Whether a bank can have this name. :raises InputError: it cannot"""
+    if Path(path).suffix not in SUFFIXES:
         raise InputError(f"{path} is not a channel bank; its name must end in {' or '.join(SUFFIXES)}.")
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Plain content of the file, whatever it is."""
-    _check_suffix(path)
+    check_place(path)
     try:
         if path.suffix == ".pt":
             content = torch.load(path, map_location="cpu", weights_only=True)
