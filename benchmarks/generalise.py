@@ -46,6 +46,7 @@ GROUPS = {
     "interference": "residual self-interference (dB)",
     "propagation": "propagation",
 }
+COLUMNS = 3  # of the figure
 AGENT, BEST, WMMSE, RZF, RANDOM = "D2RL", f"D2RL, best of {BEST_OF}", "WMMSE", "RZF", "random"
 
 
@@ -197,11 +198,14 @@ def _table(results: list[tuple[Row, dict[str, float]]]) -> str:
 def _figure(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:
     """Share of WMMSE over what is changed, a panel for each group."""
     groups = [group for group in GROUPS if any(row.group == group for row, _ in results)]
-    figure, panels = plt.subplots(
-        1, len(groups), figsize=(2.6 * len(groups) + 1, 3.4), sharey=True, squeeze=False, constrained_layout=True
+    columns = min(COLUMNS, len(groups) + 1)  # the legend has a place of its own
+    rows = -(-(len(groups) + 1) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(3 * columns, 2.9 * rows), sharey=True, squeeze=False, constrained_layout=True
     )
+    panels = list(grid.flat)
     styles: dict[str, Callable[..., object]] = {AGENT: "o-", BEST: "^-", RZF: "s-"}
-    for panel, group in zip(panels[0], groups, strict=True):
+    for panel, group in zip(panels, groups, strict=False):
         mine = [(row, _shares(result)) for row, result in results if row.group == group]
         named = group == "propagation"
         places = list(range(len(mine)))
@@ -217,8 +221,12 @@ def _figure(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:
         panel.set_xlim(-0.5, len(mine) - 0.5)
         panel.set_xlabel(GROUPS[group])
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0, 0].set_ylabel("sum rate, share of WMMSE")
-    panels[0, 0].legend(frameon=False, fontsize=8)
+    for row in grid:
+        row[0].set_ylabel("share of WMMSE")
+    handles, names = panels[0].get_legend_handles_labels()
+    panels[len(groups)].legend(handles, names, title="sum rate of", frameon=False, loc="center")
+    for panel in panels[len(groups) :]:
+        panel.set_axis_off()
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
