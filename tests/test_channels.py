@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,6 +166,17 @@ def test_arguments_that_cannot_be_used_are_named(tmp_path, monkeypatch, argument
 
 def test_without_sionna_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sionna.phy", None)
-    with pytest.raises(InputError, match=r"Sionna, which is not installed: pip install 'd2rl\[channels\]'"):
+    with pytest.raises(InputError, match=r"Sionna, which is not installed: pip install sionna-no-rt"):
         channels_command(["drops=2", f"out={tmp_path / 'bank.pt'}"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_example_of_the_page_makes_a_bank_to_train_on(tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parent.parent / "docs/channels.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(page.partition("```python\n")[2].partition("```")[0], {})
+    scenario = FullDuplexConfig(channel_bank="measured.npz")
+    assert len(FullDuplexEnv(scenario, 4, 0).bank.weights) == 160
+    state = evaluation_states(scenario, 40, 0)
+    snr = 10 * state.channels.uplink.abs().square().mean().log10().item()
+    assert snr == pytest.approx(-90.5 + 23 + 174 - 70 - 5, abs=0.5)
