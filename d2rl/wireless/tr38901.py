@@ -38,7 +38,8 @@ class UrbanChannels:
                 from sionna.phy.channel import tr38901
             except ImportError:
                 raise InputError(
-                    "3GPP TR 38.901 channels need Sionna, which is not installed: pip install sionna-no-rt (the extra d2rl[channels])."
+                    "3GPP TR 38.901 channels need Sionna, which is not installed: pip install sionna-no-rt "
+                    "(the extra d2rl[channels])."
                 ) from None
             config.seed = seed
 
