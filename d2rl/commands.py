@@ -13,6 +13,7 @@ from rich.console import Console
 from d2rl.agent import CELL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.config import Config
+from d2rl.envs.bank import scenario_bank
 from d2rl.errors import CheckpointError, ConfigError
 from d2rl.evaluation import Evaluation, score_agent
 from d2rl.plots import learning_curve
@@ -26,7 +27,7 @@ from d2rl.training import accelerator_device, decision_rule, restore, train
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
 BOUND = (  # what stored weights, replay and world are tied to
-    *(f"scenario.{key}" for key in (*CELL, "head", "stored_states")),
+    *(f"scenario.{key}" for key in (*CELL, "head", "stored_states", "channel_bank")),
     *(f"network.{key}" for key in ("kind", "width", "layers", "critic")),
     *("action.steps", "action.candidates", "reward.case", "reward.steps", "state.steps", "state.width"),
     *("ddpg.gamma", "trainer.num_envs"),
@@ -43,6 +44,8 @@ def train_command(arguments: list[str]) -> None:
     config, checkpoint = _configuration(arguments)
     check(config)
     accelerator_device(config.trainer.accelerator)  # refuse before anything is written
+    if config.scenario.channel_bank:
+        scenario_bank(config.scenario)
     run = RunDirectory.create(config, conf_name(arguments))
     console = Console()
     console.print(to_yaml(config), markup=False, highlight=False)

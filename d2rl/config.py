@@ -50,6 +50,7 @@ class FullDuplexConfig:
     episode_length: int = option(10, "slots before the users are dropped anew (a truncation)", low=1)
     csi_error: float = option(0.0, "e of the channel estimate sqrt(1-e) h + sqrt(e) n", low=0, high=1)
     stored_states: int = option(0, "train on this many stored states (scarce CSI); 0: new drops without end", low=0)
+    channel_bank: str | None = option(None, "file of channel states to train and evaluate on; null: drawn channels")
     head: str = option("structured", "what an action means", choices=("structured", "beamforming"))
     priority_direction: float = option(0.0, "spread of the log weight common to a direction", low=0, high=3)
     priority_user: float = option(0.0, "spread of the log weight of every link", low=0, high=3)

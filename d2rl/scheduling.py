@@ -8,6 +8,7 @@ import torch
 
 from d2rl.agent import D2RL
 from d2rl.envs import FullDuplexEnv
+from d2rl.errors import ConfigError
 from d2rl.evaluation import DecisionRule, decide
 from d2rl.wireless import link_rates
 
@@ -22,7 +23,13 @@ def proportional_fair(agent: D2RL, rule: DecisionRule, cells: int, slots: int, s
 
     :returns: for the schedules ``equal`` and ``proportional_fair``: ``<schedule>_sum_rate``, and
         ``<schedule>_geometric_mean`` and ``<schedule>_p5`` (5th percentile) of a link's throughput, bit/s/Hz
+    :raises ConfigError: with a channel bank, whose states do not move on in time
     """
+    if agent.config.scenario.channel_bank:
+        raise ConfigError(
+            "evaluation.slots follows cells through time, which the states of scenario.channel_bank do not show; set "
+            "evaluation.slots=0, or scenario.channel_bank=null for drawn channels."
+        )
     result = {}
     for name, fair in (("equal", False), ("proportional_fair", True)):
         scenario = replace(

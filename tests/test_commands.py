@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import matplotlib.image
+import numpy
 import pytest
 import torch
 
@@ -177,6 +178,41 @@ def test_eval_reports_weighted_rates_and_a_proportional_fair_schedule(run, tmp_p
     for policy in report["policies"].values():
         assert policy["weighted_sum_rate"] != pytest.approx(policy["sum_rate"], rel=1e-3)
         assert policy["weighted_sum_rate"] < report["interference_free_bound"]
+
+
+@pytest.fixture
+def bank(tmp_path) -> Path:
+    """Measured states of the planned cell, without mean gains, as raw amplitude gains."""
+    shapes = {"downlink": (3, 4), "uplink": (2, 4), "cross": (2, 3), "self_interference": (4, 4)}
+    draw = {
+        name: torch.randn(20, *shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+        for name, shape in shapes.items()
+    }
+    path = tmp_path / "bank.npz"
+    numpy.savez(path, noise_normalised=False, **{name: 3e-5 * tensor.numpy() for name, tensor in draw.items()})
+    return path
+
+
+def test_all_explorers_train_and_go_on_with_a_channel_bank(bank, tmp_path):
+    path = tmp_path / "run"
+    stages = ("stages.state=0", "chi.policy=fixed", "state.every=1")
+    train_command([*PLAN, f"scenario.channel_bank={bank}", *stages, "trainer.progress=false", f"run_dir={path}"])
+    report, before = json.loads((path / "eval.json").read_text()), metrics(path)
+    assert (report["drops"], report["scenario"]["channel_bank"]) == (4, str(bank))
+    assert report["policies"]["random"]["sum_rate"] < report["policies"]["wmmse"]["sum_rate"]
+    copy = shutil.copytree(path, tmp_path / "copy")
+    train_command([f"resume={copy}", "trainer.epochs=3", "trainer.progress=false"])
+    after = metrics(copy)
+    assert len(after) == len(before) + 2
+    assert all(float(row["losses/senpnn"]) > 0 for row in after[1:])
+    with pytest.raises(CheckpointError, match=r"cannot go on with scenario.channel_bank=None"):
+        train_command([f"resume={path}", "scenario.channel_bank=null", "trainer.epochs=4"])
+
+
+def test_a_schedule_in_time_is_refused_on_a_channel_bank(run, bank, tmp_path):
+    given = [f"ckpt={run}", f"scenario.channel_bank={bank}", f"out={tmp_path}", "evaluation.slots=3", "drops=2"]
+    with pytest.raises(ConfigError, match=r"set evaluation.slots=0, or scenario.channel_bank=null"):
+        evaluate_command(given)
 
 
 def test_a_finished_run_goes_on_when_it_is_given_more_epochs(run, monkeypatch):
@@ -362,6 +398,7 @@ def test_a_run_is_not_written_over(run):
         (("ddpg.replay=7",), r"ddpg.batch \(8\) is more than ddpg.replay \(7\)"),
         (("trainer.num_envs=65",), r"trainer.num_envs \(65\) is more than ddpg.replay \(64\)"),
         (("scenario.downlink_users=0",), "scenario.downlink_users"),
+        (("scenario.channel_bank=none.pt",), "none.pt does not exist; give the path of a channel bank"),
         (("scenario.bs_power=loud",), "scenario.bs_power"),
         (("scenario.csi_error=-0.1",), "scenario.csi_error"),
         (("trainer.precision=fp16",), "trainer.precision"),

@@ -43,8 +43,14 @@ class LocalLauncher:
         return cells.start(cell)
 
 
+RESTARTS = 3  # of a cell whose worker or node is lost
+
+
 class RayLauncher:
     """A Ray task for each cell; ``out`` must lie on a file system that all nodes share.
+
+    It joins the cluster that RAY_ADDRESS names or that runs on this machine, else starts one here. A cell whose node
+    is lost begins anew on another; one that fails by itself does not.
 
     :param slots: tasks at a time, 0: as many as the cluster has cores (or GPUs)
     :param gpu: whether a cell needs a GPU
@@ -57,6 +63,7 @@ class RayLauncher:
             raise ConfigError(
                 "launcher=ray needs Ray, which is not installed: pip install ray, or keep launcher=local."
             ) from None
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray reports to its makers
         self.ray, self.gpu = ray, gpu
         if not ray.is_initialized():
             ray.init(log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_python_path())}})
@@ -64,7 +71,7 @@ class RayLauncher:
 
     def start(self, cell: Cell) -> Job:
         """Begin one cell."""
-        needs = {"num_cpus": cell.config.trainer.threads or 1, "num_gpus": int(self.gpu), "max_retries": 0}
+        needs = {"num_cpus": cell.config.trainer.threads or 1, "num_gpus": int(self.gpu), "max_retries": RESTARTS}
         return RayJob(self.ray, self.ray.remote(cells.run).options(**needs).remote(cell))
 
 
@@ -75,7 +82,7 @@ class RayJob:
         self.ray, self.task = ray, task
 
     def poll(self) -> int | None:
-        """Exit status, None while it runs; a task that was lost has failed."""
+        """Exit status, None while it runs; a task that was lost too often has failed."""
         if not self.ray.wait([self.task], timeout=0)[0]:
             return None
         try:

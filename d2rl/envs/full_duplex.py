@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from d2rl.config import FullDuplexConfig
+from d2rl.envs.bank import link_budget, notice_once, scenario_bank
+from d2rl.errors import CheckpointError, ConfigError
+from d2rl.wireless.bank import ChannelBank
 from d2rl.wireless.channels import ChannelState
 from d2rl.wireless.fading import estimate, evolve, jakes_correlation, rayleigh, rician, scale
 from d2rl.wireless.heads import ActionHead, make_head
-from d2rl.wireless.propagation import LinkBudget, LinkGains, thermal_noise, user_positions
+from d2rl.wireless.propagation import LinkGains, user_positions
 from d2rl.wireless.rates import link_rates
 
 
@@ -43,6 +46,7 @@ class FullDuplexEnv:
 
     Each cell keeps its users for ``episode_length`` slots of Gauss-Markov fading and is then dropped
     anew (a truncation, never a termination). Cells are staggered, so that every slot brings new drops.
+    With ``stored_states`` or a ``channel_bank`` every slot shows states of a fixed set instead, drawn at random.
     All randomness comes from a generator of its own.
 
     Example::
@@ -62,17 +66,11 @@ class FullDuplexEnv:
         self.config, self.num_envs, self.device = config, num_envs, torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(stream(f"env/{seed}"))
         self.head = make_head(config.head, config.transmit_antennas)
-        self.budget = LinkBudget(
-            bs_power=config.bs_power,
-            user_power=config.user_power,
-            noise_downlink=thermal_noise(config.bandwidth, config.noise_density, config.noise_figure_downlink),
-            noise_uplink=thermal_noise(config.bandwidth, config.noise_density, config.noise_figure_uplink),
-            self_interference=config.self_interference,
-            path_loss=config.path_loss,
-        )
+        self.budget = link_budget(config)
         self.correlation = jakes_correlation(config.speed / 3.6, config.carrier * 1e9, config.slot * 1e-3)
         self.slot = 0
-        self.bank: CellState | None = None
+        self.seed = seed
+        self.bank = self._training_bank() if config.channel_bank else None
         self.reset()
 
     @property
@@ -85,7 +83,8 @@ class FullDuplexEnv:
         self.slot = 0
         if self.config.stored_states and self.bank is None:
             self._drop_all(self.config.stored_states)
-            self.bank = self._observe()
+            drops = self._observe()
+            self.bank = replace(drops, weights=torch.ones_like(drops.weights))
         if self.bank is None:
             self._drop_all(self.num_envs)
             self.state = self._observe()
@@ -145,6 +144,8 @@ class FullDuplexEnv:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly from here, as plain containers."""
         world = {"slot": self.slot, "generator": self.generator.get_state(), "state": _pack(self.state)}
+        if self.config.channel_bank:  # the file holds the states
+            return {**world, "channel_bank": {"digest": scenario_bank(self.config).digest, "seed": self.seed}}
         if self.bank is not None:
             return {**world, "bank": _pack(self.bank)}
         return {
@@ -156,10 +157,22 @@ class FullDuplexEnv:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue from a saved environment."""
+        """Continue from a saved environment.
+
+        :raises CheckpointError: the channel bank has become another one
+        """
         self.slot = saved["slot"]
         self.generator.set_state(saved["generator"].cpu())
         self.state = _unpack(saved["state"], self.device)
+        if self.config.channel_bank:
+            if scenario_bank(self.config).digest != saved["channel_bank"]["digest"]:
+                raise CheckpointError(
+                    f"scenario.channel_bank={self.config.channel_bank} has changed since the checkpoint was written; "
+                    "bring the old file back, or train anew."
+                )
+            self.seed = saved["channel_bank"]["seed"]
+            self.bank = self._training_bank()
+            return
         if "bank" in saved:
             self.bank = _unpack(saved["bank"], self.device)
             return
@@ -215,18 +228,52 @@ class FullDuplexEnv:
         known = estimate(channels, self._gains, c.csi_error, self.generator)
         return CellState(channels, known, self._gains, self._weights)
 
+    def _training_bank(self) -> CellState:
+        """States of the channel bank to train on; of these, ``stored_states`` chosen by the seed."""
+        bank, count = scenario_bank(self.config).split()[0].to(self.device), self.config.stored_states
+        generator = torch.Generator(self.device).manual_seed(stream(f"bank/{self.seed}"))
+        if count > len(bank):
+            raise ConfigError(
+                f"scenario.stored_states={count} is more than the {len(bank)} states that "
+                f"scenario.channel_bank={self.config.channel_bank} has to train on; lower it, or set it to 0 for all."
+            )
+        if count:
+            bank = bank[torch.randperm(len(bank), generator=generator, device=self.device)[:count]]
+        return _known(bank, self.config.csi_error, generator)
+
     def _recall(self) -> CellState:
         bank = self.bank
         chosen = torch.randint(bank.weights.shape[0], (self.num_envs,), generator=self.generator, device=self.device)
-        return replace(bank[chosen], weights=self._draw_weights(self.num_envs))
+        state = bank[chosen]
+        return replace(state, weights=state.weights * self._draw_weights(self.num_envs))
 
 
 def evaluation_states(config: FullDuplexConfig, drops: int, seed: int, device: str | torch.device = "cpu") -> CellState:
-    """Frozen drops with equal weights, the same for every policy that is evaluated with this seed."""
+    """Frozen drops with equal weights, the same for every policy that is evaluated with this seed.
+
+    With a ``channel_bank`` the states that it keeps for evaluation, with its weights: ``drops`` of them chosen by the
+    seed, or all where there are fewer.
+    """
+    if config.channel_bank:
+        held_out = scenario_bank(config).split()[1].to(torch.device(device))
+        if len(held_out) < drops:
+            notice_once(
+                f"scenario.channel_bank={config.channel_bank} keeps {len(held_out)} states for evaluation, fewer than "
+                f"the {drops} asked for: all of them are used."
+            )
+        generator = torch.Generator(device).manual_seed(stream(f"evaluation/{seed}"))
+        chosen = torch.randperm(len(held_out), generator=generator, device=device)[:drops].sort().values
+        return _known(held_out[chosen], config.csi_error, generator)
     fresh = replace(config, stored_states=0, priority_direction=0.0, priority_user=0.0)
     env = FullDuplexEnv(fresh, drops, seed=0, device=device)
     env.generator.manual_seed(stream(f"evaluation/{seed}"))
     return env.reset()
+
+
+def _known(bank: ChannelBank, csi_error: float, generator: torch.Generator) -> CellState:
+    """States of a bank, each with one estimate."""
+    known = estimate(bank.channels, bank.gains, csi_error, generator)
+    return CellState(bank.channels, known, bank.gains, bank.weights)
 
 
 def decided_rates(

@@ -59,6 +59,15 @@ class LinkBudget:
     self_interference: float
     path_loss: str
 
+    def over_noise_db(self) -> dict[str, float]:
+        """Transmit power over noise of every kind of channel, dB; times path gain it is the noise-normalised gain."""
+        return {
+            "downlink": self.bs_power - self.noise_downlink,
+            "uplink": self.user_power - self.noise_uplink,
+            "cross": self.user_power - self.noise_downlink,
+            "self_interference": self.bs_power - self.noise_uplink,
+        }
+
     def gains(self, downlink: Tensor, uplink: Tensor) -> LinkGains:
         """Link gains for users at given places.
 

@@ -1,0 +1,265 @@
+"""The file of a channel bank, .npz or .pt; its layout is told in docs/channels.md."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2rl.errors import InputError
+from d2rl.wireless.bank import ChannelBank, estimated_gains
+from d2rl.wireless.channels import ChannelState
+from d2rl.wireless.propagation import LinkGains
+
+COEFFICIENTS = {
+    "downlink": ("K_D", "N_t"),
+    "uplink": ("K_U", "N_r"),
+    "cross": ("K_U", "K_D"),
+    "self_interference": ("N_r", "N_t"),
+}
+GAINS = {
+    "gain_downlink": ("K_D",),
+    "gain_uplink": ("K_U",),
+    "gain_cross": ("K_U", "K_D"),
+    "gain_self_interference": (),
+}
+POSITIONS = {"position_downlink": ("K_D", "2"), "position_uplink": ("K_U", "2")}
+OPTIONAL = {**GAINS, **POSITIONS, "weights": ("K_D + K_U",)}
+KEYS = (*COEFFICIENTS, *OPTIONAL, "noise_normalised", "about")
+SUFFIXES = (".npz", ".pt")
+
+# median |h|^2 of a user's coefficient, dB: weaker over noise than any link that is used, stronger than 26 dBm
+# without path loss, stronger than a passive channel can be
+NORMALISED_RANGE_DB = (-60.0, 150.0)
+RAW_CEILING_DB = 0.0
+
+
+def save_bank(bank: ChannelBank, path: str | Path) -> None:
+    """Write a bank as .npz or .pt, whole or not at all.
+
+    :raises InputError: another ending, or a place that cannot be written
+    """
+    path, content = Path(path), _content(bank)
+    check_place(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            if path.suffix == ".pt":
+                torch.save(content, file)
+            else:
+                np.savez(file, **{k: v.numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in content.items()})
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {error.strerror}; choose another place.") from None
+
+
+def load_bank(path: str | Path) -> ChannelBank:
+    """Read and check a bank; nothing that the file may carry is executed.
+
+    :raises InputError: names the file, the key and the remedy
+    """
+    path = Path(path)
+    content = _Checked(path, _read(path))
+    coefficients = content.coefficients()
+    slots = coefficients["downlink"].shape[1]
+    channels = ChannelState(**{name: tensor.flatten(0, 1) for name, tensor in coefficients.items()})
+    normalised, gains = content.flag("noise_normalised", True), estimated_gains(channels, slots).tensors()
+    content.check_units(gains, normalised)
+    for key in GAINS:
+        if (stored := content.real(key)) is not None:
+            if bool((stored < 0).any()):
+                raise content.error(f"{key} holds negative values; it is a power gain, linear, not in dB")
+            gains[key.removeprefix("gain_")] = stored
+    weights = content.real("weights")
+    if weights is not None and (bool((weights < 0).any()) or not bool((weights > 0).any(-1).all())):
+        raise content.error("weights must not be negative, nor all 0 in a state")
+    places = [content.real(key) for key in POSITIONS if key in content.content]
+    if len(places) == 1:
+        raise content.error(f"{' and '.join(POSITIONS)} belong together; give both or none")
+    return ChannelBank(
+        channels,
+        LinkGains(**gains),
+        torch.ones(channels.batch, channels.links) if weights is None else weights,
+        tuple(places) or None,
+        slots,
+        normalised,
+        content.text("about"),
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def _content(bank: ChannelBank) -> dict[str, Any]:
+    arrays = {**bank.channels.tensors(), **{f"gain_{n}": gain for n, gain in bank.gains.tensors().items()}}
+    arrays["weights"] = bank.weights
+    if bank.positions is not None:
+        arrays |= dict(zip(POSITIONS, bank.positions, strict=True))
+    if bank.slots > 1:
+        arrays = {name: array.unflatten(0, (-1, bank.slots)) for name, array in arrays.items()}
+    # cloned, since torch.save writes the whole of what a view is a part of
+    arrays = {name: array.cpu().resolve_conj().clone() for name, array in arrays.items()}
+    return {**arrays, "noise_normalised": bank.noise_normalised, "about": bank.about}
+
+
+def check_place(path: str | Path) -> None:
+    """Whether a bank can have this name. :raises InputError: it cannot"""
+    if Path(path).suffix not in SUFFIXES:
+        raise InputError(f"{path} is not a channel bank; its name must end in {' or '.join(SUFFIXES)}.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Plain content of the file, whatever it is."""
+    check_place(path)
+    try:
+        if path.suffix == ".pt":
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            with np.load(path, allow_pickle=False) as file:
+                content = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give the path of a channel bank.") from None
+    except Exception as error:  # of a file from anywhere, any reader may raise anything
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{path} cannot be read: it is damaged, or holds more than plain arrays, which is never loaded "
+            f"({lines[0][:120]}). Write it with numpy.savez or torch.save of a dictionary of arrays."
+        ) from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path} must hold a dictionary of arrays named {', '.join(COEFFICIENTS)}.")
+    return content
+
+
+class _Checked:
+    """Content of a bank's file, each value checked as it is taken out."""
+
+    def __init__(self, path: Path, content: dict[str, Any]):
+        self.path, self.content, self.sizes = path, content, {"2": 2}
+        for key in content:
+            if key not in KEYS:
+                near = difflib.get_close_matches(key, KEYS, 1, 0.6)
+                meant = f" Did you mean {near[0]}?" if near else f" They are {', '.join(KEYS)}."
+                raise self.error(f"{key} is not a key of a channel bank.{meant}")
+
+    def error(self, message: str) -> InputError:
+        return InputError(f"{self.path}: {message}")
+
+    def coefficients(self) -> dict[str, Tensor]:
+        """The four channels [B, T, ...], complex64."""
+        found = {}
+        for key, axes in COEFFICIENTS.items():
+            if key not in self.content:
+                raise self.error(f"{key} is missing; a bank needs {', '.join(COEFFICIENTS)}.")
+            tensor = self._tensor(key)
+            if not tensor.is_complex():
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise self.error(
+                    f"{key} must be complex, got {kind}; join real and imaginary parts as re + 1j * im first"
+                )
+            if key == "downlink":
+                if tensor.dim() not in (3, 4):
+                    raise self.error(
+                        f"downlink has shape {tuple(tensor.shape)}, it must be (B, K_D, N_t), with a time "
+                        "axis (B, T, K_D, N_t)"
+                    )
+                self.lead = tuple(tensor.shape[:-2])
+            found[key] = self._shaped(key, tensor.to(torch.complex64), axes)
+        return found
+
+    def real(self, key: str) -> Tensor | None:
+        """An optional array [N, ...], float32; what has no time axis holds for all slots."""
+        if key not in self.content:
+            return None
+        tensor = self._tensor(key)
+        if tensor.is_complex() or tensor.dtype == torch.bool:
+            raise self.error(f"{key} must be real, got {str(tensor.dtype).removeprefix('torch.')}")
+        axes = OPTIONAL[key]
+        if len(self.lead) == 2 and tensor.dim() == 1 + len(axes):
+            tensor = tensor.unsqueeze(1).expand(-1, self.lead[1], *tensor.shape[1:])
+        return self._shaped(key, tensor.to(torch.float32), axes).flatten(0, 1)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """An optional truth value."""
+        value = self._scalar(key, default)
+        if not isinstance(value, bool):
+            raise self.error(f"{key} must be true or false, got {str(value)[:40]}")
+        return value
+
+    def text(self, key: str) -> str:
+        """An optional text."""
+        value = self._scalar(key, "")
+        if not isinstance(value, str):
+            raise self.error(f"{key} must be text, got {type(value).__name__}")
+        return value
+
+    def check_units(self, gains: dict[str, Tensor], normalised: bool) -> None:
+        """Catch a bank whose numbers are of another kind than it says."""
+        for key in ("downlink", "uplink"):
+            median = float(10 * gains[key].clamp_min(1e-37).median().log10())
+            low, high = NORMALISED_RANGE_DB
+            level = f"|{key}|^2 has a median of {median:.0f} dB, and the bank says noise_normalised="
+            if normalised and median < low:
+                raise self.error(
+                    f"{level}True: no link could carry anything. Raw amplitude gains need noise_normalised=False, so "
+                    "that the scenario's transmit powers and noise are applied"
+                )
+            if normalised and median > high:
+                raise self.error(f"{level}True: more than any transmit power over noise. Divide by the noise amplitude")
+            if not normalised and median > RAW_CEILING_DB:
+                raise self.error(
+                    f"{level}False: no passive channel amplifies. Is it over noise already (noise_normalised=True), "
+                    "or in dB?"
+                )
+
+    def _scalar(self, key: str, default: bool | str) -> Any:
+        value = self.content.get(key, default)
+        return value.item() if isinstance(value, np.ndarray | Tensor) and value.ndim == 0 else value
+
+    def _tensor(self, key: str) -> Tensor:
+        value = self.content[key]
+        if isinstance(value, Tensor):
+            return value.detach().resolve_conj().resolve_neg()
+        try:
+            return torch.from_numpy(np.ascontiguousarray(value))
+        except (TypeError, ValueError):
+            kind = getattr(getattr(value, "dtype", None), "name", type(value).__name__)
+            raise self.error(f"{key} must be an array of numbers, got {kind}") from None
+
+    def _shaped(self, key: str, tensor: Tensor, axes: tuple[str, ...]) -> Tensor:
+        """The tensor as [B, T, ...], of finite values."""
+        lead = ("B", "T")[: len(self.lead)]
+        wanted = (*lead, *axes)
+        known = dict(zip(lead, self.lead, strict=True)) | self.sizes
+        shape = tuple(tensor.shape)
+        if len(shape) == len(wanted):
+            self.sizes |= {axis: size for axis, size in zip(wanted, shape, strict=True) if axis not in known}
+            if {"K_D", "K_U"} <= self.sizes.keys():
+                self.sizes["K_D + K_U"] = self.sizes["K_D"] + self.sizes["K_U"]
+            known = self.sizes | known
+        expected = tuple(known.get(axis, axis) for axis in wanted)
+        if shape != expected:
+            raise self.error(
+                f"{key} has shape {_shown(shape)}, the other arrays ask for {_shown(expected)}, "
+                f"which is {_shown(wanted)}"
+            )
+        if 0 in shape:
+            raise self.error(f"{key} has shape {_shown(shape)}; a bank needs one state, user and antenna at least")
+        finite = torch.isfinite(torch.view_as_real(tensor) if tensor.is_complex() else tensor)
+        finite = finite.all(-1) if tensor.is_complex() else finite
+        if not bool(finite.all()):
+            wrong = (~finite).nonzero()
+            raise self.error(
+                f"{key} holds {len(wrong)} values that are NaN or infinite, the first at {wrong[0].tolist()}; remove "
+                "those states"
+            )
+        return tensor if len(lead) == 2 else tensor.unsqueeze(1)
+
+
+def _shown(shape: tuple[Any, ...]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
