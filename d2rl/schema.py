@@ -129,6 +129,8 @@ def unknown(key: str, known: Mapping[str, Leaf]) -> str:
     ]
     if near:
         return f"{key} is not a key. Did you mean {either(list(dict.fromkeys(near))[:3])}?"
+    if not sections(known):
+        return f"{key} is not a key. The keys are {', '.join(known)}."
     return f"{key} is not a key. The sections are {', '.join(sections(known))}; --help lists every key."
 
 

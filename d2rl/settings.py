@@ -64,11 +64,19 @@ def from_mapping(mapping: Mapping[str, Any], schema: type[T] = Config) -> T:
 
     :raises CheckpointError: a key or value that this version does not know
     """
-    known = leaves(schema)
     try:
-        return _build(schema, known, _flat(mapping, known))
+        return from_keywords(mapping, schema)
     except ConfigError as error:
         raise CheckpointError(f"its configuration does not fit this version: {error.args[0]}") from None
+
+
+def from_keywords(mapping: Mapping[str, Any], schema: type[T] = Config) -> T:
+    """The configuration with these values; keys it lacks take their default.
+
+    :raises ConfigError: names the key, what it got, what it wants and the nearest valid ones
+    """
+    known = leaves(schema)
+    return _build(schema, known, _flat(mapping, known))
 
 
 def to_yaml(config: Any) -> str:

@@ -1,6 +1,14 @@
-"""Batched environments of the full-duplex cell."""
+"""Batched environments of the full-duplex cell; importing them registers ``d2rl/FullDuplex-v0`` with Gymnasium."""
+
+import gymnasium
 
 from d2rl.config import FullDuplexConfig
 from d2rl.envs.full_duplex import CellState, FullDuplexEnv, decided_rates, evaluation_states, stream
+
+gymnasium.register(
+    "d2rl/FullDuplex-v0",
+    entry_point="d2rl.envs.gym:FullDuplexGymEnv",
+    vector_entry_point="d2rl.envs.gym:FullDuplexVectorEnv",
+)
 
 __all__ = ["CellState", "FullDuplexConfig", "FullDuplexEnv", "decided_rates", "evaluation_states", "stream"]
