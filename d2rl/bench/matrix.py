@@ -57,6 +57,7 @@ class Cell:
     :param arguments: of train.py, without run_dir
     :param fingerprint: of the resolved configuration; a result with another one is out of date
     :param references: whether it also times the references' decisions
+    :param policy: name of what it trains in its eval.json
     """
 
     variant: str
@@ -67,6 +68,7 @@ class Cell:
     config: Config = field(compare=False)
     fingerprint: str
     references: bool
+    policy: str = "d2rl"
 
     @property
     def name(self) -> str:

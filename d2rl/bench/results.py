@@ -24,7 +24,7 @@ class Result:
 
     :param time_to_gap: total training time at which a threshold was passed first, infinite if never
     :param seconds_per_epoch: median over epochs
-    :param policies: of eval.json
+    :param policies: of eval.json, with the cell's own under the agent's name
     """
 
     variant: str
@@ -60,6 +60,7 @@ def read_result(cell: Cell) -> Result:
     """The result of a finished cell."""
     timing, evaluation, marker = (_read(cell.folder / name) for name in ("timing.json", "eval.json", MARKER))
     policies = evaluation["policies"]
+    policies[AGENT] = policies.pop(cell.policy)
     final, epochs = policies[AGENT], timing["seconds_per_epoch"]
     return Result(
         variant=cell.variant,

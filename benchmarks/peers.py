@@ -1,0 +1,13 @@
+"""DDPG, TD3 and SAC of Stable-Baselines3 on the same world: time to each quality, final rate, latency.
+
+    python benchmarks/peers.py algorithms=ddpg,td3,sac seeds=3 seconds=240 out=DIR
+
+Needs the extra ``peers``. ``--help`` lists every key.
+"""
+
+from d2rl.bench.peer_config import PeersConfig
+from d2rl.bench.peers import peers_command
+from d2rl.cli import run
+
+if __name__ == "__main__":
+    run(peers_command, PeersConfig)

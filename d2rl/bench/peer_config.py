@@ -1,0 +1,47 @@
+"""Settings of the comparison with other libraries' learners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from d2rl.config import FullDuplexConfig, option
+
+
+@dataclass
+class PeerConfig:
+    """One peer; gamma is 0 as for D2RL."""
+
+    learning_rate: float = option(1e-3, "of actor and critic at the start", above=0)
+    rate_end: float = option(0.1, "learning rate at the end, as a part of the start", above=0, high=1)
+    weight_decay: float = option(0.0, "of actor and critic; keeps a tanh policy from saturating", low=0)
+    batch: int = option(256, "transitions in an update", low=1)
+    gradient_steps: int = option(8, "updates for each slot of all cells", low=1)
+    num_envs: int = option(64, "cells simulated side by side", low=1)
+    replay: int = option(100_000, "transitions kept", low=1)
+    warmup: int = option(640, "transitions of random actions at the start", low=0)
+    width: int = option(256, "of a hidden layer", low=1)
+    layers: int = option(2, "hidden layers", low=1)
+    noise: float = option(0.4, "standard deviation of the exploration at the start (ddpg, td3)", low=0)
+    noise_end: float = option(0.1, "the same at the end", low=0)
+    policy_delay: int = option(2, "updates of the critics for each of the actor (td3)", low=1)
+    entropy: str = option("auto_0.01", "entropy coefficient of sac, auto_START is learnt")
+    reward_scale: float = option(10.0, "bit/s/Hz of sum rate that count as one", above=0)
+
+
+@dataclass
+class PeersConfig:
+    """The comparison."""
+
+    algorithms: str = option("ddpg,td3,sac", "with commas")
+    seeds: int = option(3, "how many", low=1)
+    seed: int = option(0, "the first of them", low=0)
+    seconds: float = option(240.0, "process time of training, evaluation excluded", above=0)
+    every: float = option(1.0, "seconds of training between two evaluations", above=0)
+    drops: int = option(256, "evaluation drops, the same as of D2RL", low=1)
+    evaluation_seed: int = option(0, "of the evaluation drops", low=0)
+    out: str | None = option(None, "where it writes; null: runs/peers")
+    beside: str | None = option(None, "folder of d2rl.benchmark, whose variants race to each peer's best level")
+    scenario: FullDuplexConfig = field(default_factory=FullDuplexConfig)
+    ddpg: PeerConfig = field(default_factory=PeerConfig)
+    td3: PeerConfig = field(default_factory=PeerConfig)
+    sac: PeerConfig = field(default_factory=PeerConfig)
