@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from d2rl.bench.estimates import Estimate, estimate, ratio
+from d2rl.bench.estimates import Estimate, estimate, interquartile_mean, ratio
 from d2rl.bench.results import Result
 from d2rl.errors import InputError
 from d2rl.plots import read_metrics
@@ -30,7 +30,7 @@ def time_to_levels(results: Sequence[Result], beside: str | None = None) -> dict
     for name in dict.fromkeys(result.variant for result in results):
         curves = [_curve(result.folder) for result in results if result.variant == name]
         best = [max(gap for _, gap in curve) for curve in curves]
-        level = estimate(best).value
+        level = float(interquartile_mean(best))
         own = [_time_to(curve, top) for curve, top in zip(curves, best, strict=True)]
         compared = {}
         for other, theirs in others.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor, nn
 
 from d2rl.bench.peer_config import PeerConfig
 from d2rl.callbacks.gpu_time import THRESHOLDS
 from d2rl.config import FullDuplexConfig
 from d2rl.envs import CellState
-from d2rl.envs.gym import flat_features
+from d2rl.envs.gym import flat_features, spaces_of
 from d2rl.envs.stable_baselines import CellVecEnv
 from d2rl.evaluation import Decision, Evaluation, Policy
 from d2rl.wireless.heads import ActionHead, make_head
@@ -120,7 +123,7 @@ class GaussianNoise(VectorizedActionNoise):
         """Noise for every cell."""
         return np.random.normal(0.0, self.deviation(), self.shape).astype(np.float32)
 
-    def reset(self, indices: list[int] | None = None) -> None:
+    def reset(self, indices: Iterable[int] | None = None) -> None:
         """Noise of one slot does not depend on another's."""
 
 
@@ -146,16 +149,14 @@ def train_peer(
     def falling(start: float, end: float) -> float:
         return start + (end - start) * clock.share
 
-    env = CellVecEnv(config.num_envs, reward_scale=config.reward_scale, **asdict(scenario))
-    own = (
-        {"ent_coef": config.entropy}
-        if algorithm == "sac"
-        else {
-            "action_noise": GaussianNoise(
-                (config.num_envs, *env.action_space.shape), lambda: falling(config.noise, config.noise_end)
-            )
-        }
-    )
+    cells = CellVecEnv(config.num_envs, reward_scale=config.reward_scale, **asdict(scenario))
+    env = VecNormalize(cells, norm_reward=False)  # standardised features, as the library's recipes have
+    own: dict[str, Any] = {}
+    if algorithm == "sac":
+        own["ent_coef"] = config.entropy
+    else:
+        shape = config.num_envs, *spaces_of(scenario)[1].low.shape
+        own["action_noise"] = GaussianNoise(shape, lambda: falling(config.noise, config.noise_end))
     if algorithm == "td3":
         own |= {"policy_delay": config.policy_delay, "target_policy_noise": 0.0}
     model = CLASSES[algorithm](
@@ -168,17 +169,31 @@ def train_peer(
         gamma=0.0,
         train_freq=1,
         gradient_steps=config.gradient_steps,
-        policy_kwargs={
-            "net_arch": [config.width] * config.layers,
-            "optimizer_kwargs": {"fused": True, "weight_decay": config.weight_decay},
-        },
+        policy_kwargs={"net_arch": [config.width] * config.layers, "optimizer_kwargs": {"fused": True}},
         seed=seed,
         device="cpu",
         **own,
     )
+    if algorithm != "sac":
+        penalise_saturation(model.policy.actor, config.saturation_penalty)
     policy = policy_of(model, make_head(scenario.head, scenario.transmit_antennas))
-    model.learn(FOREVER, clock, log_interval=None)
+    model.learn(FOREVER, clock, log_interval=FOREVER)
     return PeerResult(policy, clock.curve, clock.sections, clock.time_to_gap)
+
+
+def penalise_saturation(actor: Any, weight: float) -> None:
+    """Let an actor of DDPG or TD3 minimise ``weight`` times its mean squared output before tanh, too.
+
+    Without it the actor runs into the corners of the action box and stays there; the library has no place for such a
+    term, so its gradient is added where that of the loss passes.
+    """
+
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            pull = 2 * weight / output.numel() * output.detach()
+            output.register_hook(lambda gradient: gradient + pull)
+
+    actor.mu[-2].register_forward_hook(hook)
 
 
 def policy_of(model: OffPolicyAlgorithm, head: ActionHead) -> Policy:
@@ -187,7 +202,10 @@ def policy_of(model: OffPolicyAlgorithm, head: ActionHead) -> Policy:
     @torch.no_grad()
     def policy(state: CellState) -> Decision:
         model.policy.set_training_mode(False)
-        action = model.policy._predict(flat_features(state), deterministic=True)
+        features = flat_features(state)
+        if (normalize := model.get_vec_normalize_env()) is not None:
+            features = torch.from_numpy(np.asarray(normalize.normalize_obs(features.numpy()), dtype=np.float32))
+        action = model.policy._predict(features, deterministic=True)
         return head.decode(state.estimate, action)
 
     return policy

@@ -174,7 +174,7 @@ class FullDuplexVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
         return told | {f"_{name}": np.ones(self.num_envs, dtype=bool) for name in told}
 
 
-class FullDuplexGymEnv(gymnasium.Env[Floats, Floats]):
+class FullDuplexGymEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
     """One cell.
 
     Example::

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +63,6 @@ class CellVecEnv(VecEnv):
         """:raises NotImplementedError: cells share one simulator"""
         raise NotImplementedError("the cells share one simulator; call the method on .env")
 
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> Sequence[bool]:
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         """False for each cell."""
         return [False] * len(list(self._get_indices(indices)))
