@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,7 @@ from d2rl.schema import either
 from d2rl.settings import check, load
 from d2rl.tracking import CsvLogger
 
+ENTROPY = re.compile(r"(auto_)?\d+(\.\d+)?(e-?\d+)?|auto")
 TITLES = {"ddpg": "SB3 DDPG", "td3": "SB3 TD3", "sac": "SB3 SAC"}
 
 
@@ -67,13 +69,15 @@ def peers_command(arguments: list[str]) -> None:
 
 
 def peer_matrix(config: PeersConfig) -> Matrix:
-    """The cells: algorithms x seeds. :raises ConfigError: an algorithm that is none"""
+    """The cells: algorithms x seeds. :raises ConfigError: an algorithm or an entropy coefficient that is none"""
     names = [name.strip() for name in config.algorithms.split(",")]
     for name in names:
         if name not in TITLES:
             near = difflib.get_close_matches(name, TITLES, 1, 0.4)
             meant = f" Did you mean {near[0]}?" if near else ""
             raise ConfigError(f"algorithms cannot hold {name!r}; known are {either(TITLES)}.{meant}")
+    if not ENTROPY.fullmatch(config.sac.entropy):
+        raise ConfigError(f"sac.entropy cannot be {config.sac.entropy!r}; it must be a number, auto or auto_START.")
     check(Config(scenario=config.scenario))
     out = Path(config.out or "runs/peers").expanduser()
     cells = [

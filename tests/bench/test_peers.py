@@ -164,6 +164,14 @@ def test_an_unknown_algorithm_is_named_with_the_nearest():
         peer_matrix(load(["algorithms=ddpg,sacc"], PeersConfig))
 
 
+def test_an_entropy_coefficient_is_a_number_or_learnt():
+    for good in ("auto", "auto_0.01", "0.03", "1e-2"):
+        peer_matrix(load([f"sac.entropy={good}"], PeersConfig))
+    for bad in ("automatic", "auto_", "-1", "nan"):
+        with pytest.raises(ConfigError, match=r"sac\.entropy"):
+            peer_matrix(load([f"sac.entropy={bad}"], PeersConfig))
+
+
 def test_a_missing_library_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     for name in [one for one in sys.modules if one.startswith(("d2rl.bench.stable", "d2rl.envs.stable"))]:
