@@ -13,7 +13,7 @@ class PeerConfig:
 
     learning_rate: float = option(1e-3, "of actor and critic at the start", above=0)
     rate_end: float = option(0.1, "learning rate at the end, as a part of the start", above=0, high=1)
-    saturation_penalty: float = option(0.3, "weight of the squared output before tanh, as D2RL has (ddpg, td3)", low=0)
+    saturation_penalty: float = option(0.3, "weight of the squared output before tanh, as D2RL has", low=0)
     batch: int = option(128, "transitions in an update", low=1)
     gradient_steps: int = option(8, "updates for each slot of all cells", low=1)
     num_envs: int = option(64, "cells simulated side by side", low=1)

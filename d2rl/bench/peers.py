@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
 import shlex
 from dataclasses import asdict
@@ -55,8 +56,9 @@ def peers_command(arguments: list[str]) -> None:
                 evaluation = evaluation or Evaluation(config.scenario, config.drops, config.evaluation_seed)
                 _run(cell, config, learners, evaluation)
             result = read_result(cell)
-            reached = ", ".join(f"{key} in {time:.1f} s" for key, time in result.time_to_gap.items())
-            console.print(f"{cell.name}: gap closed {result.gap_closed:.3f}; {reached}", markup=False, highlight=False)
+            reached = [f"{key} in {time:.1f} s" for key, time in result.time_to_gap.items() if math.isfinite(time)]
+            told = "; ".join([f"{cell.name}: gap closed {result.gap_closed:.3f}", *reached])
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
         results = [read_result(cell) for cell in matrix.cells]
         levels = time_to_levels(results, config.beside)
         summary = {**summarize(matrix, results), "time_to_best_level": levels}

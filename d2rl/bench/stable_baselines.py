@@ -174,15 +174,14 @@ def train_peer(
         device="cpu",
         **own,
     )
-    if algorithm != "sac":
-        penalise_saturation(model.policy.actor, config.saturation_penalty)
+    penalise_saturation(model.policy.actor, config.saturation_penalty)
     policy = policy_of(model, make_head(scenario.head, scenario.transmit_antennas))
     model.learn(FOREVER, clock, log_interval=FOREVER)
     return PeerResult(policy, clock.curve, clock.sections, clock.time_to_gap)
 
 
 def penalise_saturation(actor: Any, weight: float) -> None:
-    """Let an actor of DDPG or TD3 minimise ``weight`` times its mean squared output before tanh, too.
+    """Let an actor minimise ``weight`` times its mean squared output before tanh (the mean's, for SAC), too.
 
     Without it the actor runs into the corners of the action box and stays there; the library has no place for such a
     term, so its gradient is added where that of the loss passes.
@@ -193,7 +192,8 @@ def penalise_saturation(actor: Any, weight: float) -> None:
             pull = 2 * weight / output.numel() * output.detach()
             output.register_hook(lambda gradient: gradient + pull)
 
-    actor.mu[-2].register_forward_hook(hook)
+    last = actor.mu[-2] if isinstance(actor.mu, nn.Sequential) else actor.mu
+    last.register_forward_hook(hook)
 
 
 def policy_of(model: OffPolicyAlgorithm, head: ActionHead) -> Policy:

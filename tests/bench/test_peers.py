@@ -113,23 +113,22 @@ def test_decisions_are_those_of_the_library(normalized):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_the_saturation_penalty_adds_its_own_gradient_and_changes_no_output():
+@pytest.mark.parametrize("algorithm", ["ddpg", "sac"])
+def test_the_saturation_penalty_adds_its_own_gradient_and_changes_no_output(algorithm):
     pytest.importorskip("stable_baselines3", reason=NEEDS)
-    from stable_baselines3 import DDPG
-
-    from d2rl.bench.stable_baselines import penalise_saturation
+    from d2rl.bench.stable_baselines import CLASSES, penalise_saturation
     from d2rl.envs.stable_baselines import CellVecEnv
 
-    actor = DDPG("MlpPolicy", CellVecEnv(2, downlink_users=2, uplink_users=2), seed=0).actor
-    observation = torch.rand(5, actor.mu[0].in_features, generator=torch.Generator().manual_seed(0))
-    output = actor.mu[:-1](observation)
-    loss = output.tanh().sum() + 0.3 * output.square().mean()
-    expected = torch.autograd.grad(loss, list(actor.parameters()))
-    before = actor(observation).detach()
+    actor = CLASSES[algorithm]("MlpPolicy", CellVecEnv(2, downlink_users=2, uplink_users=2), seed=0).actor
+    observation = torch.rand(5, 4 * 7 + 16 * 4, generator=torch.Generator().manual_seed(0))
+    before_tanh = actor.mu[:-1] if algorithm == "ddpg" else torch.nn.Sequential(actor.latent_pi, actor.mu)
+    weights = list(before_tanh.parameters())
+    output = before_tanh(observation)
+    expected = torch.autograd.grad(output.tanh().sum() + 0.3 * output.square().mean(), weights)
     penalise_saturation(actor, 0.3)
-    action = actor(observation)
-    assert torch.equal(action.detach(), before)
-    for found, wanted in zip(torch.autograd.grad(action.sum(), list(actor.parameters())), expected, strict=True):
+    again = before_tanh(observation)
+    assert torch.equal(again, output)
+    for found, wanted in zip(torch.autograd.grad(again.tanh().sum(), weights), expected, strict=True):
         torch.testing.assert_close(found, wanted)
 
 
