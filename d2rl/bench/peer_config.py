@@ -13,7 +13,7 @@ class PeerConfig:
 
     learning_rate: float = option(1e-3, "of actor and critic at the start", above=0)
     rate_end: float = option(0.1, "learning rate at the end, as a part of the start", above=0, high=1)
-    saturation_penalty: float = option(0.3, "weight of the squared output before tanh, as D2RL has", low=0)
+    saturation_penalty: float = option(0.3, "weight of the squared output before tanh", low=0)
     batch: int = option(128, "transitions in an update", low=1)
     gradient_steps: int = option(8, "updates for each slot of all cells", low=1)
     num_envs: int = option(64, "cells simulated side by side", low=1)
@@ -24,7 +24,7 @@ class PeerConfig:
     noise: float = option(0.6, "standard deviation of the exploration at the start (ddpg, td3)", low=0)
     noise_end: float = option(0.2, "the same at the end", low=0)
     policy_delay: int = option(2, "updates of the critics for each of the actor (td3)", low=1)
-    entropy: str = option("auto_0.01", "entropy coefficient of sac: a number, or auto_START to learn it")
+    entropy: str = option("0.03", "entropy coefficient of sac: a number, or auto_START to learn it")
     reward_scale: float = option(10.0, "bit/s/Hz of sum rate that count as one", above=0)
 
 
@@ -44,4 +44,4 @@ class PeersConfig:
     scenario: FullDuplexConfig = field(default_factory=FullDuplexConfig)
     ddpg: PeerConfig = field(default_factory=PeerConfig)
     td3: PeerConfig = field(default_factory=PeerConfig)
-    sac: PeerConfig = field(default_factory=PeerConfig)
+    sac: PeerConfig = field(default_factory=lambda: PeerConfig(saturation_penalty=0.0))
