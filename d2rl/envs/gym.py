@@ -90,7 +90,8 @@ class FullDuplexVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         # a stored state has no future: every slot is an episode
-        self.episode_length = 1 if self.config.stored_states else self.config.episode_length
+        stored = self.config.stored_states or self.config.channel_bank
+        self.episode_length = 1 if stored else self.config.episode_length
         self.cells: FullDuplexEnv | None = None
         self.slot = 0
 

@@ -15,10 +15,12 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 import d2rl.envs  # noqa: F401, registers the environment
 from d2rl.envs import FullDuplexConfig, FullDuplexEnv
-from d2rl.envs.gym import FullDuplexVectorEnv
+from d2rl.envs.gym import FullDuplexVectorEnv, flat_features
 from d2rl.errors import ConfigError, InputError
 from d2rl.networks import observe
 from d2rl.wireless import link_rates, wmmse
+from d2rl.wireless.bank import ChannelBank
+from d2rl.wireless.bank_file import save_bank
 
 ID = "d2rl/FullDuplex-v0"
 SMALL = {"downlink_users": 3, "uplink_users": 2, "transmit_antennas": 4, "receive_antennas": 4}
@@ -161,6 +163,20 @@ def test_an_episode_is_cut_after_its_length_and_never_terminates():
         assert not any(step[2] for step in steps)
         with pytest.raises(gymnasium.error.ResetNeeded):
             env.step(env.action_space.sample())
+
+
+def test_states_of_a_channel_bank_are_episodes_of_one_slot(tmp_path):
+    drawn = FullDuplexEnv(FullDuplexConfig(**SMALL), 20, seed=0)
+    state = drawn.state
+    save_bank(ChannelBank(state.channels, state.gains, state.weights, drawn.positions, 1), tmp_path / "bank.npz")
+    bank = {"channel_bank": str(tmp_path / "bank.npz")}
+    outcomes = run(vector(**bank), 4)
+    assert all(outcome[3].all() for outcome in outcomes[1:])
+    one = run(gymnasium.make(ID, **SMALL, **bank), 4)
+    assert [outcome[3] for outcome in one[1::2]] == [True] * 4
+    assert same(run(vector(**bank), 4), outcomes)
+    stored = {row.numpy().tobytes() for row in flat_features(state)[:, :7]}
+    assert {cell[:7].tobytes() for outcome in outcomes for cell in outcome[0]} <= stored
 
 
 def test_users_stay_in_an_episode_and_are_dropped_anew_by_reset():
