@@ -105,7 +105,7 @@ def to_bytes(decision: RealDecision) -> bytes:
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             decision,
             tuple(inputs.values()),
             input_names=list(inputs),
@@ -140,7 +140,8 @@ def eliminate(system, right):
     from onnxscript import opset18 as op
 
     def constant(values: Any) -> Any:
-        return op.Constant(value=ir.tensor(np.array(values, dtype=np.float64)))
+        tensor: Any = ir.tensor(np.array(values, dtype=np.float64))
+        return op.Constant(value=tensor)
 
     size = system.shape[-1]
     augmented = op.Concat(system, right, axis=-1)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2rl.agent import D2RL
+from d2rl.ddpg import DeterministicActor
+from d2rl.explorers import AENPNN
 from d2rl.networks import Observation
 from d2rl.networks.features import BITS, log_gain
 from d2rl.networks.mlp import MLPEncoder
@@ -51,7 +53,8 @@ class RealDecision(nn.Module):
         super().__init__()
         self.cell = agent.env.state.channels[:1].map(lambda tensor: tensor.cpu())
         self.diffusion, self.head, self.best_of = agent.stages["action"], agent.env.head, best_of
-        self.policy = deepcopy(agent.aenpnn if self.diffusion else agent.actor).cpu().eval().requires_grad_(False)
+        trained = agent.aenpnn if self.diffusion else agent.actor
+        self.policy: AENPNN | DeterministicActor = deepcopy(trained).cpu().eval().requires_grad_(False)
         if isinstance(self.policy.encoder, MLPEncoder):
             self.policy.encoder = RealMLPEncoder(self.policy.encoder)
 
@@ -66,7 +69,7 @@ class RealDecision(nn.Module):
         inputs = {**inputs, "weights": torch.ones(batch, links)}
         if self.best_of > 1:
             inputs["proposal_weights"] = torch.ones(batch, self.best_of, links)
-        if self.diffusion:
+        if isinstance(self.policy, AENPNN):
             shape = (batch, self.best_of, self.policy.schedule.steps, links, self.policy.layout.width)
             inputs["noise"] = torch.randn(shape, generator=generator)
         return inputs
@@ -113,10 +116,10 @@ class RealDecision(nn.Module):
     def propose(self, cell: RealCell, weights: Tensor, noise: Tensor | None) -> Tensor:
         """One action for each of the weights [B, N, K]: [B, N, size]."""
         observation = observe(cell, weights)
-        if noise is None:
-            action = self.policy(observation)
-        else:
+        if isinstance(self.policy, AENPNN):
             action = self.policy.sample(observation, 1, noises=noise).squeeze(1)
+        else:
+            action = self.policy(observation)
         return action.tanh().unflatten(0, (-1, self.best_of))
 
 

@@ -46,7 +46,7 @@ def load_agent(given: str, overrides: Sequence[str]) -> tuple[D2RL, Path]:
         return _load_policy(folder, overrides), folder / WEIGHTS
     path = find_checkpoint(given, prefer="best")
     checkpoint = load_checkpoint(path)
-    config = load(overrides, base=asdict(config_of(checkpoint)))
+    config: Config = load(overrides, base=asdict(config_of(checkpoint)))
     return restore(checkpoint, config, str(path)), path
 
 
@@ -81,8 +81,8 @@ def _load_policy(folder: Path, overrides: Sequence[str]) -> D2RL:
     weights = _read(path)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{path} cannot be used: the {CONFIG} beside it is missing.")
-    made_with = load([f"conf={folder / CONFIG}"])
-    config = load(overrides, base=asdict(made_with))
+    made_with: Config = load([f"conf={folder / CONFIG}"])
+    config: Config = load(overrides, base=asdict(made_with))
     agent = D2RL(config)
     agent.stages = {"action": any(name.startswith("aenpnn.") for name in weights), "reward": False, "state": False}
     if _mismatch(weights, agent) and (reason := _mismatch(weights, _like(agent, made_with))):
