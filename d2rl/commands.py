@@ -6,23 +6,25 @@ import logging
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from d2rl.agent import CELL
+from d2rl.agent import CELL, D2RL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.config import Config
 from d2rl.envs.bank import scenario_bank
 from d2rl.errors import CheckpointError, ConfigError
 from d2rl.evaluation import Evaluation, score_agent
 from d2rl.plots import learning_curve
+from d2rl.pretrained import load_agent
 from d2rl.report import results_table, wandb_notice
-from d2rl.run_directory import RunDirectory, find_checkpoint, run_of, write_json
+from d2rl.run_directory import RUNS, RunDirectory, find_checkpoint, run_of, write_json
 from d2rl.scheduling import proportional_fair
 from d2rl.schema import leaves
 from d2rl.settings import check, conf_name, load, to_yaml
-from d2rl.training import accelerator_device, decision_rule, restore, train
+from d2rl.training import accelerator_device, decision_rule, train
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
@@ -63,23 +65,19 @@ def evaluate_command(arguments: list[str]) -> None:
     """python eval.py ckpt=PATH [out=DIR] [drops=256] [seed=0] [best_of=1] [refine=0] [key=value ...]
 
     Evaluates a checkpoint beside the references on frozen drops; needs nothing but the checkpoint.
+    ckpt=pretrained is the policy that comes with the package.
     """
     _quiet()
-    given, rest = _split(arguments)
+    given, rest = own_keys(arguments)
     if "ckpt" not in given:
-        raise ConfigError("eval.py needs ckpt=PATH, a checkpoint or a run directory.")
-    path = find_checkpoint(given["ckpt"], prefer="best")
-    checkpoint = load_checkpoint(path)
-    config = load(rest, base=asdict(config_of(checkpoint)))
-    agent = restore(checkpoint, config, str(path))
-    agent.to(accelerator_device(config.trainer.accelerator))
-    weights = _weights(config)
-    e = config.evaluation
-    evaluation = Evaluation(config.scenario, e.drops, e.seed, agent.device, weights)
-    report = score_agent(agent, evaluation, decision_rule(config))
-    if e.slots:
-        report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
-    out = Path(given["out"]).expanduser() if "out" in given else (run_of(path) or path.parent)
+        raise ConfigError(
+            "eval.py needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
+        )
+    agent, path = load_agent(given["ckpt"], rest)
+    report = evaluate(agent)
+    # a policy folder keeps the evaluation that it came with
+    beside = RUNS / path.parent.name if path.suffix == ".safetensors" else run_of(path) or path.parent
+    out = Path(given["out"]).expanduser() if "out" in given else beside
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "eval.json", report)
@@ -88,6 +86,17 @@ def evaluate_command(arguments: list[str]) -> None:
     console = Console()
     console.print(results_table(report))
     console.print(f"written: {out / 'eval.json'}", markup=False)
+
+
+def evaluate(agent: D2RL) -> dict[str, Any]:
+    """What eval.json holds of an agent, as its configuration asks."""
+    config, e = agent.config, agent.config.evaluation
+    agent.to(accelerator_device(config.trainer.accelerator))
+    evaluation = Evaluation(config.scenario, e.drops, e.seed, agent.device, _weights(config))
+    report = score_agent(agent, evaluation, decision_rule(config))
+    if e.slots:
+        report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
+    return report
 
 
 def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
@@ -107,8 +116,8 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
     return config, path
 
 
-def _split(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Keys of eval.py itself, and the others under their full names."""
+def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """ckpt and out, the keys of a command itself, and the others under their full names."""
     given: dict[str, str] = {}
     rest = []
     for argument in arguments:

@@ -89,18 +89,25 @@ class StructuredHead:
         :param basis: :func:`beam_basis` of the channels, where it is at hand
         :returns: precoder [B, N_t, K_D], total power 1; uplink power [B, K_U] in [0, 1]
         """
-        down, up = self.layout.split(_bounded(action, channels, self.layout), channels.downlink_users)
+        strength, share, power = self.read(_bounded(action, channels, self.layout), channels.downlink_users)
         basis = beam_basis(channels) if basis is None else basis.to(torch.complex128)
-        strength = torch.cat(
-            [_log_scale(down[..., 0], self.lambda_range), _log_scale(up[..., 1], self.nu_range)], dim=-1
-        ).double()  # in single precision 1 + nu would lose the 1
+        strength = strength.double()  # in single precision 1 + nu would lose the 1
         system = (basis * strength.unsqueeze(-2)) @ basis.mH + torch.eye(basis.shape[-2], device=basis.device)
         beams = torch.linalg.solve(system, basis[..., : channels.downlink_users])
         norm = squared_magnitude(beams).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
-        share = torch.softmax(self.share_range * down[..., 1], dim=-1)
-        offset, slope = self.power_slope
-        power = torch.sigmoid(offset + slope * up[..., 0])
         return (beams / norm).to(channels.downlink.dtype) * share.sqrt().unsqueeze(-2), power
+
+    def read(self, action: Tensor, downlink_users: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What the numbers of an action mean.
+
+        :param action: [..., 2 (K_D + K_U)] in [-1, 1]
+        :returns: lambda_l ||g_l||^2 and nu_k ||H_S^H v_k||^2 [..., K_D + K_U]; power shares [..., K_D]; p [..., K_U]
+        """
+        down, up = self.layout.split(action, downlink_users)
+        strength = [_log_scale(down[..., 0], self.lambda_range), _log_scale(up[..., 1], self.nu_range)]
+        offset, slope = self.power_slope
+        share = torch.softmax(self.share_range * down[..., 1], dim=-1)
+        return torch.cat(strength, dim=-1), share, torch.sigmoid(offset + slope * up[..., 0])
 
 
 class BeamformingHead:
