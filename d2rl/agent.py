@@ -89,6 +89,7 @@ class D2RL(L.LightningModule):
         self.wandb_id: str | None = None
         self.resumed: dict[str, Any] | None = None
         self.skipped: Tensor | float = 0.0
+        self.steps = 0
         self.means = Means()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -386,15 +387,18 @@ class D2RL(L.LightningModule):
         self.means.add("losses/senpnn", metrics["loss"])
 
     def step(self, index: int, loss: Tensor) -> None:
-        """One step of one optimizer; a loss that is not finite is skipped and counted on the device."""
+        """One step of one optimizer; skipped, and counted on the device, unless loss and gradients are finite."""
         optimizer = self.optimizers()[index]
         optimizer.zero_grad()
         self.manual_backward(loss)
-        broken = (~torch.isfinite(loss.detach())).float()
-        adam = optimizer.optimizer
+        broken, adam = (~torch.isfinite(loss.detach())).float(), optimizer.optimizer
+        gradients = [p.grad for group in adam.param_groups for p in group["params"] if p.grad is not None]
+        # GradScaler's own check, here with a scale of 1: sets ``broken`` and never waits for the device
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, broken, torch.ones_like(broken))
         adam.grad_scale, adam.found_inf = None, broken  # fused Adam then skips the step by itself
         optimizer.step()
         self.skipped = self.skipped + broken
+        self.steps += 1
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
