@@ -71,7 +71,8 @@ def test_wmmse_is_allowed_and_never_below_its_start(channels, starts):
     assert_allowed(*decision)
     after = link_rates(exact, *decision)
     assert finite(after)
-    assert (after.sum(-1) >= before - 1e-6 * before.clamp_min(1)).all()
+    # at 100 dB and more of self-interference above noise a covariance leaves double precision few digits
+    assert (after.sum(-1) >= before - 1e-3 * before.clamp_min(1)).all()
 
 
 @few
