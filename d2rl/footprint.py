@@ -40,7 +40,8 @@ def footprint(config: Config) -> dict[str, int]:
         "ddpg.replay": config.ddpg.replay * transition,
         "trainer.num_envs and action.candidates": config.trainer.num_envs
         * (8 * COMPLEX * channel + candidates * (algebra + messages)),
-        "ddpg.batch and network.width": config.ddpg.batch * (2 * transition + 3 * candidates * messages),
+        "ddpg.batch and network.width": config.ddpg.batch
+        * (2 * transition + 3 * max(candidates, config.action.samples) * messages),
         "scenario.stored_states": 3 * COMPLEX * channel * c.stored_states,
         "evaluation.drops and evaluation.best_of": config.evaluation.drops
         * (observation + algebra + best_of * (algebra / 3 + messages / network.layers)),
