@@ -14,7 +14,7 @@ from d2rl.agent import CELL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.config import Config
 from d2rl.envs.bank import scenario_bank
-from d2rl.errors import CheckpointError, ConfigError
+from d2rl.errors import CheckpointError, ConfigError, InputError
 from d2rl.evaluation import Evaluation, score_agent
 from d2rl.footprint import check_footprint
 from d2rl.plots import learning_curve
@@ -46,7 +46,10 @@ def train_command(arguments: list[str]) -> None:
     check(config)
     check_footprint(config, accelerator_device(config.trainer.accelerator))  # refuse before anything is written
     if config.scenario.channel_bank:
-        scenario_bank(config.scenario)
+        try:
+            scenario_bank(config.scenario)
+        except InputError as error:
+            raise ConfigError(f"scenario.channel_bank: {error.args[0]}") from None
     run = RunDirectory.create(config, conf_name(arguments))
     console = Console()
     console.print(to_yaml(config), markup=False, highlight=False)

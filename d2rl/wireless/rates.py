@@ -50,7 +50,8 @@ def link_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) 
     signal, disturbance = downlink_powers(channels, precoder, uplink_power)
     sent = (uplink_power.clamp_min(0) + FAINT_POWER) * squared_magnitude(channels.uplink).sum(-1)
     error = uplink_error(channels, precoder, uplink_power)
-    lost = (sent * error / (1 - error).clamp_min(torch.finfo(error.dtype).eps)).to(signal.dtype)
+    lost = sent * error / (1 - error).clamp_min(torch.finfo(error.dtype).eps)
+    lost = lost.clamp_min(1).to(signal.dtype)  # noise is left where a silent user's quotient is lost to rounding
     return torch.cat([signal, sent.to(signal.dtype)], dim=-1), torch.cat([disturbance, lost], dim=-1)
 
 

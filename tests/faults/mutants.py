@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 600  # that the tests of a mutant may take
 RATES, HEADS, WMMSE = "wireless/rates.py", "wireless/heads.py", "wireless/wmmse.py"
 PRECODERS, PROPAGATION, FADING = "wireless/precoders.py", "wireless/propagation.py", "wireless/fading.py"
-CELL, BOUNDS, REWARD = "envs/full_duplex.py", "wireless/bounds.py", "explorers/reward.py"
+CELL, BANK, BOUNDS, REWARD = "envs/full_duplex.py", "envs/bank.py", "wireless/bounds.py", "explorers/reward.py"
 TESTS = {  # of a part; the first file that fails ends a mutant
     RATES: "tests/wireless/test_rates.py",
     HEADS: "tests/wireless/test_heads.py",
@@ -31,6 +31,7 @@ TESTS = {  # of a part; the first file that fails ends a mutant
     PROPAGATION: "tests/wireless/test_propagation.py",
     FADING: "tests/wireless/test_fading.py",
     CELL: "tests/envs/test_full_duplex.py",
+    BANK: "tests/envs/test_full_duplex.py",
     BOUNDS: "tests/wireless/test_bounds.py",
     REWARD: "tests/explorers/test_reward.py",
 }
@@ -95,8 +96,8 @@ MUTANTS = (
     Mutant("no power ball", HEADS, "return precoder / norm, (power", "return precoder, (power"),
     Mutant("uplink power up to 2", HEADS, "(power.squeeze(-1) + 1) / 2", "(power.squeeze(-1) + 1)"),
     Mutant(
-        "H_S^T instead of H_S^H", HEADS, "channels.self_interference.mH @ uplink_comb",
-        "channels.self_interference.mT @ uplink_comb",
+        "H_S^T instead of H_S^H", HEADS, "channels.self_interference.mH @ combiners",
+        "channels.self_interference.mT @ combiners",
     ),
     # WMMSE
     Mutant(
@@ -171,7 +172,7 @@ MUTANTS = (
     # the cell
     Mutant("km/h as m/s", CELL, "config.speed / 3.6", "config.speed"),
     Mutant(
-        "noise figures swapped", CELL, "config.noise_density, config.noise_figure_downlink)",
+        "noise figures swapped", BANK, "config.noise_density, config.noise_figure_downlink)",
         "config.noise_density, config.noise_figure_uplink)",
     ),
     Mutant(
