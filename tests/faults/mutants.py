@@ -89,6 +89,9 @@ MUTANTS = (
         "uplink before downlink", RATES, "torch.cat([downlink, uplink], dim=-1)",
         "torch.cat([uplink, downlink], dim=-1)",
     ),
+    Mutant("uplink signal at full power", RATES, "sent = (uplink_power.clamp_min(0) + FAINT_POWER)", "sent = 1"),
+    Mutant("uplink disturbance without its limit", RATES, "sent * error / (1 - error)", "sent * error / (1 + error)"),
+    Mutant("uplink disturbance below the noise", RATES, "lost.clamp_min(1)", "lost"),
     # action heads
     Mutant("power shares not normalised", HEADS, "torch.softmax(self.share_range", "torch.sigmoid(self.share_range"),
     Mutant("power share as amplitude", HEADS, "share.sqrt().unsqueeze(-2)", "share.unsqueeze(-2)"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from d2rl.wireless import full_uplink_power, link_rates, mrt, random_decision, rzf, wmmse, zf
 from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.heads import make_head
-from d2rl.wireless.rates import squared_magnitude
+from d2rl.wireless.rates import link_powers, squared_magnitude
 
 bounded = settings(
     max_examples=150, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -41,6 +41,18 @@ def test_rates_and_their_gradients_are_finite(channels, seed, level):
     rates.sum().backward()
     assert finite(rates, beams.grad, power.grad)
     assert rates.min() >= -1e-12  # rounding, in double
+
+
+@bounded
+@given(channels=extreme_channels(), seed=st.integers(0, 99), level=st.sampled_from([0.0, 1e-20, 1e-6, 1.0]))
+def test_what_disturbs_a_link_is_finite_and_never_below_the_noise(channels, seed, level):
+    beams, power = random_decision(channels, torch.Generator().manual_seed(seed))
+    beams, power = (level * beams).requires_grad_(), (level * power).requires_grad_()
+    signal, disturbance = link_powers(channels, beams, power)
+    (torch.log(1 + signal) + torch.log(disturbance)).sum().backward()
+    assert finite(signal, disturbance, beams.grad, power.grad)
+    assert signal.min() >= 0
+    assert disturbance.min() >= 1
 
 
 @bounded
