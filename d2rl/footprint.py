@@ -91,4 +91,4 @@ def _networks(config: Config, channel: int, numbers: int, width: int) -> int:
 
 
 def _size(count: float) -> str:
-    return f"{count / GIB:.3g} GiB" if count >= GIB / 10 else f"{count / 2**20:.3g} MiB"
+    return f"{count / GIB:,.1f} GiB"
