@@ -54,7 +54,7 @@ def test_replay_and_state_explorer_need_what_is_said(tiny, fit, overrides):
 def test_what_does_not_fit_is_refused_with_the_largest_part(tiny, monkeypatch, overrides, key):
     monkeypatch.setattr(module, "memory_of", lambda device: 16 * 2**30)
     with pytest.raises(
-        ConfigError, match=rf"needs about .* GiB of memory, .* for .*{key}.*cpu has 16 GiB\. Lower .*{key}"
+        ConfigError, match=rf"needs about .* GiB of memory, .* for .*{key}.*cpu has 16.0 GiB\. Lower .*{key}"
     ):
         check_footprint(tiny(*overrides), CPU)
 
