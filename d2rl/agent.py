@@ -89,6 +89,7 @@ class D2RL(L.LightningModule):
         self.wandb_id: str | None = None
         self.resumed: dict[str, Any] | None = None
         self.skipped: Tensor | float = 0.0
+        self.steps = 0
         self.means = Means()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -245,13 +246,16 @@ class D2RL(L.LightningModule):
             return {}
         batch = {"rates": rates, "reference": observation.reference, "weights": observation.weights}
         measured = self.case_reward(batch)
+        trusted = self.stages["reward"] and not self.fallback
+        if not trusted and self.updates % self.config.reward.every:
+            return {"generated": measured}  # its rewards are looked at only as often as it learns
         with self.sections("renpnn"), self.autocast():
             generated = self.renpnn.generate(observation, view, self.config.reward.samples, self.generator)
         if view.shape[1] > 1:
             ranks = rank_correlation(worth(generated, observation.weights), worth(measured, observation.weights))
             self.means.add("renpnn/rank_correlation", ranks)
         # nothing that was not trusted when it was generated may be learned from later
-        return {"generated": measured if self.fallback or not self.stages["reward"] else generated}
+        return {"generated": generated if trusted else measured}
 
     @property
     def generates_reward(self) -> bool:
@@ -272,26 +276,42 @@ class D2RL(L.LightningModule):
     def learn(self) -> None:
         """One update of critic, policy and the explorers that take part."""
         ddpg = self.config.ddpg
-        with self.sections("replay"):
-            batch = self.replay.sample(ddpg.batch, self.generator)
-            observation, measured = Observation.from_tensors(batch), self.measured_reward(batch)
-        trusted = self.generates_reward and self.stages["reward"] and not self.fallback
-        reward = batch["generated"] if trusted else measured
-        if self.updates == 0 and bool(measured.isfinite().all()):
-            self.critic.calibrate(observation, batch["view"], measured)
-            self.renpnn.calibrate(self.case_reward(batch))
+        if self.updates == 0:
+            self.calibrate()
+        warming = self.updates < ddpg.warmup_updates
         if not ddpg.analytic:
-            self.update_critic(observation, batch, reward)
-        if ddpg.analytic or self.updates >= ddpg.warmup_updates:
-            self.update_policy(observation, batch["action"], reward)
-        self.update_reward_explorer(observation, batch)
+            for _ in range(ddpg.warmup_critic_updates if warming else 1):
+                self.update_critic()
+        if ddpg.analytic or not warming:
+            self.update_policy()
+        self.update_reward_explorer()
         self.update_state_explorer()
         self.updates += 1
 
-    def update_critic(self, observation: Observation, batch: dict[str, Tensor], reward: Tensor) -> None:
+    def draw(self, count: int) -> tuple[Observation, dict[str, Tensor]]:
+        """``count`` transitions of the replay buffer: what was observed, and everything by name."""
+        with self.sections("replay"):
+            batch = self.replay.sample(count, self.generator)
+            return Observation.from_tensors(batch), batch
+
+    def reward_of(self, batch: dict[str, Tensor]) -> Tensor:
+        """The reward to learn from: generated where RENPNN's stage has begun and it is trusted, else measured."""
+        trusted = self.generates_reward and self.stages["reward"] and not self.fallback
+        return batch["generated"] if trusted else self.measured_reward(batch)
+
+    def calibrate(self) -> None:
+        """Set critic and RENPNN to the level of the first rewards."""
+        observation, batch = self.draw(self.config.ddpg.critic_batch)
+        measured = self.measured_reward(batch)
+        if bool(measured.isfinite().all()):
+            self.critic.calibrate(observation, batch["view"], measured)
+            self.renpnn.calibrate(self.case_reward(batch))
+
+    def update_critic(self) -> None:
         """Regress Q on the reward (and on the discounted next value when gamma > 0)."""
+        observation, batch = self.draw(self.config.ddpg.critic_batch)
         with self.sections("critic"), self.autocast():
-            gamma = self.config.ddpg.gamma
+            gamma, reward = self.config.ddpg.gamma, self.reward_of(batch)
             target = reward + gamma * self.next_value(batch) if gamma > 0 else reward
             loss = critic_loss(self.critic(observation, batch["view"]), target)
             self.step(1, loss)
@@ -311,11 +331,12 @@ class D2RL(L.LightningModule):
         per_link = self.stages["reward"] and self.config.reward.case.startswith("designed")
         return value if per_link else value.sum(-1, keepdim=True)
 
-    def update_policy(self, observation: Observation, action: Tensor, reward: Tensor) -> None:
-        """Ascend Q; AENPNN also imitates the better of the actions measured for each state."""
+    def update_policy(self) -> None:
+        """Ascend Q; AENPNN may also imitate the better of the actions measured for each state."""
+        observation, batch = self.draw(self.config.ddpg.batch)
         if self.stages["action"]:
             with self.sections("aenpnn"), self.autocast():
-                loss = self.action_explorer_loss(observation, action, reward)
+                loss = self.action_explorer_loss(observation, batch)
                 self.step(2, loss)
             return
         with self.sections("actor"), self.autocast():
@@ -326,7 +347,7 @@ class D2RL(L.LightningModule):
             follow(self.target_actor, self.actor, self.config.ddpg.target_rate)
         self.means.add("losses/actor", loss)
 
-    def action_explorer_loss(self, observation: Observation, action: Tensor, reward: Tensor) -> Tensor:
+    def action_explorer_loss(self, observation: Observation, batch: dict[str, Tensor]) -> Tensor:
         """AENPNN's objective: ``chain``, ``weighted``, or both."""
         config, penalty = self.config.action, self.config.ddpg.saturation_penalty
         embedding, loss = self.aenpnn.encode(observation), torch.zeros((), device=self.device)
@@ -338,8 +359,8 @@ class D2RL(L.LightningModule):
             loss = loss - (share * value).sum(-1).mean() + penalty * saturation(output)
             self.means.add("losses/aenpnn_chain", -value.mean())
         if config.objective != "chain":
-            weights = group_weights(worth(reward, observation.weights), config.temperature)
-            error, output = self.aenpnn.imitate(observation, action, weights, self.generator, embedding)
+            weights = group_weights(worth(self.reward_of(batch), observation.weights), config.temperature)
+            error, output = self.aenpnn.imitate(observation, batch["action"], weights, self.generator, embedding)
             loss = loss + config.weighted_scale * error + penalty * saturation(output)
             self.means.add("losses/aenpnn_weighted", error)
         return loss
@@ -362,10 +383,11 @@ class D2RL(L.LightningModule):
             return worth(value, observation.weights)
         return value.sum(-1)
 
-    def update_reward_explorer(self, observation: Observation, batch: dict[str, Tensor]) -> None:
+    def update_reward_explorer(self) -> None:
         """RENPNN's denoising loss on measured rewards, from the start so that its stage finds it trained."""
         if not self.generates_reward or self.updates % self.config.reward.every:
             return
+        observation, batch = self.draw(self.config.ddpg.critic_batch)
         with self.sections("renpnn"), self.autocast():
             loss, metrics = self.renpnn.loss(observation, batch["view"], self.case_reward(batch), self.generator)
             self.step(3, loss)
@@ -386,15 +408,18 @@ class D2RL(L.LightningModule):
         self.means.add("losses/senpnn", metrics["loss"])
 
     def step(self, index: int, loss: Tensor) -> None:
-        """One step of one optimizer; a loss that is not finite is skipped and counted on the device."""
+        """One step of one optimizer; skipped, and counted on the device, unless loss and gradients are finite."""
         optimizer = self.optimizers()[index]
         optimizer.zero_grad()
         self.manual_backward(loss)
-        broken = (~torch.isfinite(loss.detach())).float()
-        adam = optimizer.optimizer
+        broken, adam = (~torch.isfinite(loss.detach())).float(), optimizer.optimizer
+        gradients = [p.grad for group in adam.param_groups for p in group["params"] if p.grad is not None]
+        # GradScaler's own check, here with a scale of 1: sets ``broken`` and never waits for the device
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, broken, torch.ones_like(broken))
         adam.grad_scale, adam.found_inf = None, broken  # fused Adam then skips the step by itself
         optimizer.step()
         self.skipped = self.skipped + broken
+        self.steps += 1
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:

@@ -15,15 +15,16 @@ from d2rl.agent import CELL, D2RL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.config import Config
 from d2rl.envs.bank import scenario_bank
-from d2rl.errors import CheckpointError, ConfigError
+from d2rl.errors import CheckpointError, ConfigError, InputError
 from d2rl.evaluation import Evaluation, score_agent
+from d2rl.footprint import check_footprint
 from d2rl.plots import learning_curve
 from d2rl.pretrained import load_agent
 from d2rl.report import results_table, wandb_notice
 from d2rl.run_directory import RUNS, RunDirectory, find_checkpoint, run_of, write_json
 from d2rl.scheduling import proportional_fair
 from d2rl.schema import leaves
-from d2rl.settings import check, conf_name, load, to_yaml
+from d2rl.settings import check, conf_name, link_weights, load, to_yaml
 from d2rl.training import accelerator_device, decision_rule, train
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
@@ -45,9 +46,12 @@ def train_command(arguments: list[str]) -> None:
     _quiet()
     config, checkpoint = _configuration(arguments)
     check(config)
-    accelerator_device(config.trainer.accelerator)  # refuse before anything is written
+    check_footprint(config, accelerator_device(config.trainer.accelerator))  # refuse before anything is written
     if config.scenario.channel_bank:
-        scenario_bank(config.scenario)
+        try:
+            scenario_bank(config.scenario)
+        except InputError as error:
+            raise ConfigError(f"scenario.channel_bank: {error.args[0]}") from None
     run = RunDirectory.create(config, conf_name(arguments))
     console = Console()
     console.print(to_yaml(config), markup=False, highlight=False)
@@ -91,8 +95,11 @@ def evaluate_command(arguments: list[str]) -> None:
 def evaluate(agent: D2RL) -> dict[str, Any]:
     """What eval.json holds of an agent, as its configuration asks."""
     config, e = agent.config, agent.config.evaluation
-    agent.to(accelerator_device(config.trainer.accelerator))
-    evaluation = Evaluation(config.scenario, e.drops, e.seed, agent.device, _weights(config))
+    device, weights = accelerator_device(config.trainer.accelerator), link_weights(config)
+    check_footprint(config, device, training=False)
+    agent.to(device)
+    priorities = None if weights is None else torch.tensor(weights)
+    evaluation = Evaluation(config.scenario, e.drops, e.seed, device, priorities)
     report = score_agent(agent, evaluation, decision_rule(config))
     if e.slots:
         report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
@@ -103,8 +110,11 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
     asked = load(arguments)
     if asked.resume is None:
         return asked, None
-    path = find_checkpoint(asked.resume, prefer="last")
-    saved = config_of(load_checkpoint(path))
+    try:
+        path = find_checkpoint(asked.resume, prefer="last")
+        saved = config_of(load_checkpoint(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"resume={asked.resume}: {error.args[0]}") from None
     config = replace(load(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
     before, now = leaves(saved), leaves(config)
     for key in BOUND:
@@ -129,17 +139,6 @@ def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
         else:
             rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else argument)
     return given, rest
-
-
-def _weights(config: Config) -> torch.Tensor | None:
-    if config.evaluation.weights is None:
-        return None
-    try:
-        return torch.tensor([float(part) for part in config.evaluation.weights.split(",")])
-    except ValueError:
-        raise ConfigError(
-            f"evaluation.weights={config.evaluation.weights} must be numbers with commas, such as 1,1,2"
-        ) from None
 
 
 def _quiet() -> None:

@@ -28,28 +28,32 @@ def option(
 class FullDuplexConfig:
     """The cell; values common in the full-duplex small-cell literature (3GPP TR 36.828 pico)."""
 
-    transmit_antennas: int = option(8, "N_t, antennas that transmit at the base station", low=1)
-    receive_antennas: int = option(8, "N_r, antennas that receive at the base station", low=1)
-    downlink_users: int = option(6, "K_D", low=1)
-    uplink_users: int = option(4, "K_U", low=1)
-    cell_radius: float = option(100.0, "m", above=0)
-    minimum_distance: float = option(10.0, "m, between a user and the base station", above=0)
-    bandwidth: float = option(10.0, "MHz", above=0)
-    noise_density: float = option(-174.0, "dBm/Hz")
-    noise_figure_downlink: float = option(9.0, "dB")
-    noise_figure_uplink: float = option(5.0, "dB")
-    bs_power: float = option(26.0, "P_BS, dBm")
-    user_power: float = option(23.0, "P_UE, dBm")
+    transmit_antennas: int = option(8, "N_t, antennas that transmit at the base station", low=1, high=1024)
+    receive_antennas: int = option(8, "N_r, antennas that receive at the base station", low=1, high=1024)
+    downlink_users: int = option(6, "K_D", low=1, high=1024)
+    uplink_users: int = option(4, "K_U", low=1, high=1024)
+    cell_radius: float = option(100.0, "m", above=0, high=1e5)
+    minimum_distance: float = option(10.0, "m, between a user and the base station", low=0.1)
+    bandwidth: float = option(10.0, "MHz", low=1e-6, high=1e6)
+    noise_density: float = option(-174.0, "dBm/Hz", low=-250, high=0)
+    noise_figure_downlink: float = option(9.0, "dB", low=0, high=60)
+    noise_figure_uplink: float = option(5.0, "dB", low=0, high=60)
+    bs_power: float = option(26.0, "P_BS, dBm", low=-100, high=100)
+    user_power: float = option(23.0, "P_UE, dBm", low=-100, high=100)
     path_loss: str = option("los", "base station to user, 3GPP TR 36.828", choices=("los", "nlos"))
     self_interference: float = option(-90.0, "residual self-interference after cancellation, dB", low=-200, high=0)
-    self_interference_rician: float = option(1.0, "Rician K of the residual self-interference, dB")
-    rician: float | None = option(None, "Rician K of the user channels, dB; null is Rayleigh fading")
-    speed: float = option(3.0, "of the users, km/h", low=0)
-    carrier: float = option(2.0, "GHz", above=0)
-    slot: float = option(10.0, "time between two decisions, ms", above=0)
+    self_interference_rician: float = option(1.0, "Rician K of the residual self-interference, dB", low=-100, high=100)
+    rician: float | None = option(
+        None, "Rician K of the user channels, dB; null is Rayleigh fading", low=-100, high=100
+    )
+    speed: float = option(3.0, "of the users, km/h", low=0, high=1e4)
+    carrier: float = option(2.0, "GHz", low=1e-3, high=1e4)
+    slot: float = option(10.0, "time between two decisions, ms", low=1e-6, high=1e6)
     episode_length: int = option(10, "slots before the users are dropped anew (a truncation)", low=1)
     csi_error: float = option(0.0, "e of the channel estimate sqrt(1-e) h + sqrt(e) n", low=0, high=1)
-    stored_states: int = option(0, "train on this many stored states (scarce CSI); 0: new drops without end", low=0)
+    stored_states: int = option(
+        0, "train on this many stored states (scarce CSI); 0: new drops without end", low=0, high=10**7
+    )
     channel_bank: str | None = option(None, "file of channel states to train and evaluate on; null: drawn channels")
     head: str = option("structured", "what an action means", choices=("structured", "beamforming"))
     priority_direction: float = option(0.0, "spread of the log weight common to a direction", low=0, high=3)
@@ -63,8 +67,8 @@ class NetworkConfig:
     kind: str = option(
         "link_graph", "link_graph serves any number of users, mlp a fixed one", choices=("link_graph", "mlp")
     )
-    width: int = option(32, "size of an embedding (link_graph) or eight times a hidden layer (mlp)", low=1)
-    layers: int = option(2, "rounds of message passing (a critic of powers has one), or hidden layers", low=1)
+    width: int = option(32, "size of an embedding (link_graph) or eight times a hidden layer (mlp)", low=1, high=4096)
+    layers: int = option(2, "rounds of message passing (a critic of powers has one), or hidden layers", low=1, high=64)
     critic: str = option(
         "powers",
         "how Q sees an action: the powers it makes links receive, or its numbers",
@@ -77,35 +81,39 @@ class DDPGConfig:
     """The learner that every variant shares."""
 
     gamma: float = option(0.0, "discount; channels do not depend on actions, so 0 is best", low=0, below=1)
-    batch: int = option(16, "states in an update", low=1)
-    replay: int = option(8192, "states kept", low=1)
-    actor_rate: float = option(5e-3, "learning rate of the policy", above=0)
-    critic_rate: float = option(1e-2, "learning rate of the critic", above=0)
+    batch: int = option(16, "states in an update of the policy", low=1, high=10**6)
+    critic_batch: int = option(64, "states in an update of the critic", low=1)
+    replay: int = option(8192, "states kept", low=1, high=10**9)
+    actor_rate: float = option(5e-3, "learning rate of the policy", above=0, high=1)
+    critic_rate: float = option(1e-2, "learning rate of the critic", above=0, high=1)
     target_rate: float = option(0.01, "tau, step of the target networks", above=0, high=1)
-    warmup_updates: int = option(20, "updates of the critic alone, on noisy actions", low=0)
-    noise: float = option(0.6, "standard deviation of the Gaussian exploration at the start", low=0)
-    noise_end: float = option(0.1, "the same at the end of training", low=0)
+    warmup_updates: int = option(5, "slots at the start in which the critic alone learns", low=0)
+    warmup_critic_updates: int = option(8, "updates of the critic in each of them", low=1)
+    noise: float = option(0.6, "standard deviation of the Gaussian exploration at the start", low=0, high=10)
+    noise_end: float = option(0.1, "the same at the end of training", low=0, high=10)
     rate_end: float = option(0.1, "learning rates at the end of training, as a part of the start", above=0, high=1)
     analytic: bool = option(False, "differentiate the simulator instead of a critic (the ceiling, no RL)")
-    saturation_penalty: float = option(3e-3, "weight of the squared output before tanh", low=0)
-    reward_scale: float = option(10.0, "bit/s/Hz of sum rate that count as one", above=0)
+    saturation_penalty: float = option(3e-3, "weight of the squared output before tanh", low=0, high=1e3)
+    reward_scale: float = option(10.0, "bit/s/Hz of sum rate that count as one", low=1e-3, high=1e6)
 
 
 @dataclass
 class AENPNNConfig:
     """Action explorer (Mode I)."""
 
-    steps: int = option(6, "P, denoising steps", low=1)
+    steps: int = option(6, "P, denoising steps", low=1, high=1000)
     objective: str = option(
         "chain",
         "chain: ascend Q at the end of the chain; weighted: regress on good candidates; mixed: both",
         choices=("chain", "weighted", "mixed"),
     )
-    samples: int = option(4, "M_c, actions drawn for one state by the chain objective; better ones weigh more", low=1)
+    samples: int = option(
+        4, "M_c, actions drawn for one state by the chain objective; better ones weigh more", low=1, high=1024
+    )
     gradient_steps: int = option(1, "last steps of the chain that are trained, in turn, by the chain objective", low=1)
-    candidates: int = option(4, "M_a, actions measured for one state", low=1)
-    temperature: float = option(1.0, "of the weights among candidates, in standard deviations", above=0)
-    weighted_scale: float = option(1.0, "weight of the regression beside the chain", low=0)
+    candidates: int = option(4, "M_a, actions measured for one state", low=1, high=1024)
+    temperature: float = option(1.0, "of the weights among candidates, in standard deviations", low=1e-3, high=1e3)
+    weighted_scale: float = option(1.0, "weight of the regression beside the chain", low=0, high=1e3)
     sampler: str = option("ancestral", "reverse chain", choices=("ancestral", "ddim"))
 
 
@@ -114,10 +122,10 @@ class RENPNNConfig:
     """Reward explorer (Mode I)."""
 
     case: str = option("designed", "the paper's four cases", choices=("raw", "designed", "raw_gdm", "designed_gdm"))
-    steps: int = option(6, "P, denoising steps", low=1)
-    rate: float = option(3e-3, "learning rate", above=0)
+    steps: int = option(6, "P, denoising steps", low=1, high=1000)
+    rate: float = option(3e-3, "learning rate", above=0, high=1)
     every: int = option(4, "updates of the agent for each update of the explorer", low=1)
-    samples: int = option(1, "rewards generated for one state and action", low=1)
+    samples: int = option(1, "rewards generated for one state and action", low=1, high=1024)
     risk: str = option("mean", "what is taken of the generated rewards", choices=("mean", "cvar"))
     quantile: float = option(0.25, "worst part of them that cvar averages", above=0, high=1)
     guard: float = option(0.8, "rank correlation below which measured rewards are used instead", low=-1, high=1)
@@ -127,11 +135,11 @@ class RENPNNConfig:
 class SENPNNConfig:
     """State explorer (Mode II)."""
 
-    steps: int = option(6, "P, denoising steps", low=1)
+    steps: int = option(6, "P, denoising steps", low=1, high=1000)
     corrupt: int = option(0, "step p to which a real state is corrupted; 0 is P", low=0)
-    rate: float = option(3e-3, "learning rate", above=0)
-    width: int = option(64, "of its hidden layers", low=1)
-    every: int = option(4, "updates of the agent for each update of the explorer", low=1)
+    rate: float = option(3e-3, "learning rate", above=0, high=1)
+    width: int = option(64, "of its hidden layers", low=1, high=4096)
+    every: int = option(8, "updates of the agent for each update of the explorer", low=1)
 
 
 @dataclass
@@ -161,11 +169,11 @@ class TrainerConfig:
     epochs: int = option(10, "length of the run", low=1)
     updates_per_epoch: int = option(100, "updates in an epoch", low=1)
     updates_per_step: int = option(20, "updates in one training step, after which metrics are logged", low=1)
-    num_envs: int = option(16, "cells simulated side by side", low=1)
+    num_envs: int = option(16, "cells simulated side by side", low=1, high=10**6)
     accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
     precision: str = option("32", "of the networks; physics is always fp32 or better", choices=("32", "bf16"))
     checkpoint_every: int = option(5, "epochs between two checkpoints", low=1)
-    threads: int = option(1, "CPU threads; the small tensors gain nothing from more; 0: one per core", low=0)
+    threads: int = option(1, "CPU threads; the small tensors gain nothing from more; 0: one per core", low=0, high=1024)
     progress: bool = option(True, "show a progress bar")
 
 
@@ -174,16 +182,16 @@ class EvaluationConfig:
     """The frozen evaluation set."""
 
     every: int = option(1, "training steps between two evaluations", low=1)
-    drops: int = option(256, "states, the same for every policy", low=1)
+    drops: int = option(256, "states, the same for every policy", low=1, high=10**7)
     seed: int = option(0, "of the evaluation drops", low=0)
-    best_of: int = option(1, "N, candidates of one decision", low=1)
-    refine: int = option(0, "K, WMMSE iterations from the chosen action", low=0)
+    best_of: int = option(1, "N, candidates of one decision", low=1, high=10**5)
+    refine: int = option(0, "K, WMMSE iterations from the chosen action", low=0, high=10**4)
     priority_spread: float = option(
-        0.0, "candidates after the first are made for weights changed by this spread", low=0
+        0.0, "candidates after the first are made for weights changed by this spread", low=0, high=3
     )
-    noise: float = option(0.0, "Gaussian noise on candidates after the first (a control)", low=0)
+    noise: float = option(0.0, "Gaussian noise on candidates after the first (a control)", low=0, high=10)
     weights: str | None = option(None, "priority of every link, K_D + K_U numbers with commas; null: all 1")
-    slots: int = option(0, "length of a proportional-fair schedule to report; 0: none", low=0)
+    slots: int = option(0, "length of a proportional-fair schedule to report; 0: none", low=0, high=10**6)
 
 
 @dataclass

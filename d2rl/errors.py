@@ -24,3 +24,9 @@ class CheckpointError(UserError):
 
 class InputError(UserError):
     """Data that cannot be used: channels, powers, weights, files."""
+
+
+class TrainingError(UserError):
+    """A training that cannot go on."""
+
+    kind = "training"

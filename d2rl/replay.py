@@ -11,7 +11,8 @@ from torch import Tensor
 class ReplayBuffer:
     """Keeps the last ``capacity`` transitions, each a dictionary of tensors.
 
-    Storage is allocated by the first :meth:`add`, in the shapes that it brings.
+    Storage is allocated by the first :meth:`add`, in the shapes that it brings. A transition with a number that
+    is not finite is not stored: a finite one of its batch takes its place, and it is counted on the device.
 
     :param capacity: transitions kept
     """
@@ -21,6 +22,7 @@ class ReplayBuffer:
         self.storage: dict[str, Tensor] = {}
         self.position = 0
         self.filled = 0
+        self.refused: Tensor | int = 0
 
     def __len__(self) -> int:
         return self.filled
@@ -40,8 +42,11 @@ class ReplayBuffer:
                 for name, tensor in transitions.items()
             }
         index = (torch.arange(count, device=device) + self.position) % self.capacity
+        finite = _finite(transitions)
+        self.refused = self.refused + (~finite).sum()
+        source = torch.where(finite, torch.arange(count, device=device), finite.int().argmax())
         for name, tensor in transitions.items():
-            self.storage[name].index_copy_(0, index, tensor.detach())
+            self.storage[name].index_copy_(0, index, tensor.detach().index_select(0, source))
         self.position = (self.position + count) % self.capacity
         self.filled = min(self.filled + count, self.capacity)
 
@@ -53,6 +58,11 @@ class ReplayBuffer:
         device = next(iter(self.storage.values())).device
         index = torch.randint(self.filled, (count,), generator=generator, device=device)
         return {name: tensor.index_select(0, index) for name, tensor in self.storage.items()}
+
+    def refused_transitions(self) -> int:
+        """Transitions that were not finite since the last call; waits for the device."""
+        count, self.refused = int(self.refused), 0
+        return count
 
     def state_dict(self) -> dict[str, Any]:
         """The filled part of the ring, as plain containers."""
@@ -70,3 +80,9 @@ class ReplayBuffer:
             ring = torch.empty((self.capacity, *tensor.shape[1:]), dtype=tensor.dtype, device=device)
             ring[: self.filled] = tensor.to(device)
             self.storage[name] = ring
+
+
+def _finite(transitions: dict[str, Tensor]) -> Tensor:
+    """[B] bool: which transitions are finite as a whole. A sum is finite only where all its terms are."""
+    real = (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in transitions.values())
+    return torch.isfinite(torch.stack([t.detach().reshape(len(t), -1).sum(1).double() for t in real]).sum(0))

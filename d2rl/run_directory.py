@@ -170,6 +170,8 @@ def _search(path: Path, prefer: str) -> Path:
         if path.stat().st_size == 0:
             raise CheckpointError(f"{path} is an empty file; give another checkpoint, or train again.")
         return path
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is neither a file nor a folder; give a run directory or a checkpoint file.")
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist.{_near(path)}")
     names = dict.fromkeys((f"{prefer}.ckpt", "last.ckpt", "best.ckpt"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import netrc
 import os
 import re
@@ -22,6 +23,7 @@ from d2rl.errors import CheckpointError, ConfigError
 from d2rl.schema import Leaf, either, leaves, show, unknown
 
 T = TypeVar("T")
+PROJECT = re.compile(r"[^/\\#?%:]{1,128}")
 Given = dict[str, tuple[Any, str]]  # key: value as given, where ("" is the command line)
 
 
@@ -104,6 +106,7 @@ def check(config: Config) -> None:
 
     for small, large in (
         ("ddpg.batch", "ddpg.replay"),
+        ("ddpg.critic_batch", "ddpg.replay"),
         ("trainer.num_envs", "ddpg.replay"),
         ("state.corrupt", "state.steps"),
     ):
@@ -130,11 +133,42 @@ def check(config: Config) -> None:
                 f"impossible order: {named(first)} would begin after {named(second)}; the epochs of action, reward "
                 "and state must not fall. null leaves a stage out."
             )
+    if config.stages.action is not None and config.action.objective == "weighted" and config.action.candidates < 2:
+        raise ConfigError(
+            "action.objective=weighted needs action.candidates of 2 at least, got 1: it learns from which of a "
+            "state's actions is better."
+        )
+    link_weights(config)
+    if config.logger.mode != "disabled" and not PROJECT.fullmatch(config.logger.project):
+        raise ConfigError(
+            f"logger.project={config.logger.project} is no name for W&B: up to 128 characters without / \\ # ? % :"
+        )
     if config.logger.mode == "online" and not _wandb_key():
         raise ConfigError(
             "logger.mode=online needs a W&B key: run `wandb login` or set WANDB_API_KEY, "
             "or keep logger.mode=offline and run `wandb sync` later."
         )
+
+
+def link_weights(config: Config) -> list[float] | None:
+    """``evaluation.weights``, one priority for every link; None without.
+
+    :raises ConfigError: not that many numbers, negative or not finite ones, or none above 0
+    """
+    text, links = config.evaluation.weights, config.scenario.downlink_users + config.scenario.uplink_users
+    if text is None:
+        return None
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"evaluation.weights={text} must be numbers with commas, such as 1,1,2") from None
+    if len(weights) != links:
+        raise ConfigError(f"evaluation.weights={text} needs {links} numbers, one per link, got {len(weights)}.")
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        raise ConfigError(f"evaluation.weights={text} must be finite, none negative.")
+    if not any(weights):
+        raise ConfigError(f"evaluation.weights={text} must not all be 0: no decision would be better than another.")
+    return weights
 
 
 def _wandb_key() -> bool:
@@ -174,7 +208,8 @@ def _yaml(text: str, origin: str) -> Any:
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{origin}{line} is not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise ConfigError(f"{origin}{line} is not valid YAML: {reason}.") from None
 
 
 def _files(name: str, directories: list[Path], above: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:

@@ -52,7 +52,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
     """
     trainer_config = config.trainer
     torch.set_num_threads(trainer_config.threads or torch.get_num_threads())
-    L.seed_everything(config.seed, verbose=False)
+    L.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no larger one
     agent = D2RL(config)
     saved = load_checkpoint(checkpoint)["d2rl"] if checkpoint else {}
     loggers = make_loggers(config, run, asdict(config), saved.get("wandb"))

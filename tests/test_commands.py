@@ -402,6 +402,8 @@ def test_a_run_is_not_written_over(run):
         (("scenario.bs_power=loud",), "scenario.bs_power"),
         (("scenario.csi_error=-0.1",), "scenario.csi_error"),
         (("trainer.precision=fp16",), "trainer.precision"),
+        (("ddpg.replay=1e9",), r"needs about .* for ddpg\.replay"),
+        (("evaluation.weights=1,1,1,1",), "evaluation.weights=1,1,1,1 needs 5 numbers"),
         (("conf=nowhere",), "conf=nowhere is not there. Available in conf"),
         pytest.param(
             ("trainer.accelerator=gpu",),
@@ -428,7 +430,7 @@ def test_an_impossible_configuration_is_refused_before_anything_is_written(tmp_p
         (("ckpt=RUN", "drops=0"), "evaluation.drops"),
         (("ckpt=RUN", "drop=4"), "drop is not a key"),
         (("ckpt=RUN", "best_of=0"), "evaluation.best_of"),
-        (("ckpt=RUN", "drops=2", "evaluation.weights=1,2"), "weights needs 5 values"),
+        (("ckpt=RUN", "drops=2", "evaluation.weights=1,2"), "weights=1,2 needs 5 numbers, one per link, got 2"),
         (("ckpt=RUN", "drops=2", "evaluation.weights=1,1,1,1,-1"), "none negative"),
         (("ckpt=RUN", "drops=2", "evaluation.weights=0,0,0,0,0"), "must not all be 0"),
         (("ckpt=RUN", "drops=2", "evaluation.weights=1,1,one,1,1"), "must be numbers with commas"),

@@ -56,6 +56,21 @@ def test_parts_of_a_transition_stay_together():
     assert sample["continues"].dtype == torch.bool
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), complex(0, float("nan"))], ids=str)
+@pytest.mark.parametrize("row", [0, 2])
+def test_a_transition_that_is_not_finite_is_counted_and_leaves_its_place_to_another(row, value):
+    buffer, batch = ReplayBuffer(10), numbered(0, 4)
+    batch["channel"] = batch["channel"].clone()
+    batch["channel"][row, 1, 2] = value
+    buffer.add(batch)
+    assert len(buffer) == 4
+    other = 1 if row == 0 else 0
+    assert contents(buffer) == sorted([*({0, 1, 2, 3} - {row}), other])
+    stored = {name: tensor[row] for name, tensor in buffer.storage.items()}
+    assert all(torch.equal(tensor, batch[name][other]) for name, tensor in stored.items())
+    assert (buffer.refused_transitions(), buffer.refused_transitions()) == (1, 0)
+
+
 def test_samples_are_uniform_over_what_was_written():
     buffer = ReplayBuffer(1000)
     buffer.add(numbered(5, 8))  # the other 992 places hold whatever memory held

@@ -245,6 +245,11 @@ def test_a_checkpoint_of_another_version_is_a_checkpoint_error(mapping, says):
         (["stages.action=5", "stages.reward=4"], ("stages.action", "stages.reward")),
         (["stages.reward=4", "stages.state=3"], ("stages.reward", "stages.state")),
         (["stages.action=4", "stages.reward=null", "stages.state=3"], ("stages.action", "stages.state")),
+        (["action.objective=weighted", "action.candidates=1"], ("action.objective", "action.candidates")),
+        (["reward.risk=cvar", "reward.samples=1"], ("reward.risk", "reward.samples")),
+        (["evaluation.weights=1,1,1,1,1,1,1,1,1"], ("evaluation.weights", "10 numbers")),
+        (["evaluation.weights=1,1,1,1,1,1,1,1,1,inf"], ("evaluation.weights", "finite")),
+        (["logger.project=a/b"], ("logger.project", "W&B")),
     ],
 )
 def test_values_that_do_not_fit_together_are_both_named(arguments, names):
@@ -262,6 +267,9 @@ def test_values_that_do_not_fit_together_are_both_named(arguments, names):
         ["state.corrupt=6", "state.steps=6"],
         ["stages.action=3", "stages.reward=3", "stages.state=9"],
         ["stages.action=null", "stages.reward=null", "stages.state=0"],
+        ["stages.action=null", "action.objective=weighted", "action.candidates=1"],
+        ["evaluation.weights=1,1,1,1,1,1,1,1,1,0.5"],
+        ["logger.project=a/b", "logger.mode=disabled"],
     ],
 )
 def test_values_that_fit_pass(arguments):

@@ -26,7 +26,7 @@ class MessageLayer(nn.Module):
         """Nodes [..., K, width] after one exchange over edges [..., K, K, edge_features]."""
         receiver, sender = self.ends(nodes).chunk(2, dim=-1)
         # in place: at this size the memory traffic of every pass over K x K costs more than its arithmetic
-        messages = self.edge(edges).add_(receiver.unsqueeze(-2)).add_(sender.unsqueeze(-3)).relu_()
+        messages = (self.edge(edges) + receiver.unsqueeze(-2)).add_(sender.unsqueeze(-3)).relu_()
         gathered = messages.sum(-2) * nodes.shape[-2] ** -0.5
         return nodes + F.relu(self.update(torch.cat([nodes, gathered], dim=-1)))
 

@@ -50,7 +50,8 @@ def link_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) 
     signal, disturbance = downlink_powers(channels, precoder, uplink_power)
     sent = (uplink_power.clamp_min(0) + FAINT_POWER) * squared_magnitude(channels.uplink).sum(-1)
     error = uplink_error(channels, precoder, uplink_power)
-    lost = (sent * error / (1 - error).clamp_min(torch.finfo(error.dtype).eps)).to(signal.dtype)
+    lost = sent * error / (1 - error).clamp_min(torch.finfo(error.dtype).eps)
+    lost = lost.clamp_min(1).to(signal.dtype)  # noise is left where a silent user's quotient is lost to rounding
     return torch.cat([signal, sent.to(signal.dtype)], dim=-1), torch.cat([disturbance, lost], dim=-1)
 
 
@@ -75,9 +76,9 @@ def uplink_error(channels: ChannelState, precoder: Tensor, uplink_power: Tensor)
     noise = leakage @ leakage.mH + _identity(leakage, leakage.shape[-2])
     amplitude = (uplink_power.double().clamp_min(0) + FAINT_POWER).sqrt().unsqueeze(-2)
     streams = channels.uplink.to(torch.complex128).mT * amplitude
-    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(noise), streams, upper=False)
+    whitened = torch.linalg.solve_triangular(_factor(noise), streams, upper=False)
     gram = whitened.mH @ whitened + _identity(whitened, whitened.shape[-1])
-    factor = torch.linalg.cholesky(gram)
+    factor = _factor(gram)
     inverse = torch.linalg.solve_triangular(factor, _identity(gram, gram.shape[-1]).expand_as(gram), upper=False)
     return squared_magnitude(inverse).sum(-2)
 
@@ -85,6 +86,11 @@ def uplink_error(channels: ChannelState, precoder: Tensor, uplink_power: Tensor)
 def squared_magnitude(values: Tensor) -> Tensor:
     """|x|^2 with a gradient that is finite at zero."""
     return (values * values.conj()).real
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """Cholesky factor; NaN for a matrix that is not finite, where ``cholesky`` would give up on the whole batch."""
+    return torch.linalg.cholesky_ex(matrix)[0]
 
 
 def _identity(like: Tensor, size: int) -> Tensor:

@@ -87,7 +87,7 @@ def test_a_finished_cell_is_out_of_date_when_its_configuration_changes(write):
         ("ours: full", "", "ours is missing; it must be one of the variants ddpg or full."),
         ("variants:", "variant:", "variant is not a key. Did you mean variants"),
         ("action.steps=3", "action.step=3", "variants.full in scenario default: action.step is not a key."),
-        ("action.steps=3", "action.steps=0", "action.steps cannot be 0; it must be a whole number at least 1."),
+        ("action.steps=3", "action.steps=0", "action.steps cannot be 0; it must be a whole number at least 1"),
         ("action.steps=3", "seed=3", "variants.full: seed is set by the benchmark itself; leave it out."),
         ("conf: ddpg", "conf: dpg", "variants.ddpg in scenario default: conf=dpg is not there."),
         ("title: DDPG", "titel: DDPG", "variants.ddpg.titel is not a key. Did you mean variants.ddpg.title?"),

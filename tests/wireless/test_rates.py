@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, random_decision, rzf
+from d2rl.wireless.rates import link_powers
 
 
 def formula_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
@@ -87,6 +88,21 @@ def test_rates_are_the_sinr_formulas(make_channels, scenario, decision, generato
         precoder = torch.zeros_like(precoder)
     expected = formula_rates(channels, precoder, power)
     torch.testing.assert_close(link_rates(channels, precoder, power).double(), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scenario", ["default", "no isolation, SI 0 dB", "more users than antennas", "all gains 0"])
+def test_powers_are_what_is_sent_or_received_and_their_ratio_is_the_sinr(make_channels, scenario, generator):
+    channels = SCENARIOS[scenario](make_channels)
+    precoder, power = random_decision(channels, generator)
+    signal, disturbance = link_powers(channels, precoder, power)
+    users = channels.downlink_users
+    beams = torch.einsum("bjn,bnj->bj", channels.downlink.conj(), precoder)
+    torch.testing.assert_close(signal[:, :users], beams.abs().square(), rtol=1e-4, atol=1e-4)
+    sent = power * channels.uplink.abs().square().sum(-1)
+    torch.testing.assert_close(signal[:, users:], sent, rtol=1e-4, atol=1e-4)
+    assert (disturbance >= 1).all()
+    rates = torch.log2(1 + signal / disturbance).double()
+    torch.testing.assert_close(rates, formula_rates(channels, precoder, power), atol=1e-4, rtol=0)
 
 
 def test_one_user_and_one_antenna_gives_the_shannon_rate(make_channels):

@@ -1,0 +1,239 @@
+"""Mutation tests of the physics: each of these mistakes must be caught by the suite.
+
+    python tests/faults/mutants.py [WORD ...]
+
+Puts one mistake after the other into a copy of the package and runs the tests of that part there, until one fails.
+With words only the mutants whose name holds one. Prints a table; exit status 1 if a mutant survives.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SECONDS = 600  # that the tests of a mutant may take
+RATES, HEADS, WMMSE = "wireless/rates.py", "wireless/heads.py", "wireless/wmmse.py"
+PRECODERS, PROPAGATION, FADING = "wireless/precoders.py", "wireless/propagation.py", "wireless/fading.py"
+CELL, BANK, BOUNDS, REWARD = "envs/full_duplex.py", "envs/bank.py", "wireless/bounds.py", "explorers/reward.py"
+TESTS = {  # of a part; the first file that fails ends a mutant
+    RATES: "tests/wireless/test_rates.py",
+    HEADS: "tests/wireless/test_heads.py",
+    WMMSE: "tests/wireless/test_wmmse.py",
+    PRECODERS: "tests/wireless/test_precoders.py",
+    PROPAGATION: "tests/wireless/test_propagation.py",
+    FADING: "tests/wireless/test_fading.py",
+    CELL: "tests/envs/test_full_duplex.py",
+    BANK: "tests/envs/test_full_duplex.py",
+    BOUNDS: "tests/wireless/test_bounds.py",
+    REWARD: "tests/explorers/test_reward.py",
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake: ``right`` stands once in ``file`` and becomes ``wrong``."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+
+    def apply(self, package: Path) -> None:
+        """Put it into a copy of the package. :raises ValueError: its place is not there, or there twice"""
+        path = package / self.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(self.right) != 1:
+            raise ValueError(f"{self.name}: {self.right!r} stands {text.count(self.right)} times in {self.file}")
+        path.write_text(text.replace(self.right, self.wrong), encoding="utf-8")
+
+
+DISTURBANCE = "others.sum(-1) + cross + 1"
+COVARIANCE = "noise = leakage @ leakage.mH + _identity(leakage"
+OWN_POWER = "(uplink_power.double().clamp_min(0) + FAINT_POWER).sqrt()"
+# fmt: off
+MUTANTS = (
+    # the SINR
+    Mutant("no interference between downlink users", RATES, DISTURBANCE, "cross + 1"),
+    Mutant("no interference from uplink users", RATES, DISTURBANCE, "others.sum(-1) + 1"),
+    Mutant("no noise at the users", RATES, DISTURBANCE, "others.sum(-1) + cross"),
+    Mutant("a user disturbed by its own signal", RATES, DISTURBANCE, "received.sum(-1) + cross + 1"),
+    Mutant("g_j^T w instead of g_j^H w", RATES, "channels.downlink.conj() @ precoder", "channels.downlink @ precoder"),
+    Mutant(
+        "square of the uplink power", RATES, "(uplink_power.unsqueeze(-2) @",
+        "(uplink_power.square().unsqueeze(-2) @",
+    ),
+    Mutant("no self-interference", RATES, COVARIANCE, "noise = _identity(leakage"),
+    Mutant("a tenth of the noise at the base station", RATES, COVARIANCE, COVARIANCE.replace("+ _", "+ 0.1 * _")),
+    Mutant(
+        "conjugate of H_S", RATES, "(channels.self_interference @ precoder)",
+        "(channels.self_interference.conj() @ precoder)",
+    ),
+    Mutant("half of the self-interference", RATES, COVARIANCE, COVARIANCE.replace("leakage @", "0.5 * leakage @")),
+    Mutant(
+        "no interference between uplink users", RATES, "gram = whitened.mH @ whitened",
+        "gram = torch.diag_embed((whitened.mH @ whitened).diagonal(dim1=-2, dim2=-1))",
+    ),
+    Mutant("power instead of amplitude of the uplink", RATES, OWN_POWER, OWN_POWER.removesuffix(".sqrt()")),
+    Mutant("MMSE combiner without its own power", RATES, OWN_POWER, "torch.ones_like(uplink_power).double()"),
+    Mutant("natural logarithm, downlink", RATES, "torch.log2(1 + downlink_sinr", "torch.log(1 + downlink_sinr"),
+    Mutant("natural logarithm, uplink", RATES, "-torch.log2(uplink_error", "-torch.log(uplink_error"),
+    Mutant(
+        "uplink before downlink", RATES, "torch.cat([downlink, uplink], dim=-1)",
+        "torch.cat([uplink, downlink], dim=-1)",
+    ),
+    Mutant("uplink signal at full power", RATES, "sent = (uplink_power.clamp_min(0) + FAINT_POWER)", "sent = 1"),
+    Mutant("uplink disturbance without its limit", RATES, "sent * error / (1 - error)", "sent * error / (1 + error)"),
+    Mutant("uplink disturbance below the noise", RATES, "lost.clamp_min(1)", "lost"),
+    # action heads
+    Mutant("power shares not normalised", HEADS, "torch.softmax(self.share_range", "torch.sigmoid(self.share_range"),
+    Mutant("power share as amplitude", HEADS, "share.sqrt().unsqueeze(-2)", "share.unsqueeze(-2)"),
+    Mutant("beams without unit norm", HEADS, "(beams / norm).to", "beams.to"),
+    Mutant("no power ball", HEADS, "return precoder / norm, (power", "return precoder, (power"),
+    Mutant("uplink power up to 2", HEADS, "(power.squeeze(-1) + 1) / 2", "(power.squeeze(-1) + 1)"),
+    Mutant(
+        "H_S^T instead of H_S^H", HEADS, "channels.self_interference.mH @ combiners",
+        "channels.self_interference.mT @ combiners",
+    ),
+    # WMMSE
+    Mutant(
+        "WMMSE without noise", WMMSE, "(power.unsqueeze(-2) @ cross).squeeze(-2) + 1",
+        "(power.unsqueeze(-2) @ cross).squeeze(-2) + 1e-3",
+    ),
+    Mutant(
+        "WMMSE receiver without its own power", WMMSE, "u = own / total",
+        "u = own / (total - squared_magnitude(own))",
+    ),
+    Mutant(
+        "WMMSE without the weight of the error", WMMSE, "/ (1 - squared_magnitude(own) / total)",
+        "* torch.ones_like(total)",
+    ),
+    Mutant("WMMSE precoder blind to self-interference", WMMSE, " + (seen * b.unsqueeze(-2)) @ seen.mH", ""),
+    Mutant(
+        "WMMSE uplink blind to the downlink users", WMMSE, "heard + (cross @ weight_down",
+        "heard + 0 * (cross @ weight_down",
+    ),
+    Mutant(
+        "WMMSE covariance without self-interference", WMMSE, "covariance = leakage @ leakage.mH + ",
+        "covariance = ",
+    ),
+    Mutant(
+        "WMMSE precoder of twice the power", WMMSE, "return precoder / norm.clamp_min(1)",
+        "return precoder / norm.clamp_min(1) * 2**0.5",
+    ),
+    Mutant(
+        "WMMSE uplink power without limit", WMMSE, ".clamp(0, 1)\n    return next_precoder",
+        ".clamp_min(0)\n    return next_precoder",
+    ),
+    Mutant("WMMSE blind to uplink priorities", WMMSE, "b = priority_up /", "b = torch.ones_like(priority_up) /"),
+    Mutant("WMMSE picks the worst start", WMMSE, ".argmax(-1)", ".argmin(-1)"),
+    # precoders and bound
+    Mutant("RZF with the regularisation of one user", PRECODERS, "channels.downlink_users * torch.eye", "torch.eye"),
+    Mutant("every user at full power", PRECODERS, " / beams.shape[-1] ** 0.5", ""),
+    Mutant(
+        "ZF of the conjugate", PRECODERS, "channels.downlink.to(torch.complex128).conj()",
+        "channels.downlink.to(torch.complex128)",
+    ),
+    Mutant("MRT of the conjugate", PRECODERS, "equal_power(channels.downlink.mT)", "equal_power(channels.downlink.mH)"),
+    Mutant(
+        "bound without the power limit", BOUNDS, "(weights * levels.gather(-1, used - 1) - floor).clamp_min(0)",
+        "torch.ones_like(floor)",
+    ),
+    # propagation and fading
+    Mutant("path loss as a gain", PROPAGATION, "return -(intercept", "return (intercept"),
+    Mutant("distance in metres", PROPAGATION, "torch.log10(distance / 1000)", "torch.log10(distance)"),
+    Mutant("no noise figure", PROPAGATION, " + noise_figure", ""),
+    Mutant("bandwidth in MHz", PROPAGATION, "math.log10(bandwidth * 1e6)", "math.log10(bandwidth)"),
+    Mutant(
+        "uplink at the power of the base station", PROPAGATION, "uplink=from_db(self.user_power",
+        "uplink=from_db(self.bs_power",
+    ),
+    Mutant(
+        "self-interference independent of P_BS", PROPAGATION, "self.bs_power + self.self_interference",
+        "self.self_interference",
+    ),
+    Mutant(
+        "self-interference over the users' noise", PROPAGATION, "self.self_interference - self.noise_uplink",
+        "self.self_interference - self.noise_downlink",
+    ),
+    Mutant("amplitude dB", PROPAGATION, "10 ** (decibel / 10)", "10 ** (decibel / 20)"),
+    Mutant(
+        "users uniform in distance", PROPAGATION, "(minimum**2 + (radius**2 - minimum**2) * draw[..., 0]).sqrt()",
+        "minimum + (radius - minimum) * draw[..., 0]",
+    ),
+    Mutant("innovation without its root", FADING, "math.sqrt(max(0.0, 1 - correlation**2))", "(1 - correlation**2)"),
+    Mutant("Doppler without 2 pi", FADING, "2 * math.pi * doppler * slot", "doppler * slot"),
+    Mutant("estimate of more power than the channel", FADING, "math.sqrt(1 - error) * true", "true"),
+    Mutant("line of sight on top of the scattering", FADING, "math.sqrt(1 / (k + 1)) * scattered", "scattered"),
+    # the cell
+    Mutant("km/h as m/s", CELL, "config.speed / 3.6", "config.speed"),
+    Mutant(
+        "noise figures swapped", BANK, "config.noise_density, config.noise_figure_downlink)",
+        "config.noise_density, config.noise_figure_uplink)",
+    ),
+    Mutant(
+        "rates of the estimate", CELL, "decided_rates(self.head, state.channels, action, state.estimate)",
+        "decided_rates(self.head, state.estimate, action)",
+    ),
+    Mutant(
+        "decisions on the truth", CELL, "decided_rates(self.head, state.channels, action, state.estimate)",
+        "decided_rates(self.head, state.channels, action)",
+    ),
+    Mutant(
+        "designed reward without its reference", REWARD, "return rates - reference.unsqueeze(1)",
+        "return rates + 0 * reference.unsqueeze(1)",
+    ),
+)
+# fmt: on
+
+
+def copy(place: Path) -> Path:
+    """What the tests need, in ``place``."""
+    for name in ("d2rl", "tests", "conf"):
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
+    shutil.copy(ROOT / "pyproject.toml", place)
+    return place
+
+
+def passes(place: Path, tests: Iterable[str]) -> bool:
+    """Whether the tests pass in a copy. :raises RuntimeError: they cannot be run"""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+        **{"cwd": place, "capture_output": True, "text": True, "timeout": SECONDS},
+        env={**os.environ, "PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    if done.returncode not in (0, 1):
+        raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
+    return done.returncode == 0
+
+
+def main(words: list[str]) -> int:
+    """Judge the mutants whose name holds one of the words, or all."""
+    chosen = [one for one in MUTANTS if not words or any(word in one.name for word in words)]
+    with tempfile.TemporaryDirectory() as place:
+        if not passes(copy(Path(place)), sorted({TESTS[one.file] for one in chosen})):
+            print("the suite fails without any mutant")
+            return 1
+    survivors = 0
+    print("| mutant | file | outcome | seconds |\n|---|---|---|---|")
+    for one in chosen:
+        with tempfile.TemporaryDirectory() as place:
+            one.apply(copy(Path(place)) / "d2rl")
+            begin = time.monotonic()
+            survived = passes(Path(place), [TESTS[one.file]])
+        survivors += survived
+        outcome = "**survived**" if survived else "caught"
+        print(f"| {one.name} | `{one.file}` | {outcome} | {time.monotonic() - begin:.0f} |", flush=True)
+    print(f"\n{len(chosen)} mutants, {survivors} survived")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
