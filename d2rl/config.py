@@ -112,7 +112,7 @@ class AENPNNConfig:
     )
     gradient_steps: int = option(1, "last steps of the chain that are trained, in turn, by the chain objective", low=1)
     candidates: int = option(4, "M_a, actions measured for one state", low=1, high=1024)
-    temperature: float = option(1.0, "of the weights among candidates, in standard deviations", low=1e-3, high=1e3)
+    temperature: float = option(2.0, "of the weights among candidates, in standard deviations", low=1e-3, high=1e3)
     weighted_scale: float = option(1.0, "weight of the regression beside the chain", low=0, high=1e3)
     sampler: str = option("ancestral", "reverse chain", choices=("ancestral", "ddim"))
 
@@ -168,7 +168,7 @@ class TrainerConfig:
 
     epochs: int = option(10, "length of the run", low=1)
     updates_per_epoch: int = option(100, "updates in an epoch", low=1)
-    updates_per_step: int = option(20, "updates in one training step, after which metrics are logged", low=1)
+    updates_per_step: int = option(10, "updates in one training step, after which metrics are logged", low=1)
     num_envs: int = option(16, "cells simulated side by side", low=1, high=10**6)
     accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
     precision: str = option("32", "of the networks; physics is always fp32 or better", choices=("32", "bf16"))
