@@ -75,7 +75,7 @@ def main() -> None:
         begin = time.process_time()
         for step in range(steps):
             plain.training_step(step, step)
-        plain.collect()
+        plain.means.collect()
         times["plain loop"].append(time.process_time() - begin)
         for name, agent in agents.items():
             clock = Clock()
@@ -92,7 +92,7 @@ def main() -> None:
                 callbacks=callbacks,
             )
             trainer.fit(agent, DataLoader(range(steps), batch_size=None))
-            agent.collect()
+            agent.means.collect()
             times[name].append(clock.seconds)
     medians = {name: 1e3 * statistics.median(values[1:]) / (steps * per_step) for name, values in times.items()}
     base = medians["plain loop"]

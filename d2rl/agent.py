@@ -82,6 +82,7 @@ class D2RL(L.LightningModule):
         self.replay = ReplayBuffer(ddpg.replay)
         self.stages = {"action": False, "reward": False, "state": False}
         self.chi, self.owed = 0.0, 0.0
+        self.chain_factors: dict[str, Tensor] | None = None
         self.autocast_type: torch.dtype | None = None
         self.sections = Sections()
         self.updates = self.environment_steps = 0

@@ -68,7 +68,7 @@ class NetworkConfig:
         "link_graph", "link_graph serves any number of users, mlp a fixed one", choices=("link_graph", "mlp")
     )
     width: int = option(32, "size of an embedding (link_graph) or eight times a hidden layer (mlp)", low=1, high=4096)
-    layers: int = option(2, "rounds of message passing (a critic of powers has one), or hidden layers", low=1, high=64)
+    layers: int = option(2, "rounds of message passing (a critic of powers has none), or hidden layers", low=1, high=64)
     critic: str = option(
         "powers",
         "how Q sees an action: the powers it makes links receive, or its numbers",

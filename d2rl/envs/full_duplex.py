@@ -127,7 +127,7 @@ class FullDuplexEnv:
 
         :param precoder: [B M, N_t, K_D]      :param uplink_power: [B M, K_U]
         """
-        copies = uplink_power.shape[0] // self.num_envs
+        copies = uplink_power.shape[0] // state.channels.batch
         return link_rates(state.channels.repeat(copies), precoder, uplink_power).unflatten(0, (-1, copies))
 
     def with_channels(self, state: CellState, channels: ChannelState) -> CellState:

@@ -23,9 +23,10 @@ class MessageLayer(nn.Module):
         self.update = nn.Linear(2 * width, width)
 
     def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
-        """Nodes [..., K, width] after one exchange over edges [..., K, K, edge_features]."""
+        """Nodes [..., K, width] after one exchange over edges [..., K, K, edge_features], which broadcast."""
         receiver, sender = self.ends(nodes).chunk(2, dim=-1)
-        # in place: at this size the memory traffic of every pass over K x K costs more than its arithmetic
+        # in place: at this size the memory traffic of every pass over K x K costs more than its arithmetic;
+        # only the first sum is not, since edges may be shared by several sets of nodes
         messages = (self.edge(edges) + receiver.unsqueeze(-2)).add_(sender.unsqueeze(-3)).relu_()
         gathered = messages.sum(-2) * nodes.shape[-2] ** -0.5
         return nodes + F.relu(self.update(torch.cat([nodes, gathered], dim=-1)))

@@ -8,6 +8,7 @@ from torch import Tensor
 from d2rl.wireless.channels import ChannelState
 
 FAINT_POWER = 1e-20  # added to every power: a silent user's rate stays 0 and keeps its gradient, h^H Q^-1 h / ln 2
+HEARD_POWER = 1e-10  # added where a user's signal is divided by its SINR, which a silent user would make 0 / 0
 
 
 def link_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
@@ -43,16 +44,18 @@ def link_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) 
     """Signal, and interference plus noise, of every link, downlink first: two tensors [B, K_D + K_U].
 
     Downlink: what a user receives. Uplink: p_k ||h_k||^2, and that over SINR_U, so that the second part holds
-    what other users, self-interference and noise cost after MMSE combining.
+    what other users, self-interference and noise cost after MMSE combining; a silent user would pay the same.
 
     :param precoder: [B, N_t, K_D]      :param uplink_power: [B, K_U]
     """
     signal, disturbance = downlink_powers(channels, precoder, uplink_power)
-    sent = (uplink_power.clamp_min(0) + FAINT_POWER) * squared_magnitude(channels.uplink).sum(-1)
-    error = uplink_error(channels, precoder, uplink_power)
-    lost = sent * error / (1 - error).clamp_min(torch.finfo(error.dtype).eps)
-    lost = lost.clamp_min(1).to(signal.dtype)  # noise is left where a silent user's quotient is lost to rounding
-    return torch.cat([signal, sent.to(signal.dtype)], dim=-1), torch.cat([disturbance, lost], dim=-1)
+    gain, power = squared_magnitude(channels.uplink).sum(-1), uplink_power.clamp_min(0)
+    heard = power + HEARD_POWER
+    error = uplink_error(channels, precoder, heard)
+    caught = (1 - error).clamp_min(torch.finfo(error.dtype).eps)
+    lost = (heard * gain * error / caught).clamp_min(1)  # never below the noise, whatever was rounded
+    sent = (power * gain).to(signal.dtype)
+    return torch.cat([signal, sent], dim=-1), torch.cat([disturbance, lost.to(signal.dtype)], dim=-1)
 
 
 def downlink_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:

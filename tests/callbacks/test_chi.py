@@ -12,6 +12,7 @@ from d2rl.agent import D2RL
 from d2rl.callbacks import ChiSchedule
 from d2rl.config import ChiConfig
 from d2rl.errors import ConfigError
+from d2rl.probes import state_explorer_loss
 
 EASY = 100.0  # a threshold that every loss is below
 HARD = 1e-3
@@ -53,7 +54,7 @@ def test_the_threshold_is_for_the_smoothed_held_out_loss(tiny, fit):
         tiny,
         fit,
         ChiConfig(eta=0.05, threshold=1.0),
-        lambda _, agent: losses.append(agent.state_explorer_loss().item()),
+        lambda _, agent: losses.append(state_explorer_loss(agent).item()),
         loss=9.0,
     )
     assert all(loss < 1.2 for loss in losses)  # without smoothing chi would have grown
@@ -100,7 +101,7 @@ def loss_times(factor: float, at: int):
     """Rewards that become wild at one training step: the critic's loss really rises."""
 
     def function(_, agent):
-        agent.totals, agent.counts = {}, {}
+        agent.means.collect()
         if agent.updates == 2 * at:
             agent.replay.storage["rates"].mul_(factor)
 
@@ -128,7 +129,7 @@ def test_a_loss_that_is_not_finite_holds_chi_down_only_once(tiny, fit):
     kept = {}
 
     def poison_the_third_step(_, agent):
-        agent.totals, agent.counts = {}, {}
+        agent.means.collect()
         rates = agent.replay.storage["rates"]
         if agent.updates == 4:
             kept["rates"] = rates.clone()

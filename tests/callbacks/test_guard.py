@@ -15,6 +15,7 @@ from d2rl.agent import D2RL
 from d2rl.callbacks import RewardGuard
 from d2rl.envs import decided_rates
 from d2rl.explorers.reward import rank_correlation, worth
+from d2rl.probes import goodhart_gap
 from d2rl.tracking import CsvLogger
 
 
@@ -35,7 +36,7 @@ def trained(tiny, fit) -> D2RL:
         *("trainer.updates_per_epoch=120", "trainer.updates_per_step=2"),
     )
     fit(agent)
-    agent.collect()
+    agent.means.collect()
     return agent
 
 
@@ -43,7 +44,7 @@ def test_the_guard_trips_on_rewards_of_the_wrong_sign_and_recovers(trained, fit)
     agent, guard, seen = deepcopy(trained), RewardGuard(0.5, every=10**6), []
 
     def follow(trainer, agent):
-        agent.collect()
+        agent.means.collect()
         seen.append(agent.fallback)
         tripped = agent.fallback and not any(seen[:-1])
         if len(seen) == 5 or tripped:
@@ -81,7 +82,7 @@ def test_the_goodhart_gap_tells_honest_rewards_from_hacked_ones(trained):
     """Following the generated reward raises the measured one; following its negative lowers it."""
     agent, gaps = deepcopy(trained), []
     for _ in range(2):
-        gaps.append(sum(agent.goodhart_gap().item() for _ in range(4)) / 4)
+        gaps.append(sum(goodhart_gap(agent).item() for _ in range(4)) / 4)
         agent.renpnn.spread.neg_()
     assert gaps[0] > 0.05
     assert gaps[1] < -0.05
@@ -92,8 +93,8 @@ def feed(agent: D2RL, sign: float) -> None:
     state = agent.env.state
     action = torch.rand(8, 4, 10, generator=torch.Generator().manual_seed(0)) * 2 - 1
     measured = worth(decided_rates(agent.env.head, state.channels, action), state.weights)
-    agent.totals, agent.counts = {}, {}
-    agent.accumulate("renpnn/rank_correlation", rank_correlation(sign * measured, measured))
+    agent.means.collect()
+    agent.means.add("renpnn/rank_correlation", rank_correlation(sign * measured, measured))
 
 
 def test_one_bad_step_does_not_trip_it(tiny, fit, tmp_path):

@@ -13,11 +13,14 @@ from d2rl.wireless import ChannelState, full_uplink_power, link_rates, random_de
 from d2rl.wireless.rates import link_powers
 
 
-def formula_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
-    """The SINR formulas in float64, user by user, with the inverse of Q without user k written out."""
+def formula_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
+    """Signal, and interference plus noise, in float64, user by user, with the inverse of Q without user k written out.
+
+    An uplink user's second part is ||h||^2 / (h^H Q^-1 h): its own power has no say in it.
+    """
     g, h, f, h_s = (tensor.to(torch.complex128).numpy() for tensor in channels.tensors().values())
     w, p = precoder.to(torch.complex128).numpy(), uplink_power.double().numpy()
-    rates = np.zeros((channels.batch, channels.links))
+    signal, disturbance = np.zeros((2, channels.batch, channels.links))
     for b in range(channels.batch):
         for j in range(channels.downlink_users):
             heard = 1.0
@@ -26,16 +29,23 @@ def formula_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor
                     heard += abs(np.vdot(g[b, j], w[b, :, other])) ** 2
             for k in range(channels.uplink_users):
                 heard += p[b, k] * abs(f[b, k, j]) ** 2
-            rates[b, j] = np.log2(1 + abs(np.vdot(g[b, j], w[b, :, j])) ** 2 / heard)
+            signal[b, j], disturbance[b, j] = abs(np.vdot(g[b, j], w[b, :, j])) ** 2, heard
         leakage = h_s[b] @ w[b]
         for k in range(channels.uplink_users):
             q = np.eye(channels.receive_antennas) + leakage @ leakage.conj().T
             for i in range(channels.uplink_users):
                 if i != k:
                     q = q + p[b, i] * np.outer(h[b, i], h[b, i].conj())
-            sinr = p[b, k] * (h[b, k].conj() @ np.linalg.inv(q) @ h[b, k]).real
-            rates[b, channels.downlink_users + k] = np.log2(1 + sinr)
-    return torch.from_numpy(rates)
+            link, gain = channels.downlink_users + k, np.linalg.norm(h[b, k]) ** 2
+            signal[b, link] = p[b, k] * gain
+            disturbance[b, link] = gain / (h[b, k].conj() @ np.linalg.inv(q) @ h[b, k]).real if gain else 1.0
+    return torch.from_numpy(signal), torch.from_numpy(disturbance)
+
+
+def formula_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
+    """The rates of these powers."""
+    signal, disturbance = formula_powers(channels, precoder, uplink_power)
+    return torch.log2(1 + signal / disturbance)
 
 
 def zeroed(channels: ChannelState, *names: str) -> ChannelState:
@@ -73,10 +83,10 @@ SCENARIOS = {
 }
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("decision", ["rzf", "random", "faint", "silent uplink", "silent downlink"])
-def test_rates_are_the_sinr_formulas(make_channels, scenario, decision, generator):
-    channels = SCENARIOS[scenario](make_channels)
+DECISIONS = ["rzf", "random", "faint", "silent uplink", "silent downlink"]
+
+
+def decide(decision: str, channels: ChannelState, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     precoder, power = random_decision(channels, generator)
     if decision == "rzf":
         precoder, power = rzf(channels), full_uplink_power(channels)
@@ -86,6 +96,14 @@ def test_rates_are_the_sinr_formulas(make_channels, scenario, decision, generato
         power = torch.zeros_like(power)
     elif decision == "silent downlink":
         precoder = torch.zeros_like(precoder)
+    return precoder, power
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_rates_are_the_sinr_formulas(make_channels, scenario, decision, generator):
+    channels = SCENARIOS[scenario](make_channels)
+    precoder, power = decide(decision, channels, generator)
     expected = formula_rates(channels, precoder, power)
     torch.testing.assert_close(link_rates(channels, precoder, power).double(), expected, atol=1e-4, rtol=0)
 
@@ -230,3 +248,83 @@ def test_shapes_that_do_not_fit_are_refused_with_both_shapes(channels, precoder,
     assert str(precoder) in str(refusal.value)
     assert str(power) in str(refusal.value)
     assert "(16, 8, 6)" in str(refusal.value)
+
+
+# ------------------------------------------------------------------ powers
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("decision", DECISIONS)
+def test_powers_are_their_formulas(make_channels, scenario, decision, generator):
+    """Of a silent uplink user too: what it would have to overcome."""
+    channels = SCENARIOS[scenario](make_channels)
+    precoder, power = decide(decision, channels, generator)
+    signal, disturbance = link_powers(channels, precoder, power)
+    wanted, unwanted = formula_powers(channels, precoder, power)
+    torch.testing.assert_close(signal.double(), wanted, rtol=1e-4, atol=1e-12)
+    tolerance = 0.03 if decision == "silent uplink" else 1e-3
+    torch.testing.assert_close(disturbance.double(), unwanted, rtol=tolerance, atol=0)
+    assert (disturbance >= 1).all()
+
+
+@pytest.mark.parametrize("scenario", ["default", "non line of sight", "no two sizes alike", "60 dB between users"])
+def test_signal_over_interference_and_noise_gives_the_rate_of_every_link(make_channels, scenario, generator):
+    channels = SCENARIOS[scenario](make_channels)
+    precoder, power = random_decision(channels, generator)
+    power[0] = 0
+    precoder[1] = 0
+    signal, disturbance = link_powers(channels, precoder, power)
+    rates = link_rates(channels, precoder, power)
+    torch.testing.assert_close(torch.log2(1 + signal / disturbance), rates, rtol=1e-4, atol=1e-4)
+    assert rates.std() > 0.5
+
+
+def test_what_an_uplink_user_has_to_overcome_does_not_change_with_its_own_power(channels, generator):
+    precoder, power = random_decision(channels, generator)
+    before = link_powers(channels, precoder, power)[1]
+    for own in (0.0, 1e-12, 1e-6, 1.0):
+        changed = power.clone()
+        changed[:, 2] = own
+        signal, after = link_powers(channels, precoder, changed)
+        torch.testing.assert_close(after[:, 8], before[:, 8], rtol=1e-3, atol=0)
+        gain = channels.uplink[:, 2].abs().square().sum(-1)
+        torch.testing.assert_close(signal[:, 8], own * gain, rtol=1e-5, atol=0)
+    assert (after[:, [6, 7, 9]] - before[:, [6, 7, 9]]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_powers_follow_the_order_of_users(channels, seed):
+    order = torch.Generator().manual_seed(seed)
+    down, up = torch.randperm(6, generator=order).tolist(), torch.randperm(4, generator=order).tolist()
+    precoder, power = random_decision(channels, order)
+    before = torch.stack(link_powers(channels, precoder, power), dim=-1)
+    after = torch.stack(link_powers(channels.permute_users(down, up), precoder[..., down], power[:, up]), dim=-1)
+    torch.testing.assert_close(after, before[:, [*down, *(6 + k for k in up)]], rtol=1e-3, atol=1e-4)
+
+
+def test_gradient_of_powers_is_that_of_finite_differences(make_channels, generator):
+    channels = make_channels(2, downlink_users=2, uplink_users=2, transmit_antennas=2, receive_antennas=2).double()
+    precoder, power = random_decision(channels, generator)
+    precoder, power = precoder.requires_grad_(), power.double().requires_grad_()
+
+    def logs(w: Tensor, p: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.log10(1 + part) for part in link_powers(channels, w, p))
+
+    assert torch.autograd.gradcheck(logs, (precoder, power), atol=1e-4)
+
+
+@pytest.mark.parametrize("scenario", ["default", "no isolation, SI 0 dB", "all gains 0", "60 dB between users"])
+@pytest.mark.parametrize("level", [0.0, 1e-30, 1.0])
+def test_gradients_of_powers_are_finite_and_of_the_size_of_the_gains(make_channels, scenario, level, generator):
+    """Of their logarithms, as a network sees them; at zero power rounding must not be taken for a slope."""
+    channels = SCENARIOS[scenario](make_channels)
+    beams, power = random_decision(channels, generator)
+    precoder, power = (level * beams).requires_grad_(), (level * power).requires_grad_()
+    signal, disturbance = link_powers(channels, precoder, power)
+    assert torch.isfinite(signal).all()
+    assert torch.isfinite(disturbance).all()
+    (torch.log(1 + signal) + torch.log(disturbance)).sum().backward()
+    largest = channels.links**2 * max(1.0, *(t.abs().square().max().item() for t in channels.tensors().values()))
+    for gradient in (torch.view_as_real(precoder.grad), power.grad):
+        assert torch.isfinite(gradient).all()
+        assert gradient.abs().max() < 100 * largest
