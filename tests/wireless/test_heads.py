@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless import BeamformingHead, ChannelState, StructuredHead, link_rates, make_head, zf
-from d2rl.wireless.heads import ActionLayout, leakage_directions, uplink_combiners
+from d2rl.wireless.heads import ActionLayout, beam_basis, leakage_directions, uplink_combiners
 
 HEADS = ["structured", "beamforming"]
 
@@ -250,6 +250,54 @@ def test_leakage_directions_are_unit_vectors_or_zero(channels):
     torch.testing.assert_close(norms, torch.ones(16, 4))
     quiet = dataclasses.replace(channels, self_interference=torch.zeros_like(channels.self_interference))
     assert leakage_directions(quiet).abs().max() == 0
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_basis_holds_where_users_hear_and_where_self_interference_reaches(make_channels, cell):
+    channels = CELLS[cell](make_channels)
+    basis, exact = beam_basis(channels), channels.double()
+    assert basis.shape == (16, channels.transmit_antennas, channels.links)
+    assert basis.dtype == torch.complex128
+    combiners = uplink_combiners(exact)
+    for b in (0, 7):
+        vectors = [exact.downlink[b, j] for j in range(channels.downlink_users)]
+        leaks = [exact.self_interference[b].mH @ combiners[b, :, k] for k in range(channels.uplink_users)]
+        for i, vector in enumerate([*vectors, *leaks]):
+            length = vector.abs().square().sum().sqrt()
+            expected = vector / length if length > 0 else vector
+            torch.testing.assert_close(basis[b, :, i], expected, rtol=0, atol=1e-9)
+
+
+def test_combiners_at_hand_save_their_inverse(channels):
+    exact = channels.double()
+    given = beam_basis(exact, uplink_combiners(exact))
+    assert torch.equal(given, beam_basis(exact))
+    other = beam_basis(channels, uplink_combiners(channels))  # rounded to single precision
+    assert other.dtype == torch.complex128
+    torch.testing.assert_close(other, given, rtol=0, atol=1e-5)
+    turned = beam_basis(exact, uplink_combiners(exact).flip(-1))
+    torch.testing.assert_close(turned[..., 6:], given[..., 6:].flip(-1))
+    assert torch.equal(turned[..., :6], given[..., :6])
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("kind", ["uniform", "corners", "highest"])
+def test_a_basis_at_hand_gives_the_same_decision(channels, name, kind):
+    """Also when it was kept in single precision, as an observation does."""
+    head = make_head(name, 8)
+    action = actions(head.layout.size(channels))[kind]
+    rates = link_rates(channels, *head.decode(channels, action))
+    basis = beam_basis(channels)
+    for given, tolerance in ((basis, 1e-5), (basis.to(channels.downlink.dtype), 5e-3)):
+        precoder, power = head.decode(channels, action, given)
+        assert precoder.dtype == channels.downlink.dtype
+        torch.testing.assert_close(link_rates(channels, precoder, power), rates, rtol=0, atol=tolerance)
+
+
+def test_beams_are_made_of_the_basis_that_is_given(channels):
+    action = actions(20)["uniform"]
+    first, second = (StructuredHead().decode(channels, action, beam_basis(c))[0] for c in (channels, channels[torch.arange(15, -1, -1)]))
+    assert (first - second).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", HEADS)
