@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2rl.networks import Observation, action_features, observe
+from d2rl.networks import Observation, observe
 from d2rl.networks.features import BITS, DECADES, suppressed_gain
-from d2rl.wireless import ChannelState, full_uplink_power, link_rates, random_decision, rzf
+from d2rl.wireless import ChannelState, full_uplink_power, link_rates, rzf
+from d2rl.wireless.heads import beam_basis
 
 UNEVEN = {"downlink_users": 3, "uplink_users": 5, "transmit_antennas": 4, "receive_antennas": 6}
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
@@ -58,9 +59,6 @@ def received(h_s, g, h, f, combiners, precoder, power) -> np.ndarray:
 def arrays(channels: ChannelState, b: int) -> tuple[np.ndarray, ...]:
     g, h, f, h_s = (tensor[b].to(torch.complex128).numpy() for tensor in channels.tensors().values())
     return h_s, g, h, f
-
-
-# ------------------------------------------------------------------ features of a state
 
 
 @pytest.mark.parametrize("cell", [{}, UNEVEN], ids=["default", "uneven"])
@@ -195,58 +193,9 @@ def test_an_observation_moves_as_a_whole(channels):
     assert {tensor.device.type for tensor in moved.tensors().values()} == {"meta"}
 
 
-# ------------------------------------------------------------------ features of an action
-
-
-def decision_of(channels: ChannelState, seed: int = 0) -> tuple[Tensor, Tensor]:
-    return random_decision(channels, torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("cell", [{}, UNEVEN, {"self_interference": -60.0}], ids=["default", "uneven", "loud SI"])
-def test_action_features_are_their_definition(make_channels, cell):
-    channels = make_channels(4, **cell)
-    precoder, power = decision_of(channels)
-    nodes, edges = action_features(observe(channels, weighted(channels)), precoder, power)
-    for b in range(4):
-        h_s, g, h, f = arrays(channels, b)
-        w, p = precoder[b].to(torch.complex128).numpy(), power[b].double().numpy()
-        leakage = h_s @ w
-        combiners = mmse(h.T * np.sqrt(p), np.eye(h.shape[1]) + leakage @ leakage.conj().T)
-        heard = received(h_s, g, h, f, combiners, w, p)
-        for i in range(len(heard)):
-            interference = heard[i].sum() - heard[i, i]
-            assert nodes[b, i].tolist() == pytest.approx([log_gain(heard[i, i]), log_gain(interference)], abs=5e-4)
-            for j in range(len(heard)):
-                expected = [log_gain(heard[i, j]), log_gain(heard[j, i])]
-                assert edges[b, i, j].tolist() == pytest.approx(expected, abs=5e-4)
-
-
-def test_rates_can_be_read_off_the_features_of_an_action(channels):
-    """Signal over interference plus noise is the SINR of every link, uplink with MMSE combining."""
-    precoder, power = decision_of(channels)
-    nodes, _ = action_features(observe(channels, weighted(channels)), precoder, power)
-    signal, interference = (10 ** (DECADES * nodes.double()) - 1).unbind(-1)
-    rates = torch.log2(1 + signal / (1 + interference))
-    torch.testing.assert_close(rates, link_rates(channels, precoder, power).double(), rtol=0, atol=0.02)
-
-
-def test_action_features_follow_the_order_of_users(channels):
-    weights, order = weighted(channels), link_order(DOWN, UP)
-    precoder, power = decision_of(channels)
-    nodes, edges = action_features(observe(channels, weights), precoder, power)
-    permuted = observe(channels.permute_users(DOWN, UP), weights[:, order])
-    after_nodes, after_edges = action_features(permuted, precoder[..., list(DOWN)], power[:, list(UP)])
-    torch.testing.assert_close(after_nodes, nodes[:, order], rtol=0, atol=1e-4)
-    torch.testing.assert_close(after_edges, edges[:, order][:, :, order], rtol=0, atol=1e-4)
-
-
-def test_a_silent_action_has_finite_features_and_gradients(channels):
-    precoder = torch.zeros(16, 8, 6, dtype=torch.complex64, requires_grad=True)
-    power = torch.zeros(16, 4, requires_grad=True)
-    nodes, edges = action_features(observe(channels, weighted(channels)), precoder, power)
-    assert (nodes == 0).all()
-    assert (edges == 0).all()
-    (nodes.sum() + edges.sum()).backward()
-    assert torch.isfinite(torch.view_as_real(precoder.grad)).all()
-    assert torch.isfinite(power.grad).all()
-    assert (power.grad != 0).all()
+def test_an_observation_brings_the_basis_of_beams(make_channels):
+    """In the precision of its channels, so that it can be stored beside them."""
+    for channels in (make_channels(4, **UNEVEN), make_channels(4).double()):
+        basis = observe(channels, weighted(channels)).basis
+        assert basis.dtype == channels.downlink.dtype
+        torch.testing.assert_close(basis, beam_basis(channels).to(basis.dtype), rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The link graph: order of users, sizes of cells, and the way of gradients to actions."""
+"""The link graph and the transitions of single links: order of users, sizes of cells, who knows of whom."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from d2rl.networks import make_encoder, make_transition, observe
-from d2rl.networks.link_graph import MessageLayer
+from d2rl.networks import Observation, make_encoder, make_transition, make_view, observe
+from d2rl.networks.link_graph import LinkTransition, MessageLayer
 from d2rl.wireless import ChannelState, make_head
 
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
@@ -38,10 +38,22 @@ def build_encoder(channels: ChannelState):
         return make_encoder("link_graph", channels, width=16, layers=2)
 
 
-def build_transition(channels: ChannelState, head: str = "structured", critic: str = "powers"):
+class Seeing(nn.Module):
+    """A transition with its view: what critic and RENPNN make of state and actions."""
+
+    def __init__(self, channels: ChannelState, head: str, critic: str):
+        super().__init__()
+        self.view = make_view(critic, make_head(head, channels.transmit_antennas))
+        self.transition = make_transition("link_graph", channels, self.view.size, 16, 2, critic)
+
+    def forward(self, observation: Observation, action: Tensor) -> Tensor:
+        return self.transition(observation, self.view(observation, action))
+
+
+def build_transition(channels: ChannelState, head: str = "structured", critic: str = "powers") -> Seeing:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return make_transition("link_graph", channels, make_head(head, channels.transmit_antennas), 16, 2, critic)
+        return Seeing(channels, head, critic)
 
 
 def draw_actions(channels: ChannelState, head: str, count: int, seed: int = 0) -> Tensor:
@@ -150,39 +162,65 @@ def test_gradient_of_every_number_of_an_action_is_finite_and_reaches_it(channels
         assert action.grad.abs().max() > 1e-3
 
 
-def test_the_transition_knows_who_interferes(channels):
-    """User 0 hears as much of a foreign beam in both actions, once of user 1's and once of user 2's."""
-    eye = torch.eye(3, dtype=torch.complex64)
-    quiet = ChannelState(
-        downlink=(torch.tensor([10.0, 20.0, 40.0])[:, None] * eye)[None],
-        uplink=3 * eye[None, :1],
-        cross=torch.zeros(1, 1, 3, dtype=torch.complex64),
-        self_interference=0 * eye[None],
-    )
-    transition = build_transition(quiet, "beamforming")
-    beams = 0.4 * torch.eye(3).expand(2, 3, 3).clone()
-    beams[0, 1, 0] = beams[1, 2, 0] = 0.4
-    action = torch.cat([torch.stack([beams, 0 * beams], dim=-1).flatten(1), torch.zeros(2, 1)], dim=-1)[None]
-    first, second = transition(seen(quiet), action)[0]
-    assert (first - second).abs().amax(-1)[:3].min() > 1e-3
-    torch.testing.assert_close(first[3], second[3], rtol=0, atol=1e-2)
+def test_a_link_of_powers_knows_itself_and_the_average_link(channels):
+    """Two layers, link by link in double precision."""
+    observation, view = seen(channels), torch.randn(16, 3, 10, 2, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transition = LinkTransition(2, 16)
+    found = transition(observation, view)
+    assert found.shape == (16, 3, 10, 16)
+    exact = {name: p.detach().double() for name, p in transition.named_parameters()}
+    for b, m in ((0, 0), (7, 2)):
+        links = torch.stack(
+            [
+                exact["state.weight"] @ observation.nodes[b, k].double()
+                + exact["state.bias"]
+                + exact["view.weight"] @ view[b, m, k].double()
+                for k in range(10)
+            ]
+        ).clamp_min(0)
+        for k in range(10):
+            own = exact["hidden.weight"] @ links[k] + exact["hidden.bias"] + exact["mean.weight"] @ links.mean(0)
+            torch.testing.assert_close(found[b, m, k].double(), own.clamp_min(0), rtol=1e-4, atol=1e-5)
 
 
-def test_the_gradient_points_uphill(channels):
-    """Against central differences of the module itself in its own precision."""
-    observation, transition = seen(channels), build_transition(channels)
-    action = (0.5 * draw_actions(channels, "structured", 1)).requires_grad_()
-    transition(observation, action).sum().backward()
-    direction = action.grad / action.grad.flatten(1).norm(dim=1)[:, None, None]
+@pytest.mark.parametrize("critic", CRITICS)
+def test_a_link_learns_what_happens_to_others(channels, critic):
+    """A change of what one link sees of an action reaches every other link."""
+    observation, transition = seen(channels), build_transition(channels, critic=critic)
+    view = transition.view(observation, draw_actions(channels, "structured", 2))
+    changed = view.clone()
+    changed[:, :, 2] += 1
+    difference = transition.transition(observation, changed) - transition.transition(observation, view)
+    assert (difference.abs().amax((0, 1, 3)) > 1e-4).all()
+    alone = build_transition(channels, critic=critic).transition
     with torch.no_grad():
-        ahead, behind = (transition(observation, action + sign * 0.01 * direction) for sign in (1, -1))
-    slope = (ahead - behind).sum((1, 2, 3)) / 0.02
-    torch.testing.assert_close(slope, action.grad.flatten(1).norm(dim=1), rtol=0.05, atol=0.05)
+        if critic == "powers":
+            alone.mean.weight.zero_()
+        else:
+            for layer in alone.layers:
+                layer.ends.weight[16:].zero_()  # of the sender
+    difference = alone(observation, changed) - alone(observation, view)
+    others = [k for k in range(10) if k != 2]
+    assert torch.equal(difference[:, :, others], torch.zeros(16, 2, 9, 16))
+    assert difference[:, :, 2].abs().max() > 1e-3
 
 
-def test_low_precision_rounds_and_no_more(channels):
+def test_messages_of_several_candidates_share_the_edges(channels):
+    """One set of edges for all candidates of a state, against edges of their own."""
+    observation, layer = seen(channels), build_encoder(channels).layers[0]
+    nodes = torch.randn(16, 3, 10, 16, generator=torch.Generator().manual_seed(0))
+    shared = layer(nodes, observation.edges.unsqueeze(1))
+    assert shared.shape == nodes.shape
+    for m in range(3):
+        torch.testing.assert_close(shared[:, m], layer(nodes[:, m], observation.edges))
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_low_precision_rounds_and_no_more(channels, critic):
     """Under bf16 the layers are rounded; channel algebra, which spans 70 dB of SINR, keeps its precision."""
-    observation, transition = seen(channels), build_transition(channels)
+    observation, transition = seen(channels), build_transition(channels, critic=critic)
     action = draw_actions(channels, "structured", 2)
     exact = transition(observation, action)
     with torch.autocast("cpu", dtype=torch.bfloat16):

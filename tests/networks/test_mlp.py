@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from d2rl.networks import make_encoder, make_transition, observe
+from d2rl.networks import make_encoder, make_transition, make_view, observe
 from d2rl.networks.mlp import HIDDEN_FACTOR, raw_csi
 from d2rl.wireless import ChannelState, make_head
 
@@ -21,11 +21,12 @@ def small(make_channels) -> ChannelState:
     return make_channels(6, **SMALL)
 
 
-def build(channels: ChannelState, layers: int = 2, transition: bool = False, head: str = "structured"):
+def build(channels: ChannelState, layers: int = 2, view: int = 0):
+    """The encoder, or with ``view`` numbers for each link the transition."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if transition:
-            return make_transition("mlp", channels, make_head(head, channels.transmit_antennas), 4, layers, "powers")
+        if view:
+            return make_transition("mlp", channels, view, 4, layers, "powers")
         return make_encoder("mlp", channels, 4, layers)
 
 
@@ -57,7 +58,7 @@ def test_the_first_layer_reads_all_coefficients_and_weights(small, layers):
     hidden = HIDDEN_FACTOR * 4
     assert shapes == [(hidden, 2 * COEFFICIENTS + 5), *[(hidden, hidden)] * (layers - 1), (5 * 4, hidden)]
     assert encoder(seen(small)).shape == (6, 5, 4)
-    assert next(build(small, transition=True).parameters()).shape == (hidden, 2 * COEFFICIENTS + 5 + 2 * 5)
+    assert next(build(small, view=3).parameters()).shape == (hidden, 2 * COEFFICIENTS + 5 + 3 * 5)
 
 
 def test_the_embedding_depends_on_raw_coefficients_and_weights(small):
@@ -95,17 +96,23 @@ def test_other_cells_are_refused(small, make_channels, change):
     with pytest.raises(ValueError, match="link_graph"):
         build(small)(seen(other))
     with pytest.raises(ValueError, match="link_graph"):
-        build(small, transition=True)(seen(other), draw_actions(other, 2, 10))
+        build(small, view=2)(seen(other), torch.zeros(6, 2, other.links, 2))
 
 
+@pytest.mark.parametrize("critic", ["powers", "numbers"])
 @pytest.mark.parametrize("head", ["structured", "beamforming"])
-def test_candidates_are_embedded_as_if_each_were_alone(small, head):
-    transition, observation = build(small, transition=True, head=head), seen(small)
-    action = draw_actions(small, 3, make_head(head, 4).layout.size(small)).requires_grad_()
-    together = transition(observation, action)
+def test_candidates_are_embedded_as_if_each_were_alone(small, head, critic):
+    head, observation = make_head(head, 4), seen(small)
+    view = make_view(critic, head)
+    transition, action = build(small, view=view.size), draw_actions(small, 3, head.layout.size(small)).requires_grad_()
+
+    def embed(action: torch.Tensor) -> torch.Tensor:
+        return transition(observation, view(observation, action))
+
+    together = embed(action)
     assert together.shape == (6, 3, 5, 4)
     for m in range(3):
-        torch.testing.assert_close(together[:, m], transition(observation, action[:, m : m + 1])[:, 0])
+        torch.testing.assert_close(together[:, m], embed(action[:, m : m + 1])[:, 0], rtol=1e-4, atol=1e-4)
     assert together.std(dim=1).max() > 1e-3
     together.sum().backward()
     assert torch.isfinite(action.grad).all()
