@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from d2rl.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation
 from d2rl.envs import decided_rates
-from d2rl.networks import Observation, make_encoder, make_transition, observe
+from d2rl.networks import Observation, make_encoder, make_transition, make_view, observe
 from d2rl.wireless import ChannelState, make_head
 
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
@@ -31,10 +31,15 @@ def draw_actions(channels: ChannelState, count: int, seed: int = 0) -> Tensor:
     return 2 * torch.rand(channels.batch, count, 2 * channels.links, generator=seeded(seed)) - 1
 
 
+def look(observation: Observation, action: Tensor, sees: str = "powers") -> Tensor:
+    return make_view(sees, make_head("structured", 8))(observation, action)
+
+
 def build_critic(channels: ChannelState, kind: str = "link_graph", sees: str = "powers") -> Critic:
+    size = make_view(sees, make_head("structured", 8)).size
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Critic(make_transition(kind, channels, make_head("structured", 8), WIDTH, 2, sees), WIDTH)
+        return Critic(make_transition(kind, channels, size, WIDTH, 2, sees), WIDTH)
 
 
 def build_actor(channels: ChannelState, kind: str = "link_graph", head: str = "structured") -> DeterministicActor:
@@ -49,11 +54,12 @@ def build_actor(channels: ChannelState, kind: str = "link_graph", head: str = "s
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_are_read_link_by_link_off_the_embeddings(channels, kind):
-    critic, observation, action = build_critic(channels, kind), seen(channels), draw_actions(channels, 3)
-    values = critic(observation, action)
+    critic, observation = build_critic(channels, kind), seen(channels)
+    view = look(observation, draw_actions(channels, 3))
+    values = critic(observation, view)
     assert values.shape == (16, 3, 10)
     weight, bias = critic.out.weight[0].double(), critic.out.bias.item()
-    embedding = critic.transition(observation, action).double()
+    embedding = critic.transition(observation, view).double()
     for m, k in ((0, 0), (2, 9), (1, 6)):
         torch.testing.assert_close(values[:, m, k].double(), embedding[:, m, k] @ weight + bias, rtol=1e-4, atol=1e-5)
 
@@ -62,7 +68,8 @@ def test_values_are_read_link_by_link_off_the_embeddings(channels, kind):
 def test_values_follow_the_order_of_users(channels, sees):
     critic, action = build_critic(channels, sees=sees), draw_actions(channels, 2)
     permuted = action.unflatten(-1, (-1, 2))[:, :, ORDER].flatten(-2)
-    before, after = critic(seen(channels), action), critic(seen(channels.permute_users(DOWN, UP)), permuted)
+    first, second = seen(channels), seen(channels.permute_users(DOWN, UP))
+    before, after = critic(first, look(first, action, sees)), critic(second, look(second, permuted, sees))
     torch.testing.assert_close(after, before[:, :, ORDER], rtol=0, atol=1e-4)
     assert (after - before).abs().max() > 1e-3
 
@@ -84,7 +91,8 @@ def test_loss_compares_links_or_their_sum(generator):
 
 def test_a_critic_of_links_and_one_of_their_sum_agree_on_the_sum(channels):
     """A per-link target that leaves one link's error r: the same as a scalar one, up to the mean over K links."""
-    values = build_critic(channels)(seen(channels), draw_actions(channels, 2)).detach()
+    observation = seen(channels)
+    values = build_critic(channels)(observation, look(observation, draw_actions(channels, 2))).detach()
     target = values.clone()
     target[..., 3] += 0.7
     per_link, scalar = critic_loss(values, target), critic_loss(values, target.sum(-1, keepdim=True))
@@ -95,15 +103,16 @@ def test_a_critic_of_links_and_one_of_their_sum_agree_on_the_sum(channels):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("links", [10, 1], ids=["designed", "raw"])
 def test_calibration_meets_the_mean_reward_and_keeps_differences(channels, kind, links):
-    critic, observation, action = build_critic(channels, kind), seen(channels), draw_actions(channels, 2)
+    critic, observation = build_critic(channels, kind), seen(channels)
+    view = look(observation, draw_actions(channels, 2))
     reward = 40 + 3 * torch.randn(16, 2, links, generator=seeded(1))
-    before = critic(observation, action)
-    critic.calibrate(observation, action, reward)
-    after = critic(observation, action)
+    before = critic(observation, view)
+    critic.calibrate(observation, view, reward)
+    after = critic(observation, view)
     assert after.sum(-1).mean().item() == pytest.approx(reward.sum(-1).mean().item(), rel=1e-4)
     torch.testing.assert_close(after - before, (after - before).mean().expand_as(after), rtol=1e-3, atol=1e-3)
-    critic.calibrate(observation, action, reward)
-    torch.testing.assert_close(critic(observation, action), after, rtol=1e-4, atol=1e-4)
+    critic.calibrate(observation, view, reward)
+    torch.testing.assert_close(critic(observation, view), after, rtol=1e-4, atol=1e-4)
     assert critic.out.bias.requires_grad
 
 
@@ -136,21 +145,27 @@ def test_the_policy_follows_the_order_of_users(channels):
     assert (after - before).abs().max() > 1e-3
 
 
-def ascend(critic: Critic, actor: DeterministicActor, observation: Observation, reward, updates: int) -> None:
+def ascend(
+    critic: Critic, actor: DeterministicActor, observation: Observation, reward, updates: int, sees: str = "powers"
+) -> None:
     """Fit the critic to rewards of random actions alone, then the actor to the critic alone."""
     critics, actors = (torch.optim.Adam(module.parameters(), lr=5e-3) for module in (critic, actor))
     generator = seeded(2)
     size = 2 * observation.channels.links
-    for _ in range(updates):
+    for number in range(updates):
         action = 2 * torch.rand(observation.batch, 4, size, generator=generator) - 1
-        loss = critic_loss(critic(observation, action), reward(action))
+        view = look(observation, action, sees)
+        if number == 0:
+            critic.calibrate(observation, view, reward(action))
+        loss = critic_loss(critic(observation, view), reward(action))
         critics.zero_grad()
         loss.backward()
         critics.step()
     critic.requires_grad_(False)
     for _ in range(updates // 2):
         output = actor(observation)
-        objective = critic(observation, output.tanh().unsqueeze(1)).sum(-1).mean() - 3e-3 * saturation(output)
+        view = look(observation, output.tanh().unsqueeze(1), sees)
+        objective = critic(observation, view).sum(-1).mean() - 3e-3 * saturation(output)
         actors.zero_grad()
         (-objective).backward()
         actors.step()
@@ -166,7 +181,7 @@ def test_the_policy_finds_the_top_of_a_learned_quadratic(make_channels):
     actor = build_actor(observation.channels)
     before = reward(actor(observation).tanh()).sum(-1).mean().item()
     assert before == pytest.approx(-4 * (0.25 + 0.16), rel=0.2)
-    ascend(build_critic(observation.channels, sees="numbers"), actor, observation, reward, 250)
+    ascend(build_critic(observation.channels, sees="numbers"), actor, observation, reward, 250, "numbers")
     after = reward(actor(observation).tanh()).sum(-1).mean().item()
     assert after > 0.5 * before  # both are negative
     assert actor(observation).tanh().mean(0).unflatten(-1, (4, 2)).sign().tolist() == [[1.0, -1.0]] * 4

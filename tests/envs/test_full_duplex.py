@@ -247,13 +247,13 @@ def test_the_global_generator_is_neither_used_nor_moved():
     first = build(csi_error=0.1, priority_user=1.0)
     first.advance()
     evaluation_states(first.config, 4, 0)
-    first.with_channels(first.state, first.state.channels, torch.arange(6))
+    first.with_channels(first.state, first.state.channels)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
     second = build(csi_error=0.1, priority_user=1.0)
     second.advance()
     evaluation_states(first.config, 4, 0)
-    second.with_channels(second.state, second.state.channels, torch.arange(6))
+    second.with_channels(second.state, second.state.channels)
     assert identical(everything(first.advance()[0]), everything(second.advance()[0]))
 
 
@@ -380,31 +380,41 @@ def test_a_strong_line_of_sight_is_the_steering_vector_of_the_position():
 
 
 @pytest.mark.parametrize("error", [0.0, 0.2])
-def test_other_channels_replace_those_of_the_named_cells_alone(error):
+def test_other_channels_bring_their_own_estimates_and_keep_gains_and_weights(error):
     env = build(300, csi_error=error)
-    state, cells = env.state, torch.randperm(300, generator=torch.Generator().manual_seed(0))[:100]
-    others = torch.ones(300, dtype=torch.bool).index_fill(0, cells, False)
+    state = env.state
     # channels of the same gains, as SENPNN makes them: the small-scale part of a neighbour
     small = whiten(state.channels, state.gains).map(lambda tensor: tensor.roll(1, dims=0))
-    new = scale(small, state.gains)[cells]
+    new = scale(small, state.gains)
     before = copy(state)
-    mixed = env.with_channels(state, new, cells)
+    made = env.with_channels(state, new)
     assert identical(everything(state), before)
-    assert identical(list(mixed.gains.tensors().values()), list(state.gains.tensors().values()))
-    assert torch.equal(mixed.weights, state.weights)
+    assert identical(list(made.gains.tensors().values()), list(state.gains.tensors().values()))
+    assert torch.equal(made.weights, state.weights)
     for name in NAMES:
-        true, known = getattr(mixed.channels, name), getattr(mixed.estimate, name)
-        assert torch.equal(true[cells], getattr(new, name))
-        assert torch.equal(true[others], getattr(state.channels, name)[others])
-        assert torch.equal(known[others], getattr(state.estimate, name)[others])
-        if error == 0:
-            assert torch.equal(known[cells], true[cells])
-    true, known = (whiten(channels[cells], state.gains[cells]) for channels in (mixed.channels, mixed.estimate))
+        true, known = getattr(made.channels, name), getattr(made.estimate, name)
+        assert torch.equal(true, getattr(new, name))
+        assert torch.equal(known, true) == (error == 0)
+    true, known = (whiten(channels, state.gains) for channels in (made.channels, made.estimate))
     for name in NAMES:
         found = correlation(getattr(true, name), getattr(known, name))
         assert found == pytest.approx(math.sqrt(1 - error), abs=0.03), name
-    untouched = env.with_channels(state, new[:0], cells[:0])
-    assert identical(everything(untouched), before)
+
+
+@pytest.mark.parametrize("error", [0.0, 0.2])
+@pytest.mark.parametrize("count", [1, 3])
+def test_rates_of_decisions_are_those_of_the_actions_they_were_made_of(error, count):
+    """Decided on the estimate, measured on the true channels; for any number of states."""
+    env = build(12, csi_error=error)
+    for state in (env.state, env.state[:5]):
+        states = state.weights.shape[0]
+        action = 2 * torch.rand(states, count, env.action_size, generator=torch.Generator().manual_seed(0)) - 1
+        decision = env.head.decode(state.estimate.repeat(count), action.flatten(0, 1))
+        rates = env.decided(state, *decision)
+        assert rates.shape == (states, count, state.channels.links)
+        torch.testing.assert_close(rates, env.measure(state, action))
+        blind = decided_rates(env.head, state.estimate, action)
+        assert ((rates - blind).abs().max() > 0.1) == (error > 0)
 
 
 @pytest.mark.parametrize(("direction", "user"), [(0.0, 0.0), (0.7, 0.0), (0.0, 0.5), (0.6, 0.4)])

@@ -15,7 +15,7 @@ from d2rl.config import FullDuplexConfig
 from d2rl.envs.full_duplex import FullDuplexEnv, evaluation_states
 from d2rl.explorers import RENPNN
 from d2rl.explorers.reward import designed_reward, rank_correlation, raw_reward, worth
-from d2rl.networks import Observation, make_transition, observe
+from d2rl.networks import Observation, make_transition, make_view, observe
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, make_head, rzf
 
 WIDTH = 16
@@ -33,20 +33,28 @@ def draw_actions(channels: ChannelState, count: int, seed: int = 0) -> Tensor:
     return 2 * torch.rand(channels.batch, count, 2 * channels.links, generator=seeded(seed)) - 1
 
 
+def look(observation: Observation, action: Tensor) -> Tensor:
+    return make_view("powers", make_head("structured", 8))(observation, action)
+
+
+def draw_views(observation: Observation, count: int, seed: int = 0) -> Tensor:
+    return look(observation, draw_actions(observation.channels, count, seed))
+
+
 def build(channels: ChannelState, per_link: bool = True, steps: int = 6, **kwargs) -> RENPNN:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        transition = make_transition("link_graph", channels, make_head("structured", 8), WIDTH, 2, "powers")
+        transition = make_transition("link_graph", channels, 2, WIDTH, 2, "powers")
         return RENPNN(transition, WIDTH, steps, per_link, **kwargs)
 
 
 def train(explorer: RENPNN, data: tuple[Observation, Tensor, Tensor], updates: int, batch: int = 64) -> RENPNN:
-    observation, action, reward = data
+    observation, view, reward = data
     optimizer, generator = explorer.configure_optimizers(), seeded(1)
     explorer.calibrate(reward)
     for _ in range(updates):
         chosen = torch.randint(observation.batch, (batch,), generator=generator)
-        loss, _ = explorer.loss(observation[chosen], action[chosen], reward[chosen], generator)
+        loss, _ = explorer.loss(observation[chosen], view[chosen], reward[chosen], generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -54,10 +62,10 @@ def train(explorer: RENPNN, data: tuple[Observation, Tensor, Tensor], updates: i
 
 
 @torch.no_grad()
-def draw(explorer: RENPNN, observation: Observation, action: Tensor, count: int, seed: int = 0) -> Tensor:
+def draw(explorer: RENPNN, observation: Observation, view: Tensor, count: int, seed: int = 0) -> Tensor:
     """Single rewards, each one chain: [count, B, M, K or 1]."""
     generator = seeded(seed)
-    return torch.stack([explorer.generate(observation, action, 1, generator) for _ in range(count)])
+    return torch.stack([explorer.generate(observation, view, 1, generator) for _ in range(count)])
 
 
 # ------------------------------------------------------------------ learning
@@ -73,12 +81,12 @@ def test_rewards_of_the_simulator_are_learned(per_link):
         observation, action = seen(state.channels), draw_actions(state.channels, 2, seed)
         rates = env.measure(state, action)
         reward = designed_reward(rates, observation.reference) if per_link else raw_reward(rates, state.weights)
-        return observation, action, reward
+        return observation, look(observation, action), reward
 
     explorer = train(build(env.state.channels, per_link, rate=1e-2), rewards(env.state, 1), 250)
-    observation, action, measured = rewards(evaluation_states(config, 128, 0), 2)
+    observation, view, measured = rewards(evaluation_states(config, 128, 0), 2)
     with torch.no_grad():
-        generated = explorer.generate(observation, action, 4, seeded(3))
+        generated = explorer.generate(observation, view, 4, seeded(3))
     assert generated.shape == measured.shape == (128, 2, 5 if per_link else 1)
     assert (generated - measured).square().mean() < 0.2 * measured.var()
     assert rank_correlation(generated.sum(-1), measured.sum(-1)) > 0.5
@@ -88,30 +96,31 @@ def test_rewards_of_the_simulator_are_learned(per_link):
 def noisy() -> dict[float, tuple[RENPNN, Observation, Tensor]]:
     """Two explorers of one state and two actions; rewards are 10 or 14 for the actions, give or take a noise."""
     channels = evaluation_states(FullDuplexConfig(downlink_users=2, uplink_users=2), 1, 0).channels.repeat(512)
-    observation, action = seen(channels), torch.tensor([-0.8, 0.8])[:, None].expand(512, 2, 8)
+    observation = seen(channels)
+    view = look(observation, torch.tensor([-0.8, 0.8])[:, None].expand(512, 2, 8))
     trained = {}
     for noise in (0.2, 2.0):
         sign = torch.randint(2, (512, 2, 1), generator=seeded(5)) * 2.0 - 1
         reward = torch.tensor([10.0, 14.0])[:, None] + noise * sign
         explorer = build(channels, per_link=False, rate=5e-3)
-        train(explorer, (observation, action, reward), 250)
-        trained[noise] = (explorer, observation[:1], action[:1])
+        train(explorer, (observation, view, reward), 250)
+        trained[noise] = (explorer, observation[:1], view[:1])
     return trained
 
 
 @pytest.mark.parametrize("noise", [0.2, 2.0])
 def test_the_mean_of_noisy_rewards_is_learned(noisy, noise):
     """To about half of the noise: a short chain turns small errors towards one of the two values."""
-    explorer, observation, action = noisy[noise]
+    explorer, observation, view = noisy[noise]
     with torch.no_grad():
-        mean = explorer.generate(observation, action, 1000, seeded())
+        mean = explorer.generate(observation, view, 1000, seeded())
     assert mean.flatten().tolist() == pytest.approx([10, 14], abs=0.1 + 0.6 * noise)
 
 
 def test_noisier_rewards_are_generated_with_more_spread(noisy):
     spreads = {}
-    for noise, (explorer, observation, action) in noisy.items():
-        drawn = draw(explorer, observation, action, 100)
+    for noise, (explorer, observation, view) in noisy.items():
+        drawn = draw(explorer, observation, view, 100)
         spreads[noise] = drawn.std(0).flatten()
     assert (spreads[2.0] > 3 * spreads[0.2]).all()
     assert (spreads[2.0] > 0.5).all()
@@ -120,11 +129,11 @@ def test_noisier_rewards_are_generated_with_more_spread(noisy):
 
 def test_cvar_is_more_careful_where_rewards_are_noisier(noisy):
     shortfall = {}
-    for noise, (explorer, observation, action) in noisy.items():
+    for noise, (explorer, observation, view) in noisy.items():
         with torch.no_grad():
-            mean = explorer.generate(observation, action, 64, seeded())
+            mean = explorer.generate(observation, view, 64, seeded())
             explorer.risk, explorer.quantile = "cvar", 0.25
-            careful = explorer.generate(observation, action, 64, seeded())
+            careful = explorer.generate(observation, view, 64, seeded())
             explorer.risk = "mean"
         assert (careful < mean).all()
         shortfall[noise] = (mean - careful).flatten()
@@ -137,14 +146,14 @@ def test_cvar_is_more_careful_where_rewards_are_noisier(noisy):
 @pytest.mark.parametrize("per_link", [True, False])
 @pytest.mark.parametrize("steps", [1, 2, 6, 10])
 def test_shapes_and_determinism(channels, per_link, steps):
-    explorer, observation, action = build(channels, per_link, steps), seen(channels), draw_actions(channels, 3)
+    explorer, observation, view = build(channels, per_link, steps), seen(channels), draw_views(seen(channels), 3)
     global_state = torch.get_rng_state()
-    reward = explorer.generate(observation, action, 4, seeded())
+    reward = explorer.generate(observation, view, 4, seeded())
     assert reward.shape == (16, 3, 10 if per_link else 1)
     assert torch.isfinite(reward).all()
-    assert torch.equal(reward, explorer.generate(observation, action, 4, seeded()))
-    assert not torch.equal(reward, explorer.generate(observation, action, 4, seeded(1)))
-    loss, metrics = explorer.loss(observation, action, torch.zeros_like(reward), seeded())
+    assert torch.equal(reward, explorer.generate(observation, view, 4, seeded()))
+    assert not torch.equal(reward, explorer.generate(observation, view, 4, seeded(1)))
+    loss, metrics = explorer.loss(observation, view, torch.zeros_like(reward), seeded())
     assert loss.shape == ()
     assert loss.requires_grad
     assert metrics["loss"] == loss
@@ -153,10 +162,10 @@ def test_shapes_and_determinism(channels, per_link, steps):
 
 
 def test_more_samples_bring_the_generated_reward_closer_to_its_mean(channels):
-    explorer, observation, action = build(channels), seen(channels), draw_actions(channels, 2)
+    explorer, observation, view = build(channels), seen(channels), draw_views(seen(channels), 2)
     with torch.no_grad():
         one, many = (
-            torch.stack([explorer.generate(observation, action, samples, seeded(seed)) for seed in range(30)]).var(0)
+            torch.stack([explorer.generate(observation, view, samples, seeded(seed)) for seed in range(30)]).var(0)
             for samples in (1, 16)
         )
     assert many.mean() / one.mean() == pytest.approx(1 / 16, rel=0.3)
@@ -164,12 +173,12 @@ def test_more_samples_bring_the_generated_reward_closer_to_its_mean(channels):
 
 def test_cvar_falls_from_the_mean_to_the_worst_sample(channels):
     """The same chains judged by ever smaller parts; states and actions are judged by the sum over links."""
-    explorer, observation, action = build(channels), seen(channels), draw_actions(channels, 2)
-    mean = explorer.generate(observation, action, 8, seeded())
+    explorer, observation, view = build(channels), seen(channels), draw_views(seen(channels), 2)
+    mean = explorer.generate(observation, view, 8, seeded())
     explorer.risk, values = "cvar", []
     for quantile in (1.0, 0.75, 0.5, 0.25, 0.01):
         explorer.quantile = quantile
-        values.append(explorer.generate(observation, action, 8, seeded()))
+        values.append(explorer.generate(observation, view, 8, seeded()))
     torch.testing.assert_close(values[0], mean)
     totals = torch.stack([value.sum(-1) for value in values])
     assert (totals.diff(dim=0) < 0).all()
@@ -181,7 +190,7 @@ def test_cvar_falls_from_the_mean_to_the_worst_sample(channels):
 
 def test_generated_rewards_have_the_unit_of_the_measured_ones(channels):
     """Rewards of another unit, 3 r - 7: the same loss, and generated rewards of that unit."""
-    observation, action = seen(channels), draw_actions(channels, 2)
+    observation, view = seen(channels), draw_views(seen(channels), 2)
     reward = 5 * torch.randn(16, 2, 10, generator=seeded()) + 2
     losses, generated = [], []
     for measured in (reward, 3 * reward - 7):
@@ -189,27 +198,27 @@ def test_generated_rewards_have_the_unit_of_the_measured_ones(channels):
         explorer.calibrate(measured)
         assert explorer.centre.item() == pytest.approx(measured.double().mean().item(), rel=1e-4)
         assert explorer.spread.item() == pytest.approx(measured.double().std().item(), rel=1e-4)
-        losses.append(explorer.loss(observation, action, measured, seeded())[0])
-        generated.append(explorer.generate(observation, action, 4, seeded()))
+        losses.append(explorer.loss(observation, view, measured, seeded())[0])
+        generated.append(explorer.generate(observation, view, 4, seeded()))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
     torch.testing.assert_close(3 * generated[0] - 7, generated[1], rtol=1e-4, atol=1e-3)
 
 
 def test_the_unit_is_kept_with_the_weights(channels):
-    observation, action, explorer = seen(channels), draw_actions(channels, 2), build(channels)
+    observation, view, explorer = seen(channels), draw_views(seen(channels), 2), build(channels)
     explorer.calibrate(torch.tensor([4.0, 8.0]))
     again = build(channels)
     again.load_state_dict(explorer.state_dict())
-    first, second = (each.generate(observation, action, 2, seeded()) for each in (explorer, again))
+    first, second = (each.generate(observation, view, 2, seeded()) for each in (explorer, again))
     assert torch.equal(first, second)
 
 
 def test_equal_rewards_can_be_calibrated(channels):
-    explorer, observation, action = build(channels), seen(channels), draw_actions(channels, 2)
+    explorer, observation, view = build(channels), seen(channels), draw_views(seen(channels), 2)
     reward = torch.full((16, 2, 10), 4.0)
     explorer.calibrate(reward)
-    assert torch.isfinite(explorer.loss(observation, action, reward, seeded())[0])
-    assert (explorer.generate(observation, action, 4, seeded()) - 4).abs().max() < 0.01
+    assert torch.isfinite(explorer.loss(observation, view, reward, seeded())[0])
+    assert (explorer.generate(observation, view, 4, seeded()) - 4).abs().max() < 0.01
 
 
 def test_rewards_of_links_follow_the_order_of_users(channels):
@@ -218,10 +227,11 @@ def test_rewards_of_links_follow_the_order_of_users(channels):
     order = [*down, *(6 + k for k in up)]
     explorer, action = build(channels), draw_actions(few, 1)
     permuted = action.unflatten(-1, (-1, 2))[:, :, order].flatten(-2)
+    first, second = seen(few), seen(few.permute_users(down, up))
     with torch.no_grad():
-        before = explorer.generate(seen(few), action, 2000, seeded())
-        after = explorer.generate(seen(few.permute_users(down, up)), permuted, 2000, seeded(1))
-    noise = draw(explorer, seen(few), action, 50).std(0).mean() / 2000**0.5
+        before = explorer.generate(first, look(first, action), 2000, seeded())
+        after = explorer.generate(second, look(second, permuted), 2000, seeded(1))
+    noise = draw(explorer, first, look(first, action), 50).std(0).mean() / 2000**0.5
     assert (after - before[:, :, order]).abs().mean() < 2 * noise
     assert (after - before).abs().mean() > 3 * noise
 
@@ -300,11 +310,12 @@ def test_rank_correlation_is_one_for_monotone_and_minus_one_for_reversed_rewards
 
 def test_a_trainer_fits_it_alone(channels, tmp_path):
     observation, action = seen(channels), draw_actions(channels, 2)
+    view = look(observation, action)
     reward = action.unflatten(-1, (-1, 2))[..., 0]
     explorer = build(channels, rate=1e-2)
     explorer.calibrate(reward)
-    before = explorer.loss(observation, action, reward, seeded())[0].item()
-    batches = [(observation[part], action[part], reward[part]) for part in (slice(0, 8), slice(8, 16))]
+    before = explorer.loss(observation, view, reward, seeded())[0].item()
+    batches = [(observation[part], view[part], reward[part]) for part in (slice(0, 8), slice(8, 16))]
     trainer = L.Trainer(
         max_epochs=50,
         accelerator="cpu",
@@ -322,4 +333,4 @@ def test_a_trainer_fits_it_alone(channels, tmp_path):
     assert trainer.global_step == 100
     assert "loss" in trainer.callback_metrics
     assert (noisy_inputs[0] != noisy_inputs[2]).all()  # the same batch an epoch later, with other noise
-    assert explorer.loss(observation, action, reward, seeded())[0].item() < 0.5 * before
+    assert explorer.loss(observation, view, reward, seeded())[0].item() < 0.5 * before

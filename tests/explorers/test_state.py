@@ -182,6 +182,31 @@ def test_generator_decides_everything(on_rayleigh):
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_noise_factors_at_hand_give_the_same_states(on_correlated):
+    channels, gains = draw(8, seed=7)
+    factors = on_correlated.chain_factors()
+    shapes = {"downlink": 2 * ANTENNAS, "uplink": 2 * ANTENNAS, "cross": 2, "self_interference": 2 * ANTENNAS**2}
+    assert {name: tuple(one.shape) for name, one in factors.items()} == {n: (7, d, d) for n, d in shapes.items()}
+    assert not any(one.requires_grad for one in factors.values())
+    for step in (2, None):
+        expected = on_correlated.generate(channels, gains, step, generator=seeded())
+        given = on_correlated.generate(channels, gains, step, generator=seeded(), factors=factors)
+        assert all(torch.equal(t, expected.tensors()[name]) for name, t in given.tensors().items())
+    without = on_correlated.generate(
+        channels, gains, generator=seeded(), factors={name: 0 * one for name, one in factors.items()}
+    )
+    assert (without.downlink != given.downlink).all()
+
+
+def test_noise_factors_change_with_training():
+    data = draw(256, seed=2)
+    explorer = train(build(), data, 5)
+    before = explorer.chain_factors()
+    train(explorer, data, 5)
+    for name, one in explorer.chain_factors().items():
+        assert (one - before[name]).abs().max() > 1e-4, name
+
+
 def test_held_out_loss_changes_nothing_and_agrees_with_the_loss(on_rayleigh):
     data = draw(2048, seed=8)
     before = {name: tensor.clone() for name, tensor in on_rayleigh.state_dict().items()}
