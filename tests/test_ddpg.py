@@ -16,7 +16,7 @@ from d2rl.wireless import ChannelState, make_head
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
 ORDER = [*DOWN, *(6 + k for k in UP)]
 KINDS = ["link_graph", "mlp"]
-WIDTH = 8
+WIDTH = 16
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -181,7 +181,7 @@ def test_the_policy_finds_the_top_of_a_learned_quadratic(make_channels):
     actor = build_actor(observation.channels)
     before = reward(actor(observation).tanh()).sum(-1).mean().item()
     assert before == pytest.approx(-4 * (0.25 + 0.16), rel=0.2)
-    ascend(build_critic(observation.channels, sees="numbers"), actor, observation, reward, 250, "numbers")
+    ascend(build_critic(observation.channels, sees="numbers"), actor, observation, reward, 400, "numbers")
     after = reward(actor(observation).tanh()).sum(-1).mean().item()
     assert after > 0.5 * before  # both are negative
     assert actor(observation).tanh().mean(0).unflatten(-1, (4, 2)).sign().tolist() == [[1.0, -1.0]] * 4
