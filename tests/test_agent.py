@@ -78,7 +78,7 @@ def trained_twice(tiny, fit, first: tuple[str, ...], second: tuple[str, ...]) ->
         torch.rand(len(outcomes) + 1)  # where the global generator stands must not matter
         agent, metrics = build(tiny(*EVERYTHING, *overrides)), []
         agent.stages, agent.chi = {"action": True, "reward": True, "state": True}, 0.5
-        fit(agent, lambda _, agent, metrics=metrics: metrics.append(agent.collect()), epochs=2)
+        fit(agent, lambda _, agent, metrics=metrics: metrics.append(agent.means.collect()), epochs=2)
         outcomes.append((weights(agent), metrics))
     return outcomes
 
@@ -165,7 +165,7 @@ def test_the_reward_explorer_learns_its_own_case_before_its_stage(tiny, fit, cas
     for begun in (False, True):
         agent = build(tiny(f"reward.case={case}", "stages.action=null", "ddpg.warmup_updates=99"))
         agent.stages["reward"] = begun
-        fit(agent, lambda _, agent: metrics.append(agent.collect()))
+        fit(agent, lambda _, agent: metrics.append(agent.means.collect()))
     before, after = metrics[:2], metrics[2:]
     for key in ("losses/renpnn", "renpnn/rank_correlation"):
         assert [one[key] for one in before] == [one[key] for one in after]
@@ -240,18 +240,55 @@ def test_no_state_is_replaced_before_its_stage(tiny, fit):
     assert bool(same_channels(Observation.from_tensors(latest(agent)).channels, real.channels).all())
 
 
-def test_chi_is_the_share_of_states_replaced_as_a_whole(tiny, fit):
-    agent = with_state_stage(tiny, fit, 0.3, "trainer.num_envs=256", "ddpg.replay=256")
-    state = agent.env.state
-    made = agent.replace_states(state)
-    kept, replaced = same_channels(made.channels, state.channels), distinct_channels(made.channels, state.channels)
-    assert bool((kept ^ replaced).all())
-    assert 0.2 < replaced.float().mean().item() < 0.4
+@pytest.mark.parametrize(("chi", "share"), [(0.0, 0), (0.1, 1), (0.3, 3), (0.5, 5), (0.75, 7), (1.0, 10)])
+def test_chi_is_the_share_of_slots_that_are_replaced_evenly_spread(tiny, chi, share):
+    agent = build(tiny())
+    agent.chi = chi
+    due = [agent.replacement_due() for _ in range(10)]
+    assert sum(due) == share
+    for start in range(11):
+        for end in range(start, 11):
+            assert abs(sum(due[start:end]) - chi * (end - start)) < 1 + 1e-6
+    many = [agent.replacement_due() for _ in range(990)]
+    assert sum(due) + sum(many) == round(chi * 1000)
+
+
+def test_a_slot_is_replaced_as_a_whole_or_not_at_all(tiny, fit):
+    agent = with_state_stage(tiny, fit, 0.5)
+    replaced = []
+    for _ in range(6):
+        real = agent.env.state
+        agent.interact()
+        acted_on = Observation.from_tensors(latest(agent)).channels
+        same, distinct = same_channels(acted_on, real.channels), distinct_channels(acted_on, real.channels)
+        assert bool(same.all()) or bool(distinct.all())
+        replaced.append(bool(distinct.all()))
+    assert replaced in ([True, False] * 3, [False, True] * 3)
+
+
+def test_what_is_owed_of_chi_survives_a_checkpoint(tiny, fit):
+    agent = with_state_stage(tiny, fit, 0.3)
+    checkpoint = {}
+    agent.on_save_checkpoint(checkpoint)
+    assert checkpoint["d2rl"]["owed"] == agent.owed > 0
+    again = build(agent.config)
+    again.on_load_checkpoint(checkpoint)
+    assert (again.chi, again.owed) == (agent.chi, agent.owed)
+    assert [again.replacement_due() for _ in range(10)] == [agent.replacement_due() for _ in range(10)]
+
+
+def test_a_state_can_be_replaced_outside_a_training_step(tiny, fit):
+    """The factors of the chain are made when nobody has made them."""
+    agent = build(tiny("stages.state=0"))
+    agent.on_fit_start()
+    made = agent.replace_states(agent.env.state)
+    assert bool(distinct_channels(made.channels, agent.env.state.channels).all())
     assert bool(same_channels(made.estimate, made.channels).all())
 
 
 def test_replaced_states_keep_their_large_scale_gains(tiny, fit):
-    agent = with_state_stage(tiny, fit, 1.0, "trainer.num_envs=128", "ddpg.replay=128")
+    size = ("trainer.num_envs=128", "ddpg.replay=128", "trainer.updates_per_epoch=100")
+    agent = with_state_stage(tiny, fit, 1.0, *size)
     state = agent.env.state
     made = agent.replace_states(state)
     for name, gain in state.gains.tensors().items():
@@ -324,16 +361,123 @@ def test_the_critic_regresses_on_reward_plus_discounted_next_value(tiny, fit):
         following = Observation.from_tensors({n[5:]: t for n, t in batch.items() if n.startswith("next.")})
         with torch.no_grad():
             action = agent.target_actor(following).tanh().unsqueeze(1)
-            value = agent.target_critic(following, action).sum(-1, keepdim=True)
+            value = agent.target_critic(following, agent.view(following, action)).sum(-1, keepdim=True)
             target = reward + 0.9 * batch["continues"][:, None, None] * value
-            guess = agent.critic(Observation.from_tensors(batch), batch["action"]).sum(-1, keepdim=True)
+            observation = Observation.from_tensors(batch)
+            guess = agent.critic(observation, agent.view(observation, batch["action"])).sum(-1, keepdim=True)
             losses["expected"] = (guess - target).square().mean().item()
-        agent.collect()
+        agent.means.collect()
         agent.update_critic(Observation.from_tensors(batch), batch, agent.measured_reward(batch))
-        losses["found"] = agent.collect()["losses/critic"]
+        losses["found"] = agent.means.collect()["losses/critic"]
 
     fit(agent, compare)
     assert losses["found"] == pytest.approx(losses["expected"], rel=1e-4)
+
+
+# ------------------------------------------------------------------ what critics see
+
+
+@pytest.mark.parametrize("critic", ["powers", "numbers"])
+@pytest.mark.parametrize("chi", [0.0, 1.0])
+def test_the_stored_view_is_that_of_the_stored_action_on_the_known_channels(tiny, fit, critic, chi):
+    agent = with_state_stage(tiny, fit, chi, f"network.critic={critic}", "scenario.csi_error=0.2")
+    agent.interact()
+    stored = latest(agent)
+    expected = agent.view(Observation.from_tensors(stored), stored["action"])
+    assert stored["view"].shape == (8, 2, 5, 2 if critic == "powers" else 4)
+    torch.testing.assert_close(stored["view"], expected, rtol=0, atol=1e-4)
+
+
+def test_a_value_climbs_through_the_view_and_leaves_the_critic_alone(tiny):
+    agent = build(tiny())
+    observation = observe(agent.env.state.estimate, agent.env.state.weights)
+    action = torch.zeros(8, 3, 10, requires_grad=True)
+    value = agent.value(observation, action)
+    assert value.shape == (8, 3)
+    value.sum().backward()
+    assert action.grad.abs().max() > 0
+    assert all(p.grad is None and p.requires_grad for p in agent.critic.parameters())
+
+
+# ------------------------------------------------------------------ AENPNN's objectives
+
+
+def explore_alone(agent: D2RL, seed: int = 0) -> Observation:
+    """An agent that needs no Trainer, in the action stage; what it sees."""
+    agent.stages["action"], agent.generator = True, seeded(seed)
+    return observe(agent.env.state.estimate, agent.env.state.weights)
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_the_chain_objective_weighs_draws_by_their_standardised_value(tiny, samples):
+    """-sum_m rho_m V(s, a_m) + c mean z^2, draw by draw; the weights themselves teach nothing."""
+    agent = lively(build(tiny("action.objective=chain", f"action.samples={samples}", "action.temperature=0.5")))
+    observation = explore_alone(agent)
+    drawn = agent.aenpnn.estimate(observation, samples, 1, seeded())
+    value = agent.value(observation, drawn.tanh())
+    objective = 0.0
+    for b in range(8):
+        row = value[b].detach().double().tolist()
+        mean = sum(row) / samples
+        spread = math.sqrt(sum((v - mean) ** 2 for v in row) / samples) + 1e-3
+        scores = [math.exp((v - mean) / (0.5 * spread)) for v in row]
+        objective = objective - sum(s / sum(scores) * v for s, v in zip(scores, value[b], strict=True)) / 8
+    objective = objective + agent.config.ddpg.saturation_penalty * drawn.square().mean()
+    expected = torch.autograd.grad(objective, list(agent.aenpnn.parameters()))
+    loss = agent.action_explorer_loss(observation, None, None)
+    assert loss.item() == pytest.approx(objective.item(), rel=1e-4)
+    found = torch.autograd.grad(loss, list(agent.aenpnn.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-6)
+    assert agent.means.collect()["losses/aenpnn_chain"] == pytest.approx(-value.mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("last", "expected"), [(1, [1, 1, 1, 1]), (2, [1, 2, 1, 2]), (9, [1, 2, 3, 1])])
+def test_the_last_steps_of_the_chain_are_trained_in_turn(tiny, last, expected):
+    agent, trained = lively(build(tiny("action.objective=chain", f"action.gradient_steps={last}"))), []
+    observation = explore_alone(agent)
+    for agent.updates in range(4):
+        agent.aenpnn.zero_grad()
+        agent.action_explorer_loss(observation, None, None).backward()
+        trained.append(agent.aenpnn.denoiser.step.weight.grad.abs().sum(-1).nonzero().flatten().tolist())
+    assert trained == [[step] for step in expected]
+
+
+class TwoModes(D2RL):
+    """The critic is known in closed form: two modes, at 0.7 and at -0.7 of every number, the first 0.2 better."""
+
+    def value(self, observation: Observation, action: Tensor) -> Tensor:
+        """The nearer one counts."""
+        distances = [(action - mode).square().mean(-1) for mode in (0.7, -0.7)]
+        return torch.maximum(0.2 - distances[0], -distances[1])
+
+
+def test_several_draws_find_the_better_of_two_modes_though_few_begin_there(tiny):
+    L.seed_everything(0, verbose=False)
+    size = ("network.width=16", "network.layers=2", "action.steps=6", "trainer.num_envs=16")
+    agent = TwoModes(tiny("action.objective=chain", "action.samples=4", *size))
+    observation, policy = explore_alone(agent), agent.aenpnn
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+
+    def descend(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def better() -> float:
+        with torch.no_grad():
+            drawn = policy.sample(observation, 64, seeded(9)).tanh()
+        assert agent.value(observation, drawn).mean() > -0.1  # at one of the two
+        return (drawn.mean(-1) > 0).float().mean().item()
+
+    modes = torch.tensor([0.7, -0.7])[:, None].expand(2, 10).expand(16, 2, 10)
+    for _ in range(300):
+        descend(policy.imitate(observation, modes, torch.tensor([0.15, 0.85]).expand(16, 2), agent.generator)[0])
+    assert better() < 0.4
+    optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
+    for _ in range(250):
+        descend(agent.action_explorer_loss(observation, None, None))
+    assert better() > 0.9
 
 
 # ------------------------------------------------------------------ losses that are not finite
@@ -345,7 +489,8 @@ def moments(agent: D2RL) -> list[Tensor]:
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_counted(tiny, fit):
-    agent, seen = build(tiny("reward.case=designed_gdm", *ONE_STEP, "ddpg.warmup_updates=0")), {}
+    choice = ("reward.case=designed_gdm", "action.objective=mixed", "ddpg.warmup_updates=0")
+    agent, seen = build(tiny(*choice, *ONE_STEP)), {}
     agent.stages |= {"action": True, "reward": True}
 
     def poison(_, agent):
@@ -418,7 +563,7 @@ def test_the_analytic_gradient_needs_no_critic(tiny, fit, action_stage):
     assert ("aenpnn" if action_stage else "actor") in changed(agent, before)
     assert all(bool(p.isfinite().all()) for p in policy.parameters())
     assert agent.skipped_steps() == 0
-    assert "losses/critic" not in agent.collect()
+    assert "losses/critic" not in agent.means.collect()
 
 
 def test_the_analytic_gradient_uses_the_known_channels(tiny, fit):

@@ -102,9 +102,9 @@ def test_only_the_ancestral_chain_adds_noise_on_its_way(channels):
 def test_an_embedding_at_hand_saves_the_encoder(channels):
     observation, explorer = seen(channels), build(channels, lively=True)
     noises, embedding = draw_noises(explorer, channels, 2), explorer.encode(observation)
-    expected = explorer.sample(observation, 2, noises=noises)
+    expected = explorer.estimate(observation, 2, 3, noises=noises)
     explorer.encoder = None
-    assert torch.equal(explorer.sample(observation, 2, noises=noises, embedding=embedding), expected)
+    assert torch.equal(explorer.estimate(observation, 2, 3, noises=noises, embedding=embedding), expected)
 
 
 def test_candidates_are_drawn_as_if_each_were_alone(channels):
@@ -130,12 +130,18 @@ def test_actions_follow_the_order_of_users(channels, head):
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 @pytest.mark.parametrize("steps", range(1, 11))
 def test_every_number_of_steps_works(channels, steps, sampler):
+    """Each of the P steps takes part in the action, and each can be trained."""
     observation, explorer = seen(channels), build(channels, steps=steps, sampler=sampler, lively=True)
-    action = explorer.sample(observation, 2, seeded())
+    action, visited = explorer.sample(observation, 2, seeded()), []
     assert torch.isfinite(action).all()
-    action.tanh().square().mean().backward()
-    used = explorer.denoiser.step.weight.grad.abs().sum(-1) > 0
-    assert used.tolist() == [False] + [True] * steps  # each of the P steps takes part in the gradient
+    explorer.denoiser.register_forward_pre_hook(lambda module, args: visited.append(args[2]))
+    for step in range(1, steps + 1):
+        visited.clear()
+        explorer.zero_grad()
+        explorer.estimate(observation, 2, step, seeded()).tanh().square().mean().backward()
+        assert visited == list(range(steps, step - 1, -1))
+        used = explorer.denoiser.step.weight.grad.abs().sum(-1) > 0
+        assert used.tolist() == [row == step for row in range(steps + 1)]
 
 
 def test_no_step_leaves_the_range_of_actions(channels):
@@ -152,39 +158,51 @@ def test_no_step_leaves_the_range_of_actions(channels):
     assert action.abs().max() <= 1
 
 
-def test_the_gradient_reaches_starting_noise_encoder_and_denoiser(channels):
-    observation, explorer = seen(channels), build(channels, lively=True)
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+def test_the_estimate_of_the_last_step_is_the_sample(channels, sampler):
+    observation, explorer = seen(channels), build(channels, sampler=sampler, lively=True)
+    noises = draw_noises(explorer, channels, 3)
+    sample = explorer.sample(observation, 3, noises=noises)
+    assert torch.equal(explorer.estimate(observation, 3, 1, noises=noises), sample)
+    assert torch.equal(explorer.estimate(observation, 3, 1, seeded()), explorer.sample(observation, 3, seeded()))
+    earlier = [explorer.estimate(observation, 3, step, noises=noises) for step in range(2, 7)]
+    assert all((estimate - sample).abs().max() > 1e-3 for estimate in earlier)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("step", [1, 2, 4, 6])
+def test_an_estimate_is_one_step_from_where_the_chain_is_and_so_is_its_gradient(channels, sampler, step):
+    """Encoder and denoiser learn from that step alone; the steps before it only say where it starts."""
+    observation, explorer = seen(channels), build(channels, sampler=sampler, lively=True)
     noises = draw_noises(explorer, channels, 2).requires_grad_()
-    explorer.sample(observation, 2, noises=noises).sum().backward()
-    assert (noises.grad.abs().amax((1, 2, 3, 4)) > 0).all()
-    for name, parameter in explorer.named_parameters():
-        assert parameter.grad.abs().max() > 0, name
-
-
-@pytest.mark.parametrize("last", [1, 2, 4, 6])
-def test_a_cut_gradient_leaves_out_the_first_steps_but_no_value(channels, last):
-    observation, explorer = seen(channels), build(channels, lively=True)
-    noises = draw_noises(explorer, channels, 2)
-    whole = explorer.sample(observation, 2, noises=noises)
-    cut = explorer.sample(observation, 2, noises=noises, gradient_steps=last)
-    assert torch.equal(cut, whole)
-    whole.square().sum().backward()
-    full = {name: p.grad.clone() for name, p in explorer.named_parameters()}
+    found = explorer.estimate(observation, 2, step, noises=noises)
+    found.square().sum().backward()
+    assert noises.grad is None
+    gradients = {name: p.grad.clone() for name, p in explorer.named_parameters()}
     explorer.zero_grad()
-    cut.square().sum().backward()
-    used = explorer.denoiser.step.weight.grad.abs().sum(-1) > 0
-    assert used.tolist() == [False] + [step <= last for step in range(1, 7)]
-    same = all(torch.equal(p.grad, full[name]) for name, p in explorer.named_parameters())
-    assert same == (last == 6)
+    with torch.no_grad():
+        x, embedding = noises[0], explorer.encode(observation)
+        for row, p in enumerate(range(6, step, -1), start=1):
+            clean = explorer.denoiser(embedding, x, p).tanh()
+            if sampler == "ddim":
+                x = explorer.schedule.ddim_step(clean, x, p)
+            else:
+                x = explorer.schedule.ancestral_step(clean, x, p, noises[row])
+    expected = explorer.layout.to_flat(explorer.denoiser(explorer.encode(observation), x, step), 6)
+    torch.testing.assert_close(found, expected)
+    expected.square().sum().backward()
+    for name, parameter in explorer.named_parameters():
+        assert gradients[name].abs().max() > 0, name
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_the_chain_climbs_a_known_value(channels):
-    """Objective chain on Q = -|a - best|^2: the samples go there and agree."""
+    """Q = -|a - best|^2 ascended through the last step alone: the samples go there and agree."""
     observation, explorer = seen(channels), build(channels, lively=True)
     best = torch.cat([torch.full((12,), 0.5), torch.full((8,), -0.3)])
     optimizer, generator = explorer.configure_optimizers(), seeded(1)
     for _ in range(120):
-        action = explorer.sample(observation, 1, generator, gradient_steps=2).tanh()
+        action = explorer.sample(observation, 1, generator).tanh()
         loss = (action - best).square().mean()
         optimizer.zero_grad()
         loss.backward()

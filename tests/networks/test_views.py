@@ -71,9 +71,7 @@ def test_a_view_of_powers_is_its_definition(make_channels, cell, head):
         decision = view.head.decode(channels, action[:, m])
         for b in range(4):
             for link, (signal, interference) in enumerate(powers(channels, *decision, b)):
-                assert found[b, m, link].tolist() == pytest.approx(
-                    [log_gain(signal), log_gain(interference)], abs=5e-4
-                )
+                assert found[b, m, link].tolist() == pytest.approx([log_gain(signal), log_gain(interference)], abs=5e-4)
 
 
 def test_rates_can_be_read_off_the_powers(channels):

@@ -296,7 +296,10 @@ def test_a_basis_at_hand_gives_the_same_decision(channels, name, kind):
 
 def test_beams_are_made_of_the_basis_that_is_given(channels):
     action = actions(20)["uniform"]
-    first, second = (StructuredHead().decode(channels, action, beam_basis(c))[0] for c in (channels, channels[torch.arange(15, -1, -1)]))
+    first, second = (
+        StructuredHead().decode(channels, action, beam_basis(c))[0]
+        for c in (channels, channels[torch.arange(15, -1, -1)])
+    )
     assert (first - second).abs().max() > 0.1
 
 
