@@ -23,6 +23,7 @@ SECONDS = 600  # that the tests of a mutant may take
 RATES, HEADS, WMMSE = "wireless/rates.py", "wireless/heads.py", "wireless/wmmse.py"
 PRECODERS, PROPAGATION, FADING = "wireless/precoders.py", "wireless/propagation.py", "wireless/fading.py"
 CELL, BANK, BOUNDS, REWARD = "envs/full_duplex.py", "envs/bank.py", "wireless/bounds.py", "explorers/reward.py"
+VIEWS, ACTION = "networks/views.py", "explorers/action.py"
 TESTS = {  # of a part; the first file that fails ends a mutant
     RATES: "tests/wireless/test_rates.py",
     HEADS: "tests/wireless/test_heads.py",
@@ -34,6 +35,8 @@ TESTS = {  # of a part; the first file that fails ends a mutant
     BANK: "tests/envs/test_full_duplex.py",
     BOUNDS: "tests/wireless/test_bounds.py",
     REWARD: "tests/explorers/test_reward.py",
+    VIEWS: "tests/networks/test_views.py",
+    ACTION: "tests/explorers/test_action.py",
 }
 
 
@@ -89,9 +92,14 @@ MUTANTS = (
         "uplink before downlink", RATES, "torch.cat([downlink, uplink], dim=-1)",
         "torch.cat([uplink, downlink], dim=-1)",
     ),
-    Mutant("uplink signal at full power", RATES, "sent = (uplink_power.clamp_min(0) + FAINT_POWER)", "sent = 1"),
-    Mutant("uplink disturbance without its limit", RATES, "sent * error / (1 - error)", "sent * error / (1 + error)"),
-    Mutant("uplink disturbance below the noise", RATES, "lost.clamp_min(1)", "lost"),
+    Mutant("uplink signal at full power", RATES, "sent = (power * gain)", "sent = gain"),
+    Mutant("uplink disturbance without its limit", RATES, "caught = (1 - error)", "caught = (1 + error)"),
+    Mutant("uplink disturbance below the noise", RATES, "error / caught).clamp_min(1)", "error / caught)"),
+    Mutant("uplink disturbance of a silent user 0 / 0", RATES, "heard = power + HEARD_POWER", "heard = power"),
+    # what critics see, and the estimates of the action explorer
+    Mutant("interference with the noise in it", VIEWS, "log_gain(disturbance - 1)", "log_gain(disturbance)"),
+    Mutant("numbers of both directions alike", VIEWS, "numbers * ~mask", "numbers * mask"),
+    Mutant("estimate of the step before", ACTION, "stop=step,", "stop=step - 1,"),
     # action heads
     Mutant("power shares not normalised", HEADS, "torch.softmax(self.share_range", "torch.sigmoid(self.share_range"),
     Mutant("power share as amplitude", HEADS, "share.sqrt().unsqueeze(-2)", "share.unsqueeze(-2)"),

@@ -108,21 +108,6 @@ def test_rates_are_the_sinr_formulas(make_channels, scenario, decision, generato
     torch.testing.assert_close(link_rates(channels, precoder, power).double(), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("scenario", ["default", "no isolation, SI 0 dB", "more users than antennas", "all gains 0"])
-def test_powers_are_what_is_sent_or_received_and_their_ratio_is_the_sinr(make_channels, scenario, generator):
-    channels = SCENARIOS[scenario](make_channels)
-    precoder, power = random_decision(channels, generator)
-    signal, disturbance = link_powers(channels, precoder, power)
-    users = channels.downlink_users
-    beams = torch.einsum("bjn,bnj->bj", channels.downlink.conj(), precoder)
-    torch.testing.assert_close(signal[:, :users], beams.abs().square(), rtol=1e-4, atol=1e-4)
-    sent = power * channels.uplink.abs().square().sum(-1)
-    torch.testing.assert_close(signal[:, users:], sent, rtol=1e-4, atol=1e-4)
-    assert (disturbance >= 1).all()
-    rates = torch.log2(1 + signal / disturbance).double()
-    torch.testing.assert_close(rates, formula_rates(channels, precoder, power), atol=1e-4, rtol=0)
-
-
 def test_one_user_and_one_antenna_gives_the_shannon_rate(make_channels):
     alone = make_channels(downlink_users=1, uplink_users=1, transmit_antennas=1, receive_antennas=1)
     alone = zeroed(alone, "cross", "self_interference")
@@ -267,7 +252,7 @@ def test_powers_are_their_formulas(make_channels, scenario, decision, generator)
     assert (disturbance >= 1).all()
 
 
-@pytest.mark.parametrize("scenario", ["default", "non line of sight", "no two sizes alike", "60 dB between users"])
+@pytest.mark.parametrize("scenario", ["default", "non line of sight", "no isolation, SI 0 dB", "60 dB between users"])
 def test_signal_over_interference_and_noise_gives_the_rate_of_every_link(make_channels, scenario, generator):
     channels = SCENARIOS[scenario](make_channels)
     precoder, power = random_decision(channels, generator)
