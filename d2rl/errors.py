@@ -24,3 +24,21 @@ class CheckpointError(UserError):
 
 class InputError(UserError):
     """Data that cannot be used: channels, powers, weights, files."""
+
+
+class RunError(UserError):
+    """A run that cannot keep what it makes."""
+
+    kind = "run"
+
+
+class Interrupted(Exception):  # noqa: N818, it is no error
+    """Ctrl-C or a request to end; the run has saved what it could.
+
+    :param signal: its number
+    :param message: what became of the run
+    """
+
+    def __init__(self, signal: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal

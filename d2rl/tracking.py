@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
@@ -14,61 +11,10 @@ os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from d2rl.config import Config
-from d2rl.run_directory import RunDirectory, write_text
+from d2rl.csv_logger import STEP, CsvLogger
+from d2rl.run_directory import RunDirectory
 
-STEP = "environment_steps"
 GROUPS = ("charts", "losses", "eval", "time", "senpnn", "renpnn")
-
-
-class CsvLogger(Logger):
-    """One row for each logged step in one file, whatever columns come up; a resumed run goes on in it.
-
-    :param path: of the file
-    """
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.path = Path(path)
-        self.rows: list[dict[str, Any]] = []
-
-    def resume(self, step: int) -> None:
-        """Keep the rows up to ``step``, drop what a run that broke off wrote after its checkpoint."""
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row[STEP]) <= step]
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add values of one step; values of the same step share a row."""
-        if not self.rows or int(self.rows[-1][STEP]) != step:
-            self.rows.append({STEP: step})
-        self.rows[-1].update(metrics)
-
-    def save(self) -> None:
-        """Write the file in one piece."""
-        columns = dict.fromkeys(name for row in self.rows for name in row)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.path, text.getvalue())
-
-    def finalize(self, status: str) -> None:
-        """Write what is left when training ends, however it ends."""
-        if self.rows:
-            self.save()
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Left to config.yaml."""
-
-    @property
-    def name(self) -> str:
-        """Name of the logger."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """Always the same: the run directory tells runs apart."""
-        return ""
 
 
 def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None = None) -> list[Logger]:
