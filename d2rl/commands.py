@@ -15,8 +15,9 @@ from d2rl.agent import CELL, D2RL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.config import Config
 from d2rl.envs.bank import scenario_bank
-from d2rl.errors import CheckpointError, ConfigError
+from d2rl.errors import CheckpointError, ConfigError, RunError
 from d2rl.evaluation import Evaluation, score_agent
+from d2rl.memory import check_memory
 from d2rl.plots import learning_curve
 from d2rl.pretrained import load_agent
 from d2rl.report import results_table, wandb_notice
@@ -45,18 +46,26 @@ def train_command(arguments: list[str]) -> None:
     _quiet()
     config, checkpoint = _configuration(arguments)
     check(config)
-    accelerator_device(config.trainer.accelerator)  # refuse before anything is written
+    # nothing is written before all that can be refused is known to be usable
     if config.scenario.channel_bank:
         scenario_bank(config.scenario)
+    memory = check_memory(config, accelerator_device(config.trainer.accelerator))
     run = RunDirectory.create(config, conf_name(arguments))
     console = Console()
     console.print(to_yaml(config), markup=False, highlight=False)
+    console.print(memory, highlight=False)
     console.print(f"run directory: {run.path}", markup=False)
     result = train(config, run, str(checkpoint) if checkpoint else None)
     report = score_agent(result.agent, result.evaluation, decision_rule(config))
-    write_json(run.evaluation, report)
-    learning_curve(run.metrics, result.evaluation.policies, run.path / "learning_curve.png")
     console.print(results_table(report, result.profiler.report()))
+    try:
+        write_json(run.evaluation, report)
+        learning_curve(run.metrics, result.evaluation.policies, run.path / "learning_curve.png")
+    except OSError as error:
+        raise RunError(
+            f"training is complete and {run.last} is kept, but {run.path} cannot be written any more: "
+            f"{error.strerror or error}; make room, then python eval.py ckpt={run.last} writes the results."
+        ) from None
     console.print(f"learning curve: {run.path / 'learning_curve.png'}", markup=False)
     wandb_notice(console, run, config)
 
