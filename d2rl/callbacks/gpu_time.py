@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.errors import RunError
 from d2rl.run_directory import keeping_on, write_json
 from d2rl.sections import TimedSections
 from d2rl.tracking import log
@@ -79,8 +80,8 @@ class GpuTimeProfiler(Callback):
         self.write()
 
     def on_exception(self, trainer: L.Trainer, agent: L.LightningModule, exception: BaseException) -> None:
-        """Keep what was measured."""
-        if self._sections:
+        """Keep what was measured, unless the run has lost its place."""
+        if self._sections and not isinstance(exception, RunError):
             self.write()
 
     def report(self) -> dict[str, Any]:

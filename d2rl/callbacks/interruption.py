@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from d2rl.errors import Interrupted
+from d2rl.errors import Interrupted, RunError
 from d2rl.run_directory import RunDirectory, keeping_on
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,11 @@ class RunKeeper(Callback):
         self.run.secure()
         for one in trainer.loggers:
             one.save()
+
+    def on_exception(self, trainer: L.Trainer, agent: L.LightningModule, exception: BaseException) -> None:
+        """A run that has lost its place shall write nothing there, not even last metrics."""
+        if isinstance(exception, RunError):
+            trainer.loggers = []
 
 
 class KeptCheckpoint(ModelCheckpoint):
