@@ -48,7 +48,7 @@ def _wandb_logger(config: Config, run: RunDirectory, values: dict[str, Any], run
             save_dir=str(run.path),
             id=run_id,
             resume="allow" if run_id else None,
-            offline=offline,
+            mode="offline" if offline else "online",  # Lightning's own way is not heard a second time
             config=values,
             settings=wandb.Settings(init_timeout=PATIENCE),
         )

@@ -67,6 +67,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
     profiler = GpuTimeProfiler(run.timing)
     device = accelerator_device(trainer_config.accelerator)
     evaluation = Evaluation(config.scenario, config.evaluation.drops, config.evaluation.seed, device)
+    stop = SaveAndStop(run.last)
     last = _checkpoints(run, trainer_config, "last")
     callbacks: list[Callback] = [
         RunKeeper(run),
@@ -80,7 +81,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
         _checkpoints(run, trainer_config, "best", monitor="sum_rate", mode="max"),
         last,
         *([TrainingProgress()] if trainer_config.progress else []),
-        SaveAndStop(run.last),
+        stop,
     ]
     batches = range(trainer_config.updates_per_epoch // trainer_config.updates_per_step)
     trainer = L.Trainer(
@@ -101,6 +102,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
     if last.failed or not last_epoch_is_due:
         _keep_last(trainer, run)
     profiler.write()
+    stop.end_if_asked(f"training is complete and saved; resume={run.path} evaluates it")
     agent.to(device)  # the Trainer leaves it on the CPU
     return TrainingResult(agent, evaluation, profiler, run)
 

@@ -26,6 +26,8 @@ SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 class SaveAndStop(Callback):
     """On Ctrl-C or SIGTERM the training step is finished, a checkpoint saved, and :class:`Interrupted` raised.
 
+    To come after the callbacks whose state belongs into that checkpoint.
+
     A second signal ends the process at once, with status 128 + its number. Outside the main thread, where
     Python takes no signals, it does nothing.
 
@@ -45,15 +47,13 @@ class SaveAndStop(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
-        """Save and end, when asked to."""
-        if self.received is None:
-            return
-        saved = False
-        with keeping_on(self.path):
-            trainer.save_checkpoint(self.path, weights_only=False)
-            saved = True
-        kept = f"saved at update {agent.updates}; go on with resume={self.path}" if saved else "could not be saved"
-        raise Interrupted(self.received, f"interrupted by {SIGNALS[signal.Signals(self.received)]}: {kept}")
+        """Save and end, when asked to; what belongs to the end of an epoch is done before."""
+        if not trainer.is_last_batch:
+            self._end_if_asked(trainer, agent)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """The same after the last step of an epoch."""
+        self._end_if_asked(trainer, agent)
 
     def on_train_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """Leave the signals as they were."""
@@ -62,6 +62,20 @@ class SaveAndStop(Callback):
     def on_exception(self, trainer: L.Trainer, agent: L.LightningModule, exception: BaseException) -> None:
         """Leave the signals as they were."""
         self._restore()
+
+    def end_if_asked(self, outcome: str) -> None:
+        """:raises Interrupted: a signal has come"""
+        if self.received is not None:
+            raise Interrupted(self.received, f"interrupted by {SIGNALS[signal.Signals(self.received)]}: {outcome}")
+
+    def _end_if_asked(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        if self.received is None:
+            return
+        outcome = f"could not be saved; {self.path} is of before"
+        with keeping_on(self.path):
+            trainer.save_checkpoint(self.path, weights_only=False)
+            outcome = f"saved at update {agent.updates}; go on with resume={self.path}"
+        self.end_if_asked(outcome)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
