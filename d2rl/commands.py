@@ -154,6 +154,8 @@ def _weights(config: Config) -> torch.Tensor | None:
 def _quiet() -> None:
     """Keep the terminal for what the person asked for."""
     logging.basicConfig(format="%(message)s")
+    logging.raiseExceptions = False  # W&B's log on a full disk
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # its lost connection
     logging.getLogger("d2rl").setLevel(logging.INFO)
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)

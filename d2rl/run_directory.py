@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
@@ -205,13 +206,26 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
+class Attempt:
+    """Whether writing something failed."""
+
+    failed = False
+
+
 @contextmanager
-def keeping_on(path: str | Path) -> Iterator[None]:
-    """What fails to be written inside is said, and the run goes on; it is tried again at the next occasion."""
+def keeping_on(path: str | Path) -> Iterator[Attempt]:
+    """What fails to be written inside is said once, and the run goes on; it is tried again at the next occasion."""
+    attempt = Attempt()
     try:
-        yield
+        yield attempt
     except OSError as error:
-        logger.warning(f"{path} cannot be written: {error.strerror or error}; training goes on without")
+        attempt.failed = True
+        _say_once(f"{path} cannot be written: {error.strerror or error}; training goes on, and tries again later")
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -16,8 +15,6 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from d2rl.errors import Interrupted, RunError
 from d2rl.run_directory import RunDirectory, keeping_on
-
-logger = logging.getLogger(__name__)
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
@@ -71,11 +68,11 @@ class SaveAndStop(Callback):
     def _end_if_asked(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         if self.received is None:
             return
-        outcome = f"could not be saved; {self.path} is of before"
-        with keeping_on(self.path):
+        with keeping_on(self.path) as attempt:
             trainer.save_checkpoint(self.path, weights_only=False)
-            outcome = f"saved at update {agent.updates}; go on with resume={self.path}"
-        self.end_if_asked(outcome)
+        if attempt.failed:
+            self.end_if_asked(f"could not be saved; {self.path} is of before")
+        self.end_if_asked(f"saved at update {agent.updates}; go on with resume={self.path}")
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
@@ -127,13 +124,8 @@ class KeptCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save when due."""
         before = self.state_dict()
-        try:
+        with keeping_on(f"{self.dirpath}/{self.filename}.ckpt") as attempt:
             super().on_train_epoch_end(trainer, pl_module)
-            self.failed = False
-        except OSError as error:
-            self.failed = True
+        self.failed = attempt.failed
+        if attempt.failed:
             self.load_state_dict(before)
-            logger.warning(
-                f"{self.dirpath}/{self.filename}.ckpt cannot be written: {error.strerror or error}; "
-                "the one of before stays, and training goes on"
-            )

@@ -111,7 +111,7 @@ def test_checkpoints_that_turn_read_only_do_not_end_a_run_before_its_end(disk, w
     during(monkeypatch, 45, lock)
     with pytest.raises(RunError, match=r"last\.ckpt cannot be written: Read-only file system"):
         fit(disk / "run")
-    assert "last.ckpt cannot be written: Read-only file system; the one of before stays" in caplog.text
+    assert "last.ckpt cannot be written: Read-only file system; training goes on" in caplog.text
     assert load_checkpoint(disk / "run/checkpoints/last.ckpt")["d2rl"]["updates"] == 40
     assert metrics(disk / "run") == metrics(whole.path)
     subprocess.run(["umount", folder], check=True)
@@ -126,7 +126,7 @@ def test_a_disk_that_was_full_for_a_while_costs_nothing_in_the_end(disk, whole, 
 
     monkeypatch.setattr(D2RL, "learn", learn_and)
     fit(disk / "run")
-    assert "last.ckpt cannot be written: No space left on device; the one of before stays" in caplog.text
+    assert "last.ckpt cannot be written: No space left on device; training goes on" in caplog.text
     assert metrics(disk / "run") == metrics(whole.path)
     assert equal(trained(disk / "run/checkpoints/last.ckpt"), trained(whole.last))
 
