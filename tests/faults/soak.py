@@ -64,6 +64,7 @@ def report(run: Path, sizes: list[int]) -> dict:
         "minutes": len(sizes) / 60,
         "updates": int(points[-1][0]),
         "resident_mib": {"early": statistics.median(early) / MIB, "late": statistics.median(late) / MIB},
+        "resident_mib_by_minute": [round(size / MIB, 1) for size in sizes[::60]],
         "memory_growth": statistics.median(late) / statistics.median(early) - 1,
         "ms_per_update": {"early": statistics.mean(before), "late": statistics.mean(after), "standard_error": error},
         "slowdown": statistics.mean(after) / statistics.mean(before) - 1,
