@@ -48,7 +48,8 @@ def _wandb_logger(config: Config, run: RunDirectory, values: dict[str, Any], run
             save_dir=str(run.path),
             id=run_id,
             resume="allow" if run_id else None,
-            mode="offline" if offline else "online",  # Lightning's own way is not heard a second time
+            offline=offline,  # sets WANDB_MODE, without which W&B's telemetry calls home
+            mode="offline" if offline else "online",  # WANDB_MODE is not heard a second time in a process
             config=values,
             settings=wandb.Settings(init_timeout=PATIENCE),
         )

@@ -45,6 +45,7 @@ def isolated() -> tuple[str, ...]:
 
 
 def test_the_main_job_neither_needs_nor_tries_the_network(isolated, tmp_path):
+    """Not even the telemetry of W&B's library does."""
     status, out, err = finish(start(*PLAN, cwd=tmp_path, before=isolated))
     assert out.splitlines()[-1] == "status 0, attempts 0", (status, err)
     assert json.loads((tmp_path / "run/eval.json").read_text())["drops"] == 8
