@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint figures clean
+.PHONY: train test lint lock figures clean
 
 train: .venv/installed
 	$(BIN)/python train.py conf=full_duplex
@@ -14,11 +14,20 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-.venv/installed: pyproject.toml constraints.txt
+# Files whose hash is not in the lock are refused. A CUDA build of torch does not import without its libraries.
+.venv/installed: pyproject.toml requirements.lock requirements-cuda.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	$(BIN)/python -c "import torch" 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements-cuda.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+# After a change of pyproject.toml or constraints.txt.
+lock:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python .ci/lock.py
 
 clean:
 	rm -rf .venv runs

@@ -5,20 +5,22 @@ from __future__ import annotations
 import inspect
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 from d2rl.config import Config
-from d2rl.errors import UserError
+from d2rl.errors import Interrupted, UserError
 from d2rl.settings import help_text
 
-USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+USER_ERROR, BROKEN_PIPE = 2, 141
 
 
 def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
     """Call ``main`` with the command's arguments; mistakes of the program keep their traceback.
 
-    Exit status: 0 done, 2 a :class:`UserError`, 130 interrupted, 141 nobody reads the output.
+    Exit status: 0 done, 2 a :class:`UserError`, 130 interrupted by Ctrl-C, 143 by SIGTERM, 141 nobody reads the output.
 
     Example::
 
@@ -29,6 +31,7 @@ def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
     :param schema: the dataclass tree whose keys ``--help`` lists
     """
     arguments = sys.argv[1:]
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         if {"-h", "--help"} & set(arguments):
             print(inspect.getdoc(main) or "", help_text(schema), sep="\n\n", end="")
@@ -38,11 +41,13 @@ def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(USER_ERROR)
+    except Interrupted as stop:
+        _interrupted(stop)
     except KeyboardInterrupt:
-        _interrupted()
+        _interrupted(Interrupted(signal.SIGINT, "interrupted"))
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's Trainer turns Ctrl-C into exit(1)
-            _interrupted()
+            _interrupted(Interrupted(signal.SIGINT, "interrupted"))
         raise
     except BrokenPipeError:
         if not _unread():  # some other pipe: a mistake of the program
@@ -51,9 +56,13 @@ def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
         sys.exit(BROKEN_PIPE)
 
 
-def _interrupted() -> None:
-    print("interrupted", file=sys.stderr)
-    sys.exit(INTERRUPTED)
+def _interrupted(stop: Interrupted) -> None:
+    print(stop, file=sys.stderr)
+    sys.exit(128 + stop.signal)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number, "terminated")
 
 
 def _unread() -> bool:

@@ -15,9 +15,10 @@ from d2rl.agent import CELL, D2RL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.config import Config
 from d2rl.envs.bank import scenario_bank
-from d2rl.errors import CheckpointError, ConfigError, InputError
+from d2rl.errors import CheckpointError, ConfigError, InputError, RunError
 from d2rl.evaluation import Evaluation, score_agent
 from d2rl.footprint import check_footprint
+from d2rl.memory import check_memory
 from d2rl.plots import learning_curve
 from d2rl.pretrained import load_agent
 from d2rl.report import results_table, wandb_notice
@@ -46,21 +47,31 @@ def train_command(arguments: list[str]) -> None:
     _quiet()
     config, checkpoint = _configuration(arguments)
     check(config)
-    check_footprint(config, accelerator_device(config.trainer.accelerator))  # refuse before anything is written
+    # nothing is written before all that can be refused is known to be usable
+    device = accelerator_device(config.trainer.accelerator)
+    check_footprint(config, device)
     if config.scenario.channel_bank:
         try:
             scenario_bank(config.scenario)
         except InputError as error:
             raise ConfigError(f"scenario.channel_bank: {error.args[0]}") from None
+    memory = check_memory(config, device)
     run = RunDirectory.create(config, conf_name(arguments))
     console = Console()
     console.print(to_yaml(config), markup=False, highlight=False)
+    console.print(memory, highlight=False)
     console.print(f"run directory: {run.path}", markup=False)
     result = train(config, run, str(checkpoint) if checkpoint else None)
     report = score_agent(result.agent, result.evaluation, decision_rule(config))
-    write_json(run.evaluation, report)
-    learning_curve(run.metrics, result.evaluation.policies, run.path / "learning_curve.png")
     console.print(results_table(report, result.profiler.report()))
+    try:
+        write_json(run.evaluation, report)
+        learning_curve(run.metrics, result.evaluation.policies, run.path / "learning_curve.png")
+    except OSError as error:
+        raise RunError(
+            f"training is complete and {run.last} is kept, but {run.path} cannot be written any more: "
+            f"{error.strerror or error}; make room, then python eval.py ckpt={run.last} writes the results."
+        ) from None
     console.print(f"learning curve: {run.path / 'learning_curve.png'}", markup=False)
     wandb_notice(console, run, config)
 
@@ -144,6 +155,8 @@ def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
 def _quiet() -> None:
     """Keep the terminal for what the person asked for."""
     logging.basicConfig(format="%(message)s")
+    logging.raiseExceptions = False  # W&B's log on a full disk
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # its lost connection
     logging.getLogger("d2rl").setLevel(logging.INFO)
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)

@@ -30,3 +30,21 @@ class TrainingError(UserError):
     """A training that cannot go on."""
 
     kind = "training"
+
+
+class RunError(UserError):
+    """A run that cannot keep what it makes."""
+
+    kind = "run"
+
+
+class Interrupted(Exception):  # noqa: N818, it is no error
+    """Ctrl-C or a request to end; the run has saved what it could.
+
+    :param signal: its number
+    :param message: what became of the run
+    """
+
+    def __init__(self, signal: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal

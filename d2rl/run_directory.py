@@ -5,21 +5,27 @@ from __future__ import annotations
 import difflib
 import fcntl
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from d2rl.config import Config
-from d2rl.errors import CheckpointError, ConfigError
+from d2rl.errors import CheckpointError, ConfigError, RunError
 from d2rl.settings import to_yaml
+
+logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 CONTENTS = ("config.yaml", "metrics.csv", "timing.json", "eval.json", "checkpoints")
+LOCK = ".lock"
+UNFINISHED = ".unfinished"  # ends the name of a file that is not whole yet
 
 
 class RunDirectory:
@@ -44,6 +50,7 @@ class RunDirectory:
         self.best = self.checkpoints / "best.ckpt"
         self.wandb = self.path / "wandb"
         self._lock: int | None = None
+        self._yaml = ""
 
     @classmethod
     def create(cls, config: Config, name: str) -> RunDirectory:
@@ -65,8 +72,8 @@ class RunDirectory:
                 same = resumed is not None and run.path.resolve() == resumed.resolve()
                 if not same:
                     run._refuse_another()
-                run.checkpoints.mkdir(exist_ok=True)
-                write_text(run.config, to_yaml(config))
+                run._yaml = to_yaml(config)
+                run._furnish()
             except BaseException:
                 run.release()
                 raise
@@ -83,6 +90,39 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
 
+    def secure(self) -> None:
+        """Make sure, before something is written, that the directory is still there and still this run's.
+
+        One that has vanished is made anew, with a warning, so that what is to come is kept.
+
+        :raises RunError: another run has taken its place
+        """
+        with keeping_on(self.path):
+            try:
+                there = os.stat(self.path / LOCK)
+            except FileNotFoundError:
+                logger.warning(f"{self.path} has vanished while the run was going on; it is made anew")
+                self._renew()
+                return
+            if self._lock is not None and not os.path.samestat(there, os.fstat(self._lock)):
+                raise RunError(f"{self.path} belongs to another run by now; this one ends, and writes nothing there.")
+
+    def _renew(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.release()
+        try:
+            self._hold()
+        except ConfigError as error:
+            raise RunError(f"{error.args[0]} This run had vanished from there, and ends.") from None
+        self._furnish()
+
+    def _furnish(self) -> None:
+        self.checkpoints.mkdir(exist_ok=True)
+        for folder in (self.path, self.checkpoints):  # what a run that was killed was writing
+            for path in folder.glob(f".*{UNFINISHED}"):
+                path.unlink()
+        write_text(self.config, self._yaml)
+
     def _refuse_another(self) -> None:
         held = [name for name in CONTENTS if (self.path / name).exists()]
         if held:
@@ -92,7 +132,7 @@ class RunDirectory:
             )
 
     def _hold(self) -> None:
-        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -142,16 +182,60 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Replace a file in one step: a reader, or a crash, meets the old content or the new one."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` in one step, once it is whole and on the disk.
+
+    :raises OSError: it could not be written; ``path`` is as it was
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
+        with open(temporary, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+class Attempt:
+    """Whether writing something failed."""
+
+    failed = False
+
+
+@contextmanager
+def keeping_on(path: str | Path) -> Iterator[Attempt]:
+    """What fails to be written inside is said once, and the run goes on; it is tried again at the next occasion."""
+    attempt = Attempt()
+    try:
+        yield attempt
+    except OSError as error:
+        attempt.failed = True
+        _say_once(f"{path} cannot be written: {error.strerror or error}; training goes on, and tries again later")
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming last, where the file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _fresh(name: str) -> Path:
@@ -185,7 +269,7 @@ def _search(path: Path, prefer: str) -> Path:
     other = sorted(str(one) for one in (*path.glob("checkpoints/*.ckpt"), *path.glob("*.ckpt")) if one.stat().st_size)
     if other:
         raise CheckpointError(f"{path} has neither last.ckpt nor best.ckpt; give one of {', '.join(other[-5:])}.")
-    if any(one.name != ".lock" for one in path.iterdir()):
+    if any(one.name != LOCK for one in path.iterdir()):
         raise CheckpointError(
             f"{path} has no checkpoint: the run stopped before its first one, or this is no run directory; "
             "give a checkpoint file, or train again."

@@ -2,97 +2,68 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
 
+import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
+from wandb.errors import AuthenticationError, CommError
 
 from d2rl.config import Config
-from d2rl.run_directory import RunDirectory, write_text
+from d2rl.csv_logger import STEP, CsvLogger
+from d2rl.errors import ConfigError
+from d2rl.run_directory import RunDirectory
 
-STEP = "environment_steps"
+PATIENCE = 30.0  # seconds for W&B to answer
 GROUPS = ("charts", "losses", "eval", "time", "senpnn", "renpnn")
 
 
-class CsvLogger(Logger):
-    """One row for each logged step in one file, whatever columns come up; a resumed run goes on in it.
-
-    :param path: of the file
-    """
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.path = Path(path)
-        self.rows: list[dict[str, Any]] = []
-
-    def resume(self, step: int) -> None:
-        """Keep the rows up to ``step``, drop what a run that broke off wrote after its checkpoint."""
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row[STEP]) <= step]
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add values of one step; values of the same step share a row."""
-        if not self.rows or int(self.rows[-1][STEP]) != step:
-            self.rows.append({STEP: step})
-        self.rows[-1].update(metrics)
-
-    def save(self) -> None:
-        """Write the file in one piece."""
-        columns = dict.fromkeys(name for row in self.rows for name in row)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.path, text.getvalue())
-
-    def finalize(self, status: str) -> None:
-        """Write what is left when training ends, however it ends."""
-        if self.rows:
-            self.save()
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Left to config.yaml."""
-
-    @property
-    def name(self) -> str:
-        """Name of the logger."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """Always the same: the run directory tells runs apart."""
-        return ""
-
-
 def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None = None) -> list[Logger]:
-    """metrics.csv, and W&B unless disabled.
+    """metrics.csv, and W&B unless disabled; where W&B is asked for online and cannot be reached, offline.
 
     :param values: the resolved configuration
     :param run_id: W&B run to continue
+    :raises ConfigError: W&B refuses the account
     """
     loggers: list[Logger] = [CsvLogger(run.metrics)]
     if config.logger.mode != "disabled":
+        logger = _wandb_logger(config, run, values, run_id)
+        logger.experiment.define_metric(STEP)
+        for group in GROUPS:
+            logger.experiment.define_metric(f"{group}/*", step_metric=STEP)
+        loggers.append(logger)
+    return loggers
+
+
+def _wandb_logger(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None) -> WandbLogger:
+    def make(offline: bool) -> WandbLogger:
         logger = WandbLogger(
             project=config.logger.project,
             name=config.logger.name or run.path.name,
             save_dir=str(run.path),
             id=run_id,
             resume="allow" if run_id else None,
-            offline=config.logger.mode == "offline",
+            offline=offline,  # sets WANDB_MODE, without which W&B's telemetry calls home
+            mode="offline" if offline else "online",  # WANDB_MODE is not heard a second time in a process
             config=values,
+            settings=wandb.Settings(init_timeout=PATIENCE),
         )
-        logger.experiment.define_metric(STEP)
-        for group in GROUPS:
-            logger.experiment.define_metric(f"{group}/*", step_metric=STEP)
-        loggers.append(logger)
-    return loggers
+        _ = logger.experiment  # begins the W&B run
+        return logger
+
+    try:
+        return make(config.logger.mode == "offline")
+    except AuthenticationError as error:
+        raise ConfigError(f"logger.mode=online, but W&B refuses the account: {_first_line(error)}") from None
+    except CommError as error:
+        message = f"W&B cannot be reached ({_first_line(error)}); the dashboards are kept offline"
+        warnings.warn(message, stacklevel=3)
+        return make(offline=True)
 
 
 def wandb_id(loggers: list[Logger]) -> str | None:
@@ -103,15 +74,36 @@ def wandb_id(loggers: list[Logger]) -> str | None:
 def alert(loggers: list[Logger], title: str, text: str) -> None:
     """Tell the person, in the terminal and on the dashboard, that a failure signature has shown."""
     warnings.warn(f"{title}: {text}", stacklevel=3)
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
+    for logger in _dashboards(loggers):
+        with _survived(loggers, logger):
             logger.experiment.alert(title=title, text=text, level="WARN")
 
 
 def log(loggers: list[Logger], metrics: dict[str, float], environment_steps: int) -> None:
     """Send metrics to every logger, with environment steps as the x-axis."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.log({**metrics, STEP: environment_steps})
-        else:
+        if not isinstance(logger, WandbLogger):
             logger.log_metrics(metrics, environment_steps)
+    for logger in _dashboards(loggers):
+        with _survived(loggers, logger):
+            logger.experiment.log({**metrics, STEP: environment_steps})
+
+
+def _dashboards(loggers: list[Logger]) -> list[WandbLogger]:
+    return [logger for logger in loggers if isinstance(logger, WandbLogger)]
+
+
+@contextmanager
+def _survived(loggers: list[Logger], logger: WandbLogger) -> Iterator[None]:
+    """W&B lives in a process of its own; whatever happens to that, training goes on without."""
+    try:
+        yield
+    except Exception as error:
+        loggers.remove(logger)
+        with suppress(Exception, SystemExit):
+            wandb.teardown()  # what it would do at exit cannot work any more
+        warnings.warn(f"W&B has ended ({_first_line(error)}); metrics.csv goes on without it", stacklevel=4)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,24 +7,27 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from d2rl.agent import D2RL
 from d2rl.callbacks import (
     ChiSchedule,
     GpuTimeProfiler,
+    KeptCheckpoint,
     MixedPrecision,
     PolicyEvaluation,
     RewardGuard,
+    RunKeeper,
+    SaveAndStop,
     StagedIntegration,
     StatePlausibility,
     TrainingProgress,
 )
 from d2rl.callbacks.precision import TYPES
-from d2rl.checkpoint import load_checkpoint
+from d2rl.checkpoint import CheckpointFiles, load_checkpoint
 from d2rl.config import Config, TrainerConfig
-from d2rl.errors import ConfigError
+from d2rl.errors import ConfigError, RunError
 from d2rl.evaluation import DecisionRule, Evaluation
 from d2rl.run_directory import RunDirectory
 from d2rl.tracking import CsvLogger, make_loggers, wandb_id
@@ -54,17 +57,20 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
     torch.set_num_threads(trainer_config.threads or torch.get_num_threads())
     L.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no larger one
     agent = D2RL(config)
-    saved = load_checkpoint(checkpoint)["d2rl"] if checkpoint else {}
-    loggers = make_loggers(config, run, asdict(config), saved.get("wandb"))
+    wandb, steps = _begun(agent, checkpoint) if checkpoint else (None, None)
+    loggers = make_loggers(config, run, asdict(config), wandb)
     agent.wandb_id = wandb_id(loggers)
-    if saved:
+    if steps is not None:
         for logger in loggers:
             if isinstance(logger, CsvLogger):
-                logger.resume(saved["environment_steps"])
+                logger.resume(steps)
     profiler = GpuTimeProfiler(run.timing)
     device = accelerator_device(trainer_config.accelerator)
     evaluation = Evaluation(config.scenario, config.evaluation.drops, config.evaluation.seed, device)
+    stop = SaveAndStop(run.last)
+    last = _checkpoints(run, trainer_config, "last")
     callbacks: list[Callback] = [
+        RunKeeper(run),
         StagedIntegration(config.stages, run.checkpoints),
         ChiSchedule(config.chi),
         MixedPrecision(trainer_config.precision),
@@ -73,34 +79,56 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
         StatePlausibility(trainer_config.checkpoint_every),
         PolicyEvaluation(evaluation, decision_rule(config), config.evaluation.every),
         _checkpoints(run, trainer_config, "best", monitor="sum_rate", mode="max"),
-        _checkpoints(run, trainer_config, "last"),
+        last,
         *([TrainingProgress()] if trainer_config.progress else []),
+        stop,
     ]
-    steps = range(trainer_config.updates_per_epoch // trainer_config.updates_per_step)
+    batches = range(trainer_config.updates_per_epoch // trainer_config.updates_per_step)
     trainer = L.Trainer(
         accelerator=trainer_config.accelerator,
         devices=1,
         max_epochs=trainer_config.epochs,
         logger=loggers,
         callbacks=callbacks,
+        plugins=[CheckpointFiles()],
         default_root_dir=run.path,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
-    trainer.fit(agent, DataLoader(steps, batch_size=None), ckpt_path=checkpoint, weights_only=True)
-    if trainer_config.epochs % trainer_config.checkpoint_every:
-        trainer.save_checkpoint(run.last, weights_only=False)
+    trainer.fit(agent, DataLoader(batches, batch_size=None), ckpt_path=checkpoint, weights_only=True)
+    last_epoch_is_due = trainer_config.epochs % trainer_config.checkpoint_every == 0
+    if last.failed or not last_epoch_is_due:
+        _keep_last(trainer, run)
     profiler.write()
+    stop.end_if_asked(f"training is complete and saved; resume={run.path} evaluates it")
     agent.to(device)  # the Trainer leaves it on the CPU
     return TrainingResult(agent, evaluation, profiler, run)
 
 
-def _checkpoints(run: RunDirectory, config: TrainerConfig, name: str, **options: Any) -> ModelCheckpoint:
+def _begun(agent: D2RL, checkpoint: str) -> tuple[str | None, int]:
+    """W&B run and environment steps of the checkpoint to continue, once its weights are known to fit."""
+    content = load_checkpoint(checkpoint)
+    agent.load_weights(content, checkpoint)
+    return content["d2rl"].get("wandb"), content["d2rl"]["environment_steps"]
+
+
+def _keep_last(trainer: L.Trainer, run: RunDirectory) -> None:
+    """The end of the training must be on the disk; here a failure is one."""
+    try:
+        trainer.save_checkpoint(run.last, weights_only=False)
+    except OSError as error:
+        raise RunError(
+            f"training is complete, but {run.last} cannot be written: {error.strerror or error}; "
+            f"what is there is from before: make room, then resume={run.path}."
+        ) from None
+
+
+def _checkpoints(run: RunDirectory, config: TrainerConfig, name: str, **options: Any) -> KeptCheckpoint:
     """Keeps ``name``.ckpt up to date, the best of all epochs that are looked at or simply the last."""
     every = min(config.checkpoint_every, config.epochs)
-    return ModelCheckpoint(
+    return KeptCheckpoint(
         run.checkpoints,
         filename=name,
         every_n_epochs=every,

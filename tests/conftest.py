@@ -109,6 +109,8 @@ def fit() -> Callable[..., Any]:
     from lightning.pytorch.callbacks import Callback, LambdaCallback
     from torch.utils.data import DataLoader
 
+    from d2rl.checkpoint import CheckpointFiles
+
     def after_each_step(function: Callable[..., Any]) -> Callback:
         return LambdaCallback(on_train_batch_end=lambda trainer, agent, *_: function(trainer, agent))
 
@@ -120,6 +122,7 @@ def fit() -> Callable[..., Any]:
             logger=logger,
             callbacks=[one if isinstance(one, Callback) else after_each_step(one) for one in callbacks],
             enable_checkpointing=False,
+            plugins=[CheckpointFiles()],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

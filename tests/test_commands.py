@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -20,7 +19,7 @@ import pytest
 import torch
 
 from d2rl import evaluation
-from d2rl.checkpoint import load_checkpoint
+from d2rl.checkpoint import load_checkpoint, write_checkpoint
 from d2rl.commands import evaluate_command, train_command
 from d2rl.errors import CheckpointError, ConfigError, UserError
 from d2rl.settings import load
@@ -226,7 +225,8 @@ def test_a_finished_run_goes_on_when_it_is_given_more_epochs(run, monkeypatch):
     assert load_checkpoint(run / "checkpoints/last.ckpt")["d2rl"]["updates"] == 12
 
 
-def test_an_interrupted_run_exits_with_130_and_can_be_evaluated(tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_so_and_can_go_on(tmp_path, number, status):
     arguments = [*PLAN, "trainer.epochs=5000", "evaluation.every=1000", "run_dir=run"]
     last = tmp_path / "run/checkpoints/last.ckpt"
     with subprocess.Popen(
@@ -240,14 +240,14 @@ def test_an_interrupted_run_exits_with_130_and_can_be_evaluated(tmp_path):
         deadline = time.monotonic() + 90
         while not last.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, message = process.communicate(timeout=60)
-    assert process.returncode == 130, message
-    assert message.splitlines()[-1] == "interrupted"
+    assert process.returncode == status, message
+    updates = load_checkpoint(last)["d2rl"]["updates"]
+    assert message.splitlines()[-1].endswith(f"saved at update {updates}; go on with resume=run/checkpoints/last.ckpt")
     assert "Traceback" not in message
     assert len(metrics(tmp_path / "run")) > 1
-    assert json.loads((tmp_path / "run/timing.json").read_text())["updates"] > 0
-    assert load_checkpoint(last)["d2rl"]["updates"] > 0
+    assert json.loads((tmp_path / "run/timing.json").read_text())["updates"] == updates > 0
 
 
 # ------------------------------------------------------------------ mistakes
@@ -274,22 +274,28 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("writer", ["torch", "pickle"])
-def test_code_in_a_checkpoint_is_not_run(tmp_path, writer):
+def test_code_in_a_checkpoint_is_not_run(finished, tmp_path):
+    """Added to a checkpoint of a real run, under a checksum that fits."""
     trace, path = tmp_path / "trace", tmp_path / "evil.ckpt"
-    content = {"d2rl": {"config": {}, "evil": Evil(trace)}, "state_dict": {}}
-    if writer == "torch":
-        torch.save(content, path)
-        torch.load(path, weights_only=False)
-    else:
-        path.write_bytes(pickle.dumps(content))
-        pickle.loads(path.read_bytes())
+    content = load_checkpoint(finished[1] / "checkpoints/last.ckpt")
+    write_checkpoint({**content, "callbacks": {"evil": Evil(trace)}}, path)
+    torch.load(path, weights_only=False)
     assert trace.exists()  # it would have run
     trace.unlink()
     for action in (evaluate_command, train_command):
-        with pytest.raises(CheckpointError, match=r"evil.ckpt cannot be read, it is damaged or not a checkpoint"):
+        with pytest.raises(CheckpointError, match=r"evil.ckpt holds more than plain data .* nothing of it was run"):
             action([f"ckpt={path}" if action is evaluate_command else f"resume={path}"])
     assert not trace.exists()
+
+
+def test_weights_of_other_shapes_than_its_configuration_says_are_refused(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = load_checkpoint(finished[1] / "checkpoints/last.ckpt")
+    name, tensor = next(iter(content["state_dict"].items()))
+    write_checkpoint({**content, "state_dict": {**content["state_dict"], name: tensor[..., :1]}}, "other.ckpt")
+    for argument in ("ckpt=other.ckpt", "resume=other.ckpt"):
+        with pytest.raises(CheckpointError, match=r"other\.ckpt was trained for"):
+            (evaluate_command if argument.startswith("ckpt") else train_command)([argument])
 
 
 def test_a_checkpoint_that_cannot_be_used_is_one_line_and_status_2(tmp_path):
@@ -297,7 +303,7 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line_and_status_2(tmp_path):
     done = call("eval.py", "ckpt=noise.ckpt", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("checkpoint error: noise.ckpt cannot be read, it is damaged or not a checkpoint")
+    assert done.stderr.startswith("checkpoint error: noise.ckpt is truncated, or not a checkpoint of d2rl")
     assert done.stderr.count("\n") == 1
 
 
@@ -314,7 +320,7 @@ def damage(kind: str, good: Path, path: Path) -> None:
     elif kind == "another":
         torch.save({"state_dict": {}, "epoch": 3}, path)
     elif kind == "hollow":
-        torch.save({"state_dict": {}, "d2rl": 3}, path)
+        write_checkpoint({"state_dict": {}, "d2rl": {}}, path)
     elif kind == "folder":
         path.mkdir()
 

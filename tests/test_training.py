@@ -68,7 +68,7 @@ def contents(path: Path) -> dict[str, Any]:
     callbacks = {
         key: {k: v for k, v in state.items() if k not in CLOCK}
         for key, state in content["callbacks"].items()
-        if not key.startswith("ModelCheckpoint")
+        if not key.startswith("KeptCheckpoint")
     }
     kept = {key: content[key] for key in ("state_dict", "optimizer_states", "epoch", "global_step", "d2rl")}
     kept["d2rl"] = {k: v for k, v in kept["d2rl"].items() if k != "config"}
@@ -153,6 +153,8 @@ def test_a_run_can_be_resumed_where_the_policy_levelled_off(tiny, tmp_path):
         start(config, tmp_path / path.stem, path)
         found = contents(tmp_path / path.stem / "checkpoints/last.ckpt")
         assert differences(found, contents(whole.run.last)) == [], begun[path]
+        later = [row for row in rows(whole.run.path) if int(row["environment_steps"]) > 8 * begun[path]]
+        assert rows(tmp_path / path.stem)[-len(later) :] == later
 
 
 def test_the_run_under_test_does_everything(uninterrupted):

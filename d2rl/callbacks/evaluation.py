@@ -34,17 +34,31 @@ class PolicyEvaluation(Callback):
         if steps % self.every == 0:
             self.latest = self.evaluation.summary(self.evaluation.rates(policy_of(agent, self.rule)))
             metrics.update({f"eval/{name}": value for name, value in self.latest.items()})
-            agent.log("sum_rate", self.latest["weighted_sum_rate"], logger=False)
-            for callback in trainer.callbacks:
-                if isinstance(callback, GpuTimeProfiler):
-                    callback.evaluated(self.latest["gap_closed"])
-                if isinstance(callback, StagedIntegration):
-                    callback.evaluated(self.latest["weighted_sum_rate"], trainer, agent)
         metrics["charts/exploration_noise"] = agent.noise_deviation()
         metrics["charts/updates"] = float(agent.updates)
         log(trainer.loggers, metrics, agent.environment_steps)
+        if self.latest:
+            agent.log("sum_rate", self.latest["weighted_sum_rate"], logger=False)
+        if steps % self.every == 0:
+            self._tell(trainer, agent)
+
+    def _tell(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Last of all, since the beginning of a stage saves a checkpoint."""
+        for callback in trainer.callbacks:
+            if isinstance(callback, GpuTimeProfiler):
+                callback.evaluated(self.latest["gap_closed"])
+            if isinstance(callback, StagedIntegration):
+                callback.evaluated(self.latest["weighted_sum_rate"], trainer, agent)
 
     def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """Bring the files up to date."""
         for logger in trainer.loggers:
             logger.save()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest scores, by which the best checkpoint is chosen."""
+        return {"latest": dict(self.latest)}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue."""
+        self.latest = saved["latest"]

@@ -10,7 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from d2rl.run_directory import write_json
+from d2rl.errors import RunError
+from d2rl.run_directory import keeping_on, write_json
 from d2rl.sections import TimedSections
 from d2rl.tracking import log
 
@@ -40,7 +41,6 @@ class GpuTimeProfiler(Callback):
         self.updates = 0
         self.device = ""
         self._sections: TimedSections | None = None
-        self._epoch_began = 0.0
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -57,10 +57,6 @@ class GpuTimeProfiler(Callback):
         """Put the clock into the agent's sections."""
         self.device = device_name(agent.device)
         self._sections = agent.sections = TimedSections(agent.device)
-
-    def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
-        """Remember where the epoch began."""
-        self._epoch_began = self.total
 
     def on_train_batch_end(
         self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
@@ -79,13 +75,13 @@ class GpuTimeProfiler(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """Log the epoch's seconds and keep timing.json up to date."""
-        self.epochs.append(self.total - self._epoch_began)
+        self.epochs.append(self.total - sum(self.epochs))
         log(trainer.loggers, {"time/epoch": self.epochs[-1]}, agent.environment_steps)
         self.write()
 
     def on_exception(self, trainer: L.Trainer, agent: L.LightningModule, exception: BaseException) -> None:
-        """Keep what was measured."""
-        if self._sections:
+        """Keep what was measured, unless the run has lost its place."""
+        if self._sections and not isinstance(exception, RunError):
             self.write()
 
     def report(self) -> dict[str, Any]:
@@ -103,7 +99,8 @@ class GpuTimeProfiler(Callback):
     def write(self) -> None:
         """Write timing.json."""
         if self.path is not None:
-            write_json(self.path, self.report())
+            with keeping_on(self.path):
+                write_json(self.path, self.report())
 
     def state_dict(self) -> dict[str, Any]:
         """What was spent so far, so that a resumed run goes on counting."""

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from d2rl.config import StagesConfig
 from d2rl.errors import ConfigError
+from d2rl.run_directory import keeping_on
 from d2rl.tracking import log
 
 logger = logging.getLogger(__name__)
@@ -80,4 +81,6 @@ class StagedIntegration(Callback):
             agent.environment_steps,
         )
         if self.directory is not None and agent.updates:
-            trainer.save_checkpoint(self.directory / f"stage-{name}.ckpt", weights_only=False)
+            path = self.directory / f"stage-{name}.ckpt"
+            with keeping_on(path):
+                trainer.save_checkpoint(path, weights_only=False)
