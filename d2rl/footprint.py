@@ -20,7 +20,7 @@ COPIES = 4  # of a weight: itself, its gradient and Adam's two moments
 def footprint(config: Config) -> dict[str, int]:
     """Bytes that the large parts of a run need, by the keys that decide them; an estimate within a factor of two.
 
-    What is counted: tensors that stay (replay, world, stored states, frozen drops with the references, weights) and
+    What is counted: tensors that stay (world, stored states, frozen drops with the references, weights) and
     the largest temporary ones (candidates decoded in double precision, messages between links in an update).
     """
     c, network = config.scenario, config.network
@@ -37,7 +37,6 @@ def footprint(config: Config) -> dict[str, int]:
     candidates = config.action.candidates
     best_of = max(config.evaluation.best_of, BEST_OF)
     return {
-        "ddpg.replay": config.ddpg.replay * transition,
         "trainer.num_envs and action.candidates": config.trainer.num_envs
         * (8 * COMPLEX * channel + candidates * (algebra + messages)),
         "ddpg.batch, ddpg.critic_batch and network.width": max(config.ddpg.batch, config.ddpg.critic_batch)

@@ -29,11 +29,10 @@ def nbytes(tensors) -> int:
     ],
     ids=str,
 )
-def test_replay_and_state_explorer_need_what_is_said(tiny, fit, overrides):
+def test_the_state_explorer_needs_what_is_said(tiny, fit, overrides):
     config = tiny(*overrides, "trainer.updates_per_epoch=2")
     agent, parts = D2RL(config), footprint(config)
     fit(agent)
-    assert 0.5 < parts["ddpg.replay"] / nbytes(agent.replay.storage.values()) < 2
     stays = nbytes(agent.senpnn.buffers()) + 4 * nbytes(agent.senpnn.parameters())
     said = parts["scenario.transmit_antennas and scenario.receive_antennas"]
     assert 0.5 < said / stays < 2
@@ -42,7 +41,6 @@ def test_replay_and_state_explorer_need_what_is_said(tiny, fit, overrides):
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (("ddpg.replay=1e9",), "ddpg.replay"),
         (("trainer.num_envs=1e6", "ddpg.replay=1e6", "action.candidates=1000"), "trainer.num_envs"),
         (("evaluation.drops=1e7", "evaluation.best_of=1e4"), "evaluation.best_of"),
         (("scenario.transmit_antennas=512", "scenario.receive_antennas=512"), "scenario.transmit_antennas"),
@@ -59,9 +57,9 @@ def test_what_does_not_fit_is_refused_with_the_largest_part(tiny, monkeypatch, o
         check_footprint(tiny(*overrides), CPU)
 
 
-def test_an_evaluation_has_no_replay(tiny, monkeypatch):
+def test_an_evaluation_simulates_no_training_cells(tiny, monkeypatch):
     monkeypatch.setattr(module, "memory_of", lambda device: 16 * 2**30)
-    check_footprint(tiny("ddpg.replay=1e9"), CPU, training=False)
+    check_footprint(tiny("trainer.num_envs=1e6", "ddpg.replay=1e6", "action.candidates=1000"), CPU, training=False)
 
 
 def test_the_default_run_fits_into_a_gibibyte(monkeypatch):
