@@ -150,6 +150,18 @@ def test_no_policy_learns_before_the_warm_up_ends(tiny, fit, action_stage):
     assert all("critic" in one for one in moved)
 
 
+def test_the_critic_catches_up_in_the_first_slots(tiny, fit):
+    plan = ("trainer.updates_per_step=1", "ddpg.warmup_updates=2", "ddpg.warmup_critic_updates=3")
+    agent, counts = build(tiny(*plan)), []
+
+    def count(_, agent):
+        counts.append(agent.means.counts["losses/critic"])
+        agent.means.collect()
+
+    fit(agent, count)
+    assert counts == [3, 3, 1, 1]
+
+
 def test_an_explorer_without_a_stage_is_left_alone(tiny, fit):
     agent = build(tiny("stages.reward=null", "stages.state=null", "reward.case=designed_gdm"))
     before = weights(agent)
@@ -356,18 +368,19 @@ def test_the_critic_regresses_on_reward_plus_discounted_next_value(tiny, fit):
     agent, losses = build(tiny("ddpg.gamma=0.9")), {}
 
     def compare(_, agent):
-        batch = agent.replay.sample(8, seeded())
+        before = agent.generator.get_state()
+        observation, batch = agent.draw(agent.config.ddpg.critic_batch)
+        agent.generator.set_state(before)
         reward = batch["rates"].sum(-1, keepdim=True) / 10  # weights are 1
         following = Observation.from_tensors({n[5:]: t for n, t in batch.items() if n.startswith("next.")})
         with torch.no_grad():
             action = agent.target_actor(following).tanh().unsqueeze(1)
             value = agent.target_critic(following, agent.view(following, action)).sum(-1, keepdim=True)
             target = reward + 0.9 * batch["continues"][:, None, None] * value
-            observation = Observation.from_tensors(batch)
             guess = agent.critic(observation, agent.view(observation, batch["action"])).sum(-1, keepdim=True)
             losses["expected"] = (guess - target).square().mean().item()
         agent.means.collect()
-        agent.update_critic(Observation.from_tensors(batch), batch, agent.measured_reward(batch))
+        agent.update_critic()
         losses["found"] = agent.means.collect()["losses/critic"]
 
     fit(agent, compare)
@@ -424,7 +437,7 @@ def test_the_chain_objective_weighs_draws_by_their_standardised_value(tiny, samp
         objective = objective - sum(s / sum(scores) * v for s, v in zip(scores, value[b], strict=True)) / 8
     objective = objective + agent.config.ddpg.saturation_penalty * drawn.square().mean()
     expected = torch.autograd.grad(objective, list(agent.aenpnn.parameters()))
-    loss = agent.action_explorer_loss(observation, None, None)
+    loss = agent.action_explorer_loss(observation, {})
     assert loss.item() == pytest.approx(objective.item(), rel=1e-4)
     found = torch.autograd.grad(loss, list(agent.aenpnn.parameters()))
     for one, other in zip(found, expected, strict=True):
@@ -438,7 +451,7 @@ def test_the_last_steps_of_the_chain_are_trained_in_turn(tiny, last, expected):
     observation = explore_alone(agent)
     for agent.updates in range(4):
         agent.aenpnn.zero_grad()
-        agent.action_explorer_loss(observation, None, None).backward()
+        agent.action_explorer_loss(observation, {}).backward()
         trained.append(agent.aenpnn.denoiser.step.weight.grad.abs().sum(-1).nonzero().flatten().tolist())
     assert trained == [[step] for step in expected]
 
@@ -476,7 +489,7 @@ def test_several_draws_find_the_better_of_two_modes_though_few_begin_there(tiny)
     assert better() < 0.4
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
     for _ in range(250):
-        descend(agent.action_explorer_loss(observation, None, None))
+        descend(agent.action_explorer_loss(observation, {}))
     assert better() > 0.9
 
 
