@@ -150,6 +150,18 @@ def test_no_policy_learns_before_the_warm_up_ends(tiny, fit, action_stage):
     assert all("critic" in one for one in moved)
 
 
+def test_the_critic_catches_up_in_the_first_slots(tiny, fit):
+    plan = ("trainer.updates_per_step=1", "ddpg.warmup_updates=2", "ddpg.warmup_critic_updates=3")
+    agent, counts = build(tiny(*plan)), []
+
+    def count(_, agent):
+        counts.append(agent.means.counts["losses/critic"])
+        agent.means.collect()
+
+    fit(agent, count)
+    assert counts == [3, 3, 1, 1]
+
+
 def test_an_explorer_without_a_stage_is_left_alone(tiny, fit):
     agent = build(tiny("stages.reward=null", "stages.state=null", "reward.case=designed_gdm"))
     before = weights(agent)
@@ -357,15 +369,14 @@ def test_the_critic_regresses_on_reward_plus_discounted_next_value(tiny, fit):
 
     def compare(_, agent):
         before = agent.generator.get_state()
-        _, batch = agent.draw(agent.config.ddpg.critic_batch)
-        agent.generator.set_state(before)  # so that the update draws the same
+        observation, batch = agent.draw(agent.config.ddpg.critic_batch)
+        agent.generator.set_state(before)
         reward = batch["rates"].sum(-1, keepdim=True) / 10  # weights are 1
         following = Observation.from_tensors({n[5:]: t for n, t in batch.items() if n.startswith("next.")})
         with torch.no_grad():
             action = agent.target_actor(following).tanh().unsqueeze(1)
             value = agent.target_critic(following, agent.view(following, action)).sum(-1, keepdim=True)
             target = reward + 0.9 * batch["continues"][:, None, None] * value
-            observation = Observation.from_tensors(batch)
             guess = agent.critic(observation, agent.view(observation, batch["action"])).sum(-1, keepdim=True)
             losses["expected"] = (guess - target).square().mean().item()
         agent.means.collect()
