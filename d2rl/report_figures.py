@@ -119,7 +119,8 @@ def stages_figure(metrics: Path, end: float) -> Figure:
         below.step(*zip(*[*chi, (end, chi[-1][1])], strict=True), where="post", color=COLOURS[3])
     else:
         below.annotate("no state was replaced", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
-    below.set_ylim(0, 1.1 * max([value for _, value in chi] + [0.1]))
+    highest = max([value for _, value in chi] + [0.1])
+    below.set_ylim(-0.04 * highest, 1.1 * highest)
     below.set_xlim(0, end or 1.0)
     below.set_title("chi, share of states that are replaced", fontsize=9, loc="left")
     below.set_xlabel("training time (s)")
@@ -138,7 +139,7 @@ def rates_figure(rates: dict[str, Tensor], direction: str) -> Figure:
         axes.plot(np.quantile(values.double().numpy(), share), share, label=name, **style)
     axes.set_ylim(0, 1)
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"rate of a {direction} link (bit/s/Hz)")
+    axes.set_xlabel(f"{direction} rate of a user (bit/s/Hz)")
     axes.set_ylabel("share of links below")
     axes.legend(loc="lower right", fontsize=8)
     return figure
@@ -171,7 +172,7 @@ def _map(axes: Axes, cell: Cell, downlink: Tensor, uplink: Tensor) -> None:
     else:
         widths = 5 * cell.rates[:k_d] / cell.rates.max().clamp_min(1e-9)
         for beam, (place, width) in enumerate(zip(downlink, widths.tolist(), strict=True)):
-            axes.plot((0, place[0]), (0, place[1]), color=COLOURS[beam % len(COLOURS)], linewidth=width, alpha=0.5)
+            axes.plot((0, place[0]), (0, place[1]), color=COLOURS[beam % len(COLOURS)], linewidth=width, alpha=0.7)
     colours = [COLOURS[beam % len(COLOURS)] for beam in range(k_d)]
     axes.scatter(*downlink.T, c=colours, s=28, zorder=3)
     axes.scatter(*uplink.T, marker="^", s=36, facecolors="white", edgecolors="black", zorder=3)

@@ -80,7 +80,7 @@ def report_page(
             "title": title,
             "agent": report["policies"][AGENT],
             "policies": sorted(report["policies"].items(), key=lambda item: -item[1]["weighted_sum_rate"]),
-            "weighted": any(p["weighted_sum_rate"] != p["sum_rate"] for p in report["policies"].values()),
+            "weighted": bool((evaluation.state.weights != 1).any()),
             "drops": report["drops"],
             "bound": report["interference_free_bound"],
             "timing": _timing(run),

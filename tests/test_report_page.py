@@ -23,8 +23,6 @@ from d2rl.report_page import report_page, save_report_page
 from d2rl.wireless import rzf
 from d2rl.wireless.rates import downlink_powers
 
-from .conftest import TINY
-
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 PHONE, DESKTOP = (390, 844), (1280, 900)
 QUIET = ("disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-component-update")
@@ -59,10 +57,10 @@ def quick_references():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(tmp_path_factory, tiny_arguments) -> Path:
     """A tiny run of train.py with every stage."""
     path = tmp_path_factory.mktemp("work") / "tiny run"
-    train_command([*TINY, "stages.state=1", "chi.policy=fixed", f"run_dir={path}"])
+    train_command([*tiny_arguments, "stages.state=1", "chi.policy=fixed", f"run_dir={path}"])
     return path
 
 
