@@ -163,7 +163,7 @@ def _map(axes: Axes, cell: Cell, downlink: Tensor, uplink: Tensor) -> None:
     axes.plot(cell.radius * np.cos(circle), cell.radius * np.sin(circle), color="0.8", linewidth=0.8)
     k_d = len(downlink)
     if cell.line_of_sight:
-        angles = torch.linspace(0, 2 * torch.pi, 721)
+        angles = torch.linspace(0, 2 * torch.pi, 361)
         for beam, pattern in enumerate(cell.patterns(angles)[:LABELLED]):
             reach = 0.95 * cell.radius * pattern
             colour = COLOURS[beam % len(COLOURS)]
@@ -200,7 +200,7 @@ def _powers(figure: Figure, axes: Axes, cell: Cell) -> None:
     axes.set_yticks(range(k_d), [f"for D{j}" for j in range(1, k_d + 1)])
     middle = (FLOOR_DB + powers.max()) / 2
     for (row, column), value in np.ndenumerate(powers):
-        text = "<-10" if value <= FLOOR_DB else f"{value:.0f}"
+        text = "<-10" if value <= FLOOR_DB else str(round(float(value)))
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="black" if value > middle else "white")
 
 
