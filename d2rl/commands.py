@@ -22,6 +22,7 @@ from d2rl.memory import check_memory
 from d2rl.plots import learning_curve
 from d2rl.pretrained import load_agent
 from d2rl.report import results_table, wandb_notice
+from d2rl.report_page import save_report_page
 from d2rl.run_directory import RUNS, RunDirectory, find_checkpoint, run_of, write_json
 from d2rl.scheduling import proportional_fair
 from d2rl.schema import leaves
@@ -72,7 +73,10 @@ def train_command(arguments: list[str]) -> None:
             f"training is complete and {run.last} is kept, but {run.path} cannot be written any more: "
             f"{error.strerror or error}; make room, then python eval.py ckpt={run.last} writes the results."
         ) from None
+    page = save_report_page(run.path, config, result.evaluation, report, run)
     console.print(f"learning curve: {run.path / 'learning_curve.png'}", markup=False)
+    if page:
+        console.print(f"report: {page}", markup=False)
     wandb_notice(console, run, config)
 
 
@@ -89,7 +93,7 @@ def evaluate_command(arguments: list[str]) -> None:
             "eval.py needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
         )
     agent, path = load_agent(given["ckpt"], rest)
-    report = evaluate(agent)
+    evaluation, report = evaluate(agent)
     # a policy folder keeps the evaluation that it came with
     beside = RUNS / path.parent.name if path.suffix == ".safetensors" else run_of(path) or path.parent
     out = Path(given["out"]).expanduser() if "out" in given else beside
@@ -98,13 +102,17 @@ def evaluate_command(arguments: list[str]) -> None:
         write_json(out / "eval.json", report)
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
+    trained_in = run_of(path)
+    page = save_report_page(out, agent.config, evaluation, report, RunDirectory(trained_in) if trained_in else None)
     console = Console()
     console.print(results_table(report))
     console.print(f"written: {out / 'eval.json'}", markup=False)
+    if page:
+        console.print(f"report: {page}", markup=False)
 
 
-def evaluate(agent: D2RL) -> dict[str, Any]:
-    """What eval.json holds of an agent, as its configuration asks."""
+def evaluate(agent: D2RL) -> tuple[Evaluation, dict[str, Any]]:
+    """An agent on the frozen drops, as its configuration asks, and what eval.json holds of it."""
     config, e = agent.config, agent.config.evaluation
     device, weights = accelerator_device(config.trainer.accelerator), link_weights(config)
     check_footprint(config, device, training=False)
@@ -114,7 +122,7 @@ def evaluate(agent: D2RL) -> dict[str, Any]:
     report = score_agent(agent, evaluation, decision_rule(config))
     if e.slots:
         report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
-    return report
+    return evaluation, report
 
 
 def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from d2rl.agent import D2RL
 from d2rl.config import FullDuplexConfig
-from d2rl.envs import CellState, decided_rates, evaluation_states, stream
+from d2rl.envs import CellState, decided_rates, evaluation_drops, stream
 from d2rl.errors import ConfigError
 from d2rl.metrics.rates import RateMetrics
 from d2rl.networks import observe
@@ -26,6 +26,7 @@ Policy = Callable[[CellState], Decision]
 WMMSE_ITERATIONS = 200
 AGENT, BEST_OF = "d2rl", 16  # name of the agent among the policies; candidates of its second line
 AGENT_BEST = f"{AGENT} best of {BEST_OF}"
+KEPT = 256  # drops whose decisions are kept beside the rates of all
 LATENCY_REPEATS = 30
 LATENCY_SECONDS = 2.0  # fewer repeats of what takes longer
 
@@ -47,6 +48,19 @@ class DecisionRule:
     priority_spread: float = 0.0
     noise: float = 0.0
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a policy did on the frozen drops.
+
+    :param rates: [B, K_D + K_U], bit/s/Hz, of every drop
+    :param precoder: [min(B, KEPT), N_t, K_D], of the first drops      :param uplink_power: [min(B, KEPT), K_U]
+    """
+
+    rates: Tensor
+    precoder: Tensor
+    uplink_power: Tensor
 
 
 @torch.no_grad()
@@ -156,7 +170,7 @@ class Evaluation:
         weights: Tensor | None = None,
     ):
         self.scenario = scenario
-        self.state = evaluation_states(scenario, drops, seed, device)
+        self.state, self.positions = evaluation_drops(scenario, drops, seed, device)
         if weights is not None:
             if weights.shape != self.state.weights.shape[1:] or bool((weights < 0).any()):
                 raise ConfigError(f"weights needs {self.state.weights.shape[1]} values, none negative, one per link")
@@ -164,6 +178,7 @@ class Evaluation:
                 raise ConfigError("weights must not all be 0: no decision would be better than another")
             self.state = replace(self.state, weights=weights.to(self.state.weights).expand_as(self.state.weights))
         self.policies: dict[str, dict[str, float]] = {}
+        self.outcomes: dict[str, Outcome] = {}
         self.references = reference_policies()
         for name, policy in self.references.items():
             self.score(name, policy)
@@ -176,8 +191,11 @@ class Evaluation:
         return link_rates(self.state.channels, *policy(self.state))
 
     def score(self, name: str, policy: Policy, latency: bool = False) -> dict[str, float]:
-        """Metrics of a policy, kept under ``name``; ``latency`` adds the median time of one decision in ms."""
-        metrics = self.summary(self.rates(policy))
+        """Metrics of a policy, kept under ``name`` with its outcome; ``latency`` adds the median ms of one decision."""
+        decision = policy(self.state)
+        rates = link_rates(self.state.channels, *decision)
+        self.outcomes[name] = Outcome(rates.cpu(), *(part[:KEPT].cpu().clone() for part in decision))
+        metrics = self.summary(rates)
         if latency:
             metrics["latency_ms"] = self.latency(policy)
         self.policies[name] = metrics

@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,11 +28,18 @@ def learning_curve(metrics: Path, references: dict[str, dict[str, float]], path:
     :param metrics: metrics.csv of a run
     :param references: policies of eval.json
     """
-    curve = read_metrics(metrics, "time/total", "eval/sum_rate")
     figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
+    draw_learning_curve(axes, metrics, references)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def draw_learning_curve(axes: Axes, metrics: Path, references: dict[str, dict[str, float]]) -> None:
+    """The content of :func:`learning_curve`; references that are not given are left out."""
+    curve = read_metrics(metrics, "time/total", "eval/sum_rate")
     seconds, rates = zip(*curve, strict=True) if curve else ((), ())
     axes.plot(seconds, rates, color=COLOURS[0], linewidth=1.8)
-    for name in ("wmmse", "rzf", "mrt", "random"):
+    for name in [one for one in ("wmmse", "rzf", "mrt", "random") if one in references]:
         level = references[name]["sum_rate"]
         axes.axhline(level, color="0.55", linewidth=0.8)
         axes.annotate(
@@ -45,18 +53,16 @@ def learning_curve(metrics: Path, references: dict[str, dict[str, float]], path:
             color="0.35",
         )
     for name, colour in zip(("action", "reward", "state"), COLOURS[1:], strict=False):
-        marks = [time for time, on in _filled(metrics, f"charts/stage_{name}") if on > 0]
+        marks = [time for time, on in read_changes(metrics, f"charts/stage_{name}") if on > 0]
         if marks and marks[0] > 0:
             axes.axvline(marks[0], color=colour, linewidth=0.8, linestyle=":")
             axes.annotate(f"{name} stage", (marks[0], axes.get_ylim()[0]), fontsize=8, color=colour, rotation=90)
     axes.set_xlabel("training time (s)")
     axes.set_ylabel("sum rate (bit/s/Hz)")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
-def _filled(metrics: Path, column: str) -> list[tuple[float, float]]:
+def read_changes(metrics: Path, column: str) -> list[tuple[float, float]]:
     """(training time, value) of a column that is only written when it changes."""
     with open(metrics, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -100,6 +100,12 @@ def tiny() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def tiny_arguments() -> list[str]:
+    """The same as arguments of a command."""
+    return list(TINY)
+
+
+@pytest.fixture(scope="session")
 def fit() -> Callable[..., Any]:
     """Train an agent in a Trainer with nothing but the callbacks given: ``fit(agent, callback, ..., epochs=1)``.
 

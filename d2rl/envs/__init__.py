@@ -3,7 +3,16 @@
 import gymnasium
 
 from d2rl.config import FullDuplexConfig
-from d2rl.envs.full_duplex import CellState, FullDuplexEnv, decided_rates, evaluation_states, stream
+from d2rl.envs.full_duplex import (
+    CellState,
+    FullDuplexEnv,
+    Positions,
+    decided_rates,
+    evaluation_drops,
+    evaluation_states,
+    steering,
+    stream,
+)
 
 gymnasium.register(
     "d2rl/FullDuplex-v0",
@@ -11,4 +20,14 @@ gymnasium.register(
     vector_entry_point="d2rl.envs.gym:FullDuplexVectorEnv",
 )
 
-__all__ = ["CellState", "FullDuplexConfig", "FullDuplexEnv", "decided_rates", "evaluation_states", "stream"]
+__all__ = [
+    "CellState",
+    "FullDuplexConfig",
+    "FullDuplexEnv",
+    "Positions",
+    "decided_rates",
+    "evaluation_drops",
+    "evaluation_states",
+    "steering",
+    "stream",
+]

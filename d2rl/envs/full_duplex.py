@@ -20,6 +20,8 @@ from d2rl.wireless.heads import ActionHead, make_head
 from d2rl.wireless.propagation import LinkGains, user_positions
 from d2rl.wireless.rates import link_rates
 
+Positions = tuple[Tensor, Tensor]  # m, base station at the origin: downlink users [B, K_D, 2], uplink users [B, K_U, 2]
+
 
 @dataclass(frozen=True)
 class CellState:
@@ -219,8 +221,8 @@ class FullDuplexEnv:
         c, small = self.config, self._scattered
         down, up = self.positions
         small = ChannelState(
-            rician(small.downlink, c.rician, _steering(down, c.transmit_antennas)),
-            rician(small.uplink, c.rician, _steering(up, c.receive_antennas)),
+            rician(small.downlink, c.rician, steering(down, c.transmit_antennas)),
+            rician(small.uplink, c.rician, steering(up, c.receive_antennas)),
             small.cross,
             rician(small.self_interference, c.self_interference_rician),
         )
@@ -249,10 +251,19 @@ class FullDuplexEnv:
 
 
 def evaluation_states(config: FullDuplexConfig, drops: int, seed: int, device: str | torch.device = "cpu") -> CellState:
+    """The states of :func:`evaluation_drops`."""
+    return evaluation_drops(config, drops, seed, device)[0]
+
+
+def evaluation_drops(
+    config: FullDuplexConfig, drops: int, seed: int, device: str | torch.device = "cpu"
+) -> tuple[CellState, Positions | None]:
     """Frozen drops with equal weights, the same for every policy that is evaluated with this seed.
 
     With a ``channel_bank`` the states that it keeps for evaluation, with its weights: ``drops`` of them chosen by the
     seed, or all where there are fewer.
+
+    :returns: the states, and where their users are; None for the states of a bank, which does not tell
     """
     if config.channel_bank:
         held_out = scenario_bank(config).split()[1].to(torch.device(device))
@@ -263,11 +274,11 @@ def evaluation_states(config: FullDuplexConfig, drops: int, seed: int, device: s
             )
         generator = torch.Generator(device).manual_seed(stream(f"evaluation/{seed}"))
         chosen = torch.randperm(len(held_out), generator=generator, device=device)[:drops].sort().values
-        return _known(held_out[chosen], config.csi_error, generator)
+        return _known(held_out[chosen], config.csi_error, generator), None
     fresh = replace(config, stored_states=0, priority_direction=0.0, priority_user=0.0)
     env = FullDuplexEnv(fresh, drops, seed=0, device=device)
     env.generator.manual_seed(stream(f"evaluation/{seed}"))
-    return env.reset()
+    return env.reset(), env.positions
 
 
 def _known(bank: ChannelBank, csi_error: float, generator: torch.Generator) -> CellState:
@@ -295,7 +306,7 @@ def stream(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def _steering(positions: Tensor, antennas: int) -> Tensor:
+def steering(positions: Tensor, antennas: int) -> Tensor:
     """Response of a half-wavelength linear array along x to users at ``positions``: [B, K, antennas]."""
     cosine = positions[..., 0] / positions.norm(dim=-1)
     phase = math.pi * cosine.unsqueeze(-1) * torch.arange(antennas, device=positions.device)

@@ -24,7 +24,7 @@ def pretrained_command(arguments: list[str]) -> None:
         if key not in given:
             raise ConfigError(f"python -m d2rl.pretrained needs {key}={meaning}.")
     agent, _ = load_agent(given["ckpt"], rest)
-    report, out = evaluate(agent), Path(given["out"]).expanduser()
+    (_, report), out = evaluate(agent), Path(given["out"]).expanduser()
     try:
         path = save_policy(agent, report, out)
     except OSError as error:
