@@ -38,7 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 60  # that a case may take, many times what it needs
 TINY = {
     **{"scenario.downlink_users": 2, "scenario.uplink_users": 2, "scenario.transmit_antennas": 2},
-    **{"scenario.receive_antennas": 2, "network.width": 4, "network.layers": 1, "ddpg.batch": 4, "ddpg.replay": 32},
+    **{"scenario.receive_antennas": 2, "network.width": 4, "network.layers": 1},
+    **{"ddpg.batch": 4, "ddpg.critic_batch": 8, "ddpg.replay": 32},
     **{"ddpg.warmup_updates": 0, "action.steps": 2, "action.candidates": 2, "reward.steps": 2, "reward.every": 1},
     **{"reward.samples": 2, "state.steps": 2, "state.width": 4, "state.every": 1, "trainer.epochs": 1},
     **{"trainer.updates_per_epoch": 2, "trainer.updates_per_step": 2, "trainer.num_envs": 4},
