@@ -1,10 +1,10 @@
 """``kill -9`` at random moments of a run that is resumed each time, and the finished run beside an uninterrupted one.
 
-    python tests/faults/kill.py [kills=20] [writes=5] [seed=0] [epochs=48] [out=DIR]
+    python tests/faults/kill.py [kills=20] [writes=7] [seed=0] [epochs=60] [out=DIR]
 
-``writes`` of the kills come while a checkpoint is being written; the others at a time drawn uniformly from the start
-of a process to two epochs after its first update, so that loading, resuming and training are all met. Prints a table
-and ends with status 1 if a checkpoint was not whole or a bit differs.
+``writes`` of the kills come while a checkpoint is being written; the others at a time drawn uniformly between half of
+what a process takes to its first checkpoint and three epochs after that, so that loading, resuming and training are
+all met. Prints a table and ends with status 1 if a checkpoint was not whole or a bit differs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def unfinished(run: Path) -> list[Path]:
 
 
 def kill_during_a_write(process: subprocess.Popen, run: Path) -> None:
-    """Wait for a checkpoint that is not whole yet, and kill."""
+    """Wait for a checkpoint that this process has begun and not finished, and kill."""
     while process.poll() is None:
-        if any((run / "checkpoints").glob(".*.ckpt.*.unfinished")):
+        if any((run / "checkpoints").glob(f".*.ckpt.{process.pid}.unfinished")):
             process.kill()
         time.sleep(POLL)
 
@@ -96,7 +96,7 @@ def differing(run: Path, whole: Path) -> list[str]:
 def main(arguments: list[str]) -> int:
     """The whole experiment; the exit status."""
     given = dict(argument.split("=", 1) for argument in arguments)
-    kills, writes, epochs = (int(given.get(key, n)) for key, n in (("kills", 20), ("writes", 5), ("epochs", 48)))
+    kills, writes, epochs = (int(given.get(key, n)) for key, n in (("kills", 20), ("writes", 7), ("epochs", 60)))
     draw = random.Random(int(given.get("seed", 0)))
     out = Path(given.get("out") or tempfile.mkdtemp())
     plan = ("conf=smoke", f"trainer.epochs={epochs}", "trainer.updates_per_epoch=20", "trainer.updates_per_step=10")
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int:
         raise RuntimeError(err)
     epoch = (time.monotonic() - began - startup) / epochs
     moments: list[float | None] = [None] * writes + [
-        draw.uniform(0, startup + 2 * epoch) for _ in range(kills - writes)
+        draw.uniform(startup / 2, startup + 3 * epoch) for _ in range(kills - writes)
     ]
     draw.shuffle(moments)
     print(f"start to first checkpoint {startup:.1f} s, an epoch {epoch:.2f} s, {epochs} epochs of 20 updates\n")
