@@ -4,7 +4,8 @@
 
 ``writes`` of the kills come while a checkpoint is being written; the others at a time drawn uniformly between half of
 what a process takes to its first checkpoint and three epochs after that, or at the third checkpoint if that comes
-first, so that loading, resuming and training are all met. Prints a table and ends with status 1 if a checkpoint was not whole or a bit differs.
+first, so that loading, resuming and training are all met. Prints a table and ends with status 1 if a checkpoint was
+not whole or a bit differs.
 """
 
 from __future__ import annotations
