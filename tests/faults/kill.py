@@ -1,10 +1,11 @@
 """``kill -9`` at random moments of a run that is resumed each time, and the finished run beside an uninterrupted one.
 
-    python tests/faults/kill.py [kills=20] [writes=5] [seed=0] [epochs=48] [out=DIR]
+    python tests/faults/kill.py [kills=20] [writes=7] [seed=0] [epochs=64] [out=DIR]
 
-``writes`` of the kills come while a checkpoint is being written; the others at a time drawn uniformly from the start
-of a process to two epochs after its first update, so that loading, resuming and training are all met. Prints a table
-and ends with status 1 if a checkpoint was not whole or a bit differs.
+``writes`` of the kills come while a checkpoint is being written; the others at a time drawn uniformly between half of
+what a process takes to its first checkpoint and three epochs after that, or at the third checkpoint if that comes
+first, so that loading, resuming and training are all met. Prints a table and ends with status 1 if a checkpoint was
+not whole or a bit differs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from runs import equal, finish, metrics, start, trained
 from d2rl.checkpoint import load_checkpoint
 
 POLL = 0.0005  # seconds
+MOST = 3  # checkpoints between two kills, so that a run of a given length is long enough
 
 
 @dataclass
@@ -41,19 +43,23 @@ def unfinished(run: Path) -> list[Path]:
 
 
 def kill_during_a_write(process: subprocess.Popen, run: Path) -> None:
-    """Wait for a checkpoint that is not whole yet, and kill."""
+    """Wait for a checkpoint that this process has begun and not finished, and kill."""
     while process.poll() is None:
-        if any((run / "checkpoints").glob(".*.ckpt.*.unfinished")):
+        if any((run / "checkpoints").glob(f".*.ckpt.{process.pid}.unfinished")):
             process.kill()
         time.sleep(POLL)
 
 
-def kill_after(process: subprocess.Popen, seconds: float) -> None:
-    """Kill, unless it ends before."""
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
+def kill_after(process: subprocess.Popen, run: Path, seconds: float) -> None:
+    """Kill after some time, but not later than at the third checkpoint that the process writes."""
+    last, deadline, written = run / "checkpoints/last.ckpt", time.monotonic() + seconds, 0
+    before = last.stat().st_mtime_ns
+    while process.poll() is None:
+        now = last.stat().st_mtime_ns
+        written, before = written + (now != before), now
+        if written == MOST or time.monotonic() > deadline:
+            process.kill()
+        time.sleep(POLL)
 
 
 def chain(run: Path, plan: tuple[str, ...], moments: list[float | None], cwd: Path) -> list[Kill]:
@@ -67,7 +73,7 @@ def chain(run: Path, plan: tuple[str, ...], moments: list[float | None], cwd: Pa
         time.sleep(POLL)
     for moment in moments:
         old = set(unfinished(run))
-        kill_during_a_write(process, run) if moment is None else kill_after(process, moment)
+        kill_during_a_write(process, run) if moment is None else kill_after(process, run, moment)
         seconds = time.monotonic() - began
         status, out, err = finish(process)
         if status != -9:
@@ -96,7 +102,7 @@ def differing(run: Path, whole: Path) -> list[str]:
 def main(arguments: list[str]) -> int:
     """The whole experiment; the exit status."""
     given = dict(argument.split("=", 1) for argument in arguments)
-    kills, writes, epochs = (int(given.get(key, n)) for key, n in (("kills", 20), ("writes", 5), ("epochs", 48)))
+    kills, writes, epochs = (int(given.get(key, n)) for key, n in (("kills", 20), ("writes", 7), ("epochs", 64)))
     draw = random.Random(int(given.get("seed", 0)))
     out = Path(given.get("out") or tempfile.mkdtemp())
     plan = ("conf=smoke", f"trainer.epochs={epochs}", "trainer.updates_per_epoch=20", "trainer.updates_per_step=10")
@@ -112,7 +118,7 @@ def main(arguments: list[str]) -> int:
         raise RuntimeError(err)
     epoch = (time.monotonic() - began - startup) / epochs
     moments: list[float | None] = [None] * writes + [
-        draw.uniform(0, startup + 2 * epoch) for _ in range(kills - writes)
+        draw.uniform(startup / 2, startup + 3 * epoch) for _ in range(kills - writes)
     ]
     draw.shuffle(moments)
     print(f"start to first checkpoint {startup:.1f} s, an epoch {epoch:.2f} s, {epochs} epochs of 20 updates\n")
