@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 import netrc
 import os
@@ -144,7 +145,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"logger.project={config.logger.project} is no name for W&B: up to 128 characters without / \\ # ? % :"
         )
-    if config.logger.mode == "online" and not _wandb_key():
+    if config.logger.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "logger.tensorboard=true needs TensorBoard, which is not installed: pip install 'd2rl[tensorboard]'."
+        )
+    if config.logger.mode == "online" and not wandb_key():
         raise ConfigError(
             "logger.mode=online needs a W&B key: run `wandb login` or set WANDB_API_KEY, "
             "or keep logger.mode=offline and run `wandb sync` later."
@@ -172,7 +177,8 @@ def link_weights(config: Config) -> list[float] | None:
     return weights
 
 
-def _wandb_key() -> bool:
+def wandb_key() -> bool:
+    """Whether W&B would find a key without asking."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
