@@ -25,7 +25,7 @@ GROUPS = ("charts", "losses", "eval", "time", "senpnn", "renpnn")
 
 
 def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None = None) -> list[Logger]:
-    """metrics.csv, W&B unless disabled, and event files if asked for; where W&B is asked for online and cannot be reached, offline.
+    """metrics.csv, W&B unless disabled (offline where online cannot be had), and event files if asked for.
 
     :param values: the resolved configuration
     :param run_id: W&B run to continue
