@@ -13,6 +13,7 @@ test: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Files whose hash is not in the lock are refused. A CUDA build of torch does not import without its libraries.
 .venv/installed: pyproject.toml requirements.lock requirements-cuda.lock

@@ -47,6 +47,7 @@ class D2RL(L.LightningModule):
         scenario, network, ddpg = config.scenario, config.network, config.ddpg
         self.env = FullDuplexEnv(scenario, config.trainer.num_envs, config.seed, "cpu")
         head, example = self.env.head, self.env.state.channels
+        shape: dict[str, Any]
         shape = {"kind": network.kind, "example": example, "width": network.width, "layers": network.layers}
         self.view = make_view(network.critic, head)
         transition = {**shape, "view": self.view.size, "critic": network.critic}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -68,7 +68,7 @@ def urban_bank(
     model: str,
     drops: int,
     seed: int,
-    progress: Callable[[range], object] = iter,
+    progress: Callable[[range], Iterable[int]] = iter,
 ) -> ChannelBank:
     """A noise-normalised bank of TR 38.901 channels.
 

@@ -77,7 +77,7 @@ def train_command(arguments: list[str]) -> None:
     console.print(f"learning curve: {run.path / 'learning_curve.png'}", markup=False)
     if page:
         console.print(f"report: {page}", markup=False)
-    wandb_notice(console, run, config)
+    wandb_notice(console, run)
 
 
 def evaluate_command(arguments: list[str]) -> None:

@@ -201,6 +201,7 @@ class LoggerConfig:
     mode: str = option("offline", "Weights & Biases", choices=("online", "offline", "disabled"))
     project: str = option("d2rl", "W&B project")
     name: str | None = option(None, "W&B run name")
+    tensorboard: bool = option(False, "write TensorBoard event files, too")
 
 
 @dataclass

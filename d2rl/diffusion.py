@@ -51,6 +51,10 @@ class DiffusionSchedule(nn.Module):
     :raises ConfigError: P below 1, an unknown kind, alpha_bar_P outside (0, 1)
     """
 
+    alphas_bar: Tensor
+    posterior_x0: Tensor
+    posterior_variance: Tensor
+
     def __init__(self, steps: int, kind: str = "vp", final: float = math.exp(-(BETA_MIN + BETA_MAX) / 2)):
         super().__init__()
         if steps < 1:
@@ -144,7 +148,7 @@ class DiffusionSchedule(nn.Module):
                 x0 = self.predict_x0_from_noise(x, x0, step)
             if clip is not None:
                 x0 = x0.clamp(-clip, clip)
-            if i > random_steps:
+            if i > random_steps or noises is None:
                 x = self.ddim_step(x0, x, step) if sampler == "ddim" else self.posterior(x0, x, step)[0]
             elif noise_factors is None:
                 x = self.ancestral_step(x0, x, step, noises[i])

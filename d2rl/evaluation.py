@@ -215,7 +215,8 @@ class Evaluation:
 
     def latency(self, policy: Policy) -> float:
         """Median milliseconds of one decision for one cell, warm-up left out."""
-        one, times = self.state[:1], []
+        one = self.state[:1]
+        times: list[float] = []
         while len(times) < LATENCY_REPEATS + 3 and (len(times) < 5 or sum(times) < LATENCY_SECONDS):
             _wait(self.state.weights.device)
             begin = time.perf_counter()

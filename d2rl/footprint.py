@@ -17,7 +17,7 @@ TRAINING = ("ddpg", "trainer")  # sections of the keys that an evaluation has no
 COPIES = 4  # of a weight: itself, its gradient and Adam's two moments
 
 
-def footprint(config: Config) -> dict[str, int]:
+def footprint(config: Config) -> dict[str, float]:
     """Bytes that the large parts of a run need, by the keys that decide them; an estimate within a factor of two.
 
     What is counted: tensors that stay (world, stored states, frozen drops with the references, weights) and

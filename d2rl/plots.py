@@ -52,11 +52,11 @@ def draw_learning_curve(axes: Axes, metrics: Path, references: dict[str, dict[st
             fontsize=8,
             color="0.35",
         )
-    for name, colour in zip(("action", "reward", "state"), COLOURS[1:], strict=False):
-        marks = [time for time, on in read_changes(metrics, f"charts/stage_{name}") if on > 0]
+    for stage, colour in zip(("action", "reward", "state"), COLOURS[1:], strict=False):
+        marks = [time for time, on in read_changes(metrics, f"charts/stage_{stage}") if on > 0]
         if marks and marks[0] > 0:
             axes.axvline(marks[0], color=colour, linewidth=0.8, linestyle=":")
-            axes.annotate(f"{name} stage", (marks[0], axes.get_ylim()[0]), fontsize=8, color=colour, rotation=90)
+            axes.annotate(f"{stage} stage", (marks[0], axes.get_ylim()[0]), fontsize=8, color=colour, rotation=90)
     axes.set_xlabel("training time (s)")
     axes.set_ylabel("sum rate (bit/s/Hz)")
     axes.spines[["top", "right"]].set_visible(False)

@@ -28,7 +28,8 @@ def gradient_cosine(agent: D2RL) -> Tensor:
             value = agent.value(observation, agent.policy_output(observation, noise).tanh()).mean()
             parts = torch.autograd.grad(value, list(policy.parameters()), allow_unused=True)
             gradients.append(torch.cat([part.flatten() for part in parts if part is not None]))
-    return torch.nn.functional.cosine_similarity(*gradients, dim=0)
+    real, made = gradients
+    return torch.nn.functional.cosine_similarity(real, made, dim=0)
 
 
 def goodhart_gap(agent: D2RL, rate: float = 0.1) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from d2rl.config import Config
 from d2rl.run_directory import RunDirectory
+
+OFFLINE = "offline-run-*"
 
 
 def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) -> Table:
@@ -50,10 +52,10 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
     return table
 
 
-def wandb_notice(console: Console, run: RunDirectory, config: Config) -> None:
-    """Tell how an offline W&B run gets online."""
-    if config.logger.mode == "offline":
-        console.print(f"dashboards: wandb sync {run.wandb}/offline-run-*", markup=False, soft_wrap=True)
+def wandb_notice(console: Console, run: RunDirectory) -> None:
+    """Tell how what W&B has kept offline gets online; all parts of a resumed run become one run there."""
+    if any(run.wandb.glob(OFFLINE)):
+        console.print(f"dashboards: wandb sync {shlex.quote(str(run.wandb))}/{OFFLINE}", markup=False, soft_wrap=True)
 
 
 def _seconds(value: float | None) -> str:

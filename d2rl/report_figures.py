@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -151,7 +152,7 @@ def cell_figure(cell: Cell) -> Figure:
     heights = [3.6, 2.6, 1.5] if mapped else [2.6, 1.5]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.6), layout="constrained")
     panels = list(figure.subplots(len(heights), 1, height_ratios=heights))
-    if mapped:
+    if cell.positions is not None:
         _map(panels.pop(0), cell, *cell.positions)
     _powers(figure, panels[0], cell)
     _link_rates(panels[1], cell)
@@ -174,9 +175,10 @@ def _map(axes: Axes, cell: Cell, downlink: Tensor, uplink: Tensor) -> None:
         for beam, (place, width) in enumerate(zip(downlink, widths.tolist(), strict=True)):
             axes.plot((0, place[0]), (0, place[1]), color=COLOURS[beam % len(COLOURS)], linewidth=width, alpha=0.7)
     colours = [COLOURS[beam % len(COLOURS)] for beam in range(k_d)]
-    axes.scatter(*downlink.T, c=colours, s=28, zorder=3)
-    axes.scatter(*uplink.T, marker="^", s=36, facecolors="white", edgecolors="black", zorder=3)
-    axes.scatter(*uplink.T, marker="^", s=36, c="black", alpha=cell.uplink_power.clamp(0, 1).numpy(), zorder=3)
+    axes.scatter(downlink[:, 0], downlink[:, 1], c=colours, s=28, zorder=3)
+    axes.scatter(uplink[:, 0], uplink[:, 1], marker="^", s=36, facecolors="white", edgecolors="black", zorder=3)
+    power: Any = cell.uplink_power.clamp(0, 1).numpy()  # an alpha for each point
+    axes.scatter(uplink[:, 0], uplink[:, 1], marker="^", s=36, c="black", alpha=power, zorder=3)
     axes.scatter(0, 0, marker="s", s=40, color="black", zorder=4)
     for letter, places in (("D", downlink), ("U", uplink)):
         for index, (x, y) in enumerate(places.tolist()[:LABELLED], start=1):

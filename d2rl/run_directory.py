@@ -49,6 +49,7 @@ class RunDirectory:
         self.last = self.checkpoints / "last.ckpt"
         self.best = self.checkpoints / "best.ckpt"
         self.wandb = self.path / "wandb"
+        self.tensorboard = self.path / "tensorboard"
         self._lock: int | None = None
         self._yaml = ""
 

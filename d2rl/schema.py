@@ -103,7 +103,8 @@ class Leaf:
 def leaves(schema: Any, prefix: str = "") -> dict[str, Leaf]:
     """Every key of a dataclass tree (a class or an instance), in order, with its value."""
     instance = schema() if isinstance(schema, type) else schema
-    hints, found = typing.get_type_hints(type(instance)), {}
+    hints = typing.get_type_hints(type(instance))
+    found: dict[str, Leaf] = {}
     for field in fields(instance):
         key, value, kind = f"{prefix}{field.name}", getattr(instance, field.name), hints[field.name]
         if is_dataclass(kind):
@@ -136,7 +137,7 @@ def unknown(key: str, known: Mapping[str, Leaf]) -> str:
 
 def sections(known: Iterable[str]) -> list[str]:
     """The keys that hold other keys."""
-    found = {}
+    found: dict[str, None] = {}
     for key in known:
         parts = key.split(".")[:-1]
         found |= {".".join(parts[: n + 1]): None for n in range(len(parts))}
@@ -162,7 +163,7 @@ def show(value: Any, wanted: Any = None) -> str:
         except ValueError:
             return repr(text) if wanted is str else f"{text!r} (text)"
         return text
-    names = {dict: " (a section)", list: " (a list)", tuple: " (a list)"}
+    names: dict[type, str] = {dict: " (a section)", list: " (a list)", tuple: " (a list)"}
     return text + names.get(type(value), "")
 
 

@@ -42,9 +42,9 @@ class TimedSections(Sections):
             end.record()
             self._events.append((name, begin, end))
         else:
-            begin = time.process_time()
+            began = time.process_time()
             yield
-            self.seconds[name] += time.process_time() - begin
+            self.seconds[name] += time.process_time() - began
 
     def read(self) -> dict[str, float]:
         """Seconds of every section so far; on a GPU the one place that waits for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 import netrc
 import os
@@ -10,26 +11,27 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, cast
 from urllib.parse import urlparse
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from typing_extensions import TypeVar
 
 from d2rl import schema as keys
 from d2rl.config import Config
 from d2rl.errors import CheckpointError, ConfigError
 from d2rl.schema import Leaf, either, leaves, show, unknown
 
-T = TypeVar("T")
+T = TypeVar("T", default=Config)
 PROJECT = re.compile(r"[^/\\#?%:]{1,128}")
 Given = dict[str, tuple[Any, str]]  # key: value as given, where ("" is the command line)
 
 
 def load(
     arguments: Sequence[str],
-    schema: type[T] = Config,
+    schema: type[T] = Config,  # type: ignore[assignment]
     directory: str | Path | None = None,
     base: Mapping[str, Any] | None = None,
 ) -> T:
@@ -61,7 +63,7 @@ def conf_name(arguments: Sequence[str]) -> str:
     return Path(names[-1]).stem if names else "default"
 
 
-def from_mapping(mapping: Mapping[str, Any], schema: type[T] = Config) -> T:
+def from_mapping(mapping: Mapping[str, Any], schema: type[T] = Config) -> T:  # type: ignore[assignment]
     """The configuration that a checkpoint carries (``dataclasses.asdict``); keys it lacks take their default.
 
     :raises CheckpointError: a key or value that this version does not know
@@ -72,7 +74,7 @@ def from_mapping(mapping: Mapping[str, Any], schema: type[T] = Config) -> T:
         raise CheckpointError(f"its configuration does not fit this version: {error.args[0]}") from None
 
 
-def from_keywords(mapping: Mapping[str, Any], schema: type[T] = Config) -> T:
+def from_keywords(mapping: Mapping[str, Any], schema: type[T] = Config) -> T:  # type: ignore[assignment]
     """The configuration with these values; keys it lacks take their default.
 
     :raises ConfigError: names the key, what it got, what it wants and the nearest valid ones
@@ -143,7 +145,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"logger.project={config.logger.project} is no name for W&B: up to 128 characters without / \\ # ? % :"
         )
-    if config.logger.mode == "online" and not _wandb_key():
+    if config.logger.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "logger.tensorboard=true needs TensorBoard, which is not installed: pip install 'd2rl[tensorboard]'."
+        )
+    if config.logger.mode == "online" and not wandb_key():
         raise ConfigError(
             "logger.mode=online needs a W&B key: run `wandb login` or set WANDB_API_KEY, "
             "or keep logger.mode=offline and run `wandb sync` later."
@@ -171,7 +177,8 @@ def link_weights(config: Config) -> list[float] | None:
     return weights
 
 
-def _wandb_key() -> bool:
+def wandb_key() -> bool:
+    """Whether W&B would find a key without asking."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -324,6 +331,6 @@ def _build(schema: type[T], known: Mapping[str, Leaf], given: Given) -> T:
     values |= {key: known[key].convert(value, origin) for key, (value, origin) in given.items()}
     try:
         tree = OmegaConf.merge(OmegaConf.structured(schema), _nested({k: _escape(v) for k, v in values.items()}))
-        return OmegaConf.to_object(tree)
+        return cast(T, OmegaConf.to_object(tree))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'a key'}: {str(error).splitlines()[0]}.") from None

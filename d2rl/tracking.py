@@ -17,6 +17,7 @@ from wandb.errors import AuthenticationError, CommError
 from d2rl.config import Config
 from d2rl.csv_logger import STEP, CsvLogger
 from d2rl.errors import ConfigError
+from d2rl.event_files import EventFiles
 from d2rl.run_directory import RunDirectory
 
 PATIENCE = 30.0  # seconds for W&B to answer
@@ -24,7 +25,7 @@ GROUPS = ("charts", "losses", "eval", "time", "senpnn", "renpnn")
 
 
 def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None = None) -> list[Logger]:
-    """metrics.csv, and W&B unless disabled; where W&B is asked for online and cannot be reached, offline.
+    """metrics.csv, W&B unless disabled (offline where online cannot be had), and event files if asked for.
 
     :param values: the resolved configuration
     :param run_id: W&B run to continue
@@ -37,6 +38,8 @@ def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_
         for group in GROUPS:
             logger.experiment.define_metric(f"{group}/*", step_metric=STEP)
         loggers.append(logger)
+    if config.logger.tensorboard:
+        loggers.append(EventFiles(run.tensorboard))
     return loggers
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from d2rl.agent import D2RL
+from d2rl.artifacts import upload_checkpoints
 from d2rl.callbacks import (
     ChiSchedule,
     GpuTimeProfiler,
@@ -104,6 +105,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
     profiler.write()
     stop.end_if_asked(f"training is complete and saved; resume={run.path} evaluates it")
     agent.to(device)  # the Trainer leaves it on the CPU
+    upload_checkpoints(loggers, run)
     return TrainingResult(agent, evaluation, profiler, run)
 
 

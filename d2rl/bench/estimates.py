@@ -99,5 +99,5 @@ def _estimate(value: Floats, resampled: Floats, count: int, statistic: str) -> E
     return Estimate(_finite(value), interval, statistic)
 
 
-def _finite(value: Floats) -> float | None:
+def _finite(value: Floats | np.floating) -> float | None:
     return float(value) if np.isfinite(value) else None

@@ -51,7 +51,7 @@ def _curves(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
         _finish_curves(axes, thresholds)
         axes.legend(frameon=False, fontsize=8, loc="lower right")
         return figure
-    baseline = curves.pop(matrix.config.baseline, [])
+    baseline = curves.pop(matrix.baseline, [])
     columns = 3
     rows = -(-len(curves) // columns)
     figure, grid = plt.subplots(
@@ -59,7 +59,7 @@ def _curves(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     )
     for axes, (name, some) in zip(grid.flat, curves.items(), strict=False):
         _band(axes, baseline, "0.5", "")
-        _band(axes, some, COLOURS[1] if name == matrix.config.ours else COLOURS[0], "")
+        _band(axes, some, COLOURS[1] if name == matrix.ours else COLOURS[0], "")
         _finish_curves(axes, thresholds)
         axes.set_title(matrix.variants[name].title, fontsize=9)
     for axes in grid.flat[len(curves) :]:
@@ -67,7 +67,7 @@ def _curves(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     for axes in grid.flat:
         axes.label_outer()
     if baseline:
-        figure.suptitle(f"grey: {matrix.variants[matrix.config.baseline].title}", fontsize=9, color="0.35")
+        figure.suptitle(f"grey: {matrix.variants[matrix.baseline].title}", fontsize=9, color="0.35")
     return figure
 
 
@@ -135,7 +135,7 @@ def _latency(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
     colours = dict(zip(results, COLOURS, strict=False))
     if len(results) > TOGETHER:  # too many to tell apart
-        colours = {matrix.config.baseline: COLOURS[0], matrix.config.ours: COLOURS[1]}
+        colours = {matrix.baseline: COLOURS[0], matrix.ours: COLOURS[1]}
     for (name, policy), (latency, rate, marker) in points.items():
         label = matrix.variants[name].title if policy == AGENT and name in colours else None
         colour = colours.get(name, "0.6")

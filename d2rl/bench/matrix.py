@@ -87,6 +87,16 @@ class Matrix:
     out: Path
     cells: list[Cell]
 
+    @property
+    def baseline(self) -> str:
+        """Variant that ratios are taken over."""
+        return str(self.config.baseline)
+
+    @property
+    def ours(self) -> str:
+        """Variant whose ratios head the summary."""
+        return str(self.config.ours)
+
 
 def read_matrix(arguments: Sequence[str]) -> Matrix:
     """The benchmark that ``conf=NAME`` and the other arguments ask for.

@@ -56,7 +56,7 @@ def _variants(matrix: Matrix, scenario: dict[str, Any]) -> list[str]:
 
 def _ratios(matrix: Matrix, scenario: dict[str, Any]) -> list[str]:
     """Every variant over the baseline; the one that is ours in bold."""
-    baseline, ours = matrix.config.baseline, matrix.config.ours
+    baseline, ours = matrix.baseline, matrix.ours
     thresholds = list(scenario["ratios"]["total_time_to_gap"])
     head = [f"over {matrix.variants[baseline].title}", *(f"time to {one}" for one in thresholds)]
     rows = [[*head, "time of an update", "time of an epoch", "final sum rate"]]

@@ -48,6 +48,7 @@ class Result:
 
     def row(self) -> dict[str, Any]:
         """One line of cells.csv; empty where a threshold was never reached."""
+        shown: tuple[str, ...]
         shown = ("variant", "scenario", "seed", "sum_rate", "wmmse_ratio", "gap_closed", "best_of_16", "total_seconds")
         shown += ("seconds_per_update", "seconds_per_epoch", "epochs", "updates")
         row = {name: getattr(self, name) for name in shown}

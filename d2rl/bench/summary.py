@@ -34,8 +34,8 @@ def summarize(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any]:
     return {
         "benchmark": matrix.name,
         "scenario": first,
-        "baseline": matrix.config.baseline,
-        "ours": matrix.config.ours,
+        "baseline": matrix.baseline,
+        "ours": matrix.ours,
         **scenarios[first],
         "scenarios": scenarios,
         "device": "; ".join(dict.fromkeys(result.device for result in results)),
@@ -49,8 +49,8 @@ def _scenario(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any]:
     by_variant = {name: [r for r in results if r.variant == name] for name in matrix.variants}
     variants = {name: _variant(of) for name, of in by_variant.items()}
     for name, of in by_variant.items():
-        variants[name]["over_baseline"] = _ratios(of, by_variant[matrix.config.baseline])
-    return {**variants[matrix.config.ours]["over_baseline"], "variants": variants}
+        variants[name]["over_baseline"] = _ratios(of, by_variant[matrix.baseline])
+    return {**variants[matrix.ours]["over_baseline"], "variants": variants}
 
 
 def _variant(results: Sequence[Result]) -> dict[str, Any]:

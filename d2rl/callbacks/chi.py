@@ -66,15 +66,15 @@ class ChiSchedule(Callback):
         loss = float(state_explorer_loss(agent))
         self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
         step = self.config.eta * agent.config.trainer.updates_per_step
-        agent.chi = self._moved(agent, step, batch_index)
+        agent.chi = self._moved(agent, self.loss, step, batch_index)
         self._guard(trainer, agent)
         metrics = {"charts/chi": agent.chi, "senpnn/held_out_loss": self.loss, "senpnn/gradient_cosine": self.cosine}
         log(trainer.loggers, metrics, agent.environment_steps)
 
-    def _moved(self, agent: L.LightningModule, step: float, batch_index: int) -> float:
+    def _moved(self, agent: L.LightningModule, loss: float, step: float, batch_index: int) -> float:
         if self.config.policy == "fixed":
             return self.config.maximum if self.alerts == 0 else agent.chi
-        if self.loss >= self.config.threshold:
+        if loss >= self.config.threshold:
             return agent.chi
         if self.config.policy == "adaptive":
             if batch_index % CHECK_EVERY == 0:
@@ -92,7 +92,7 @@ class ChiSchedule(Callback):
         if finite:
             self.critic = loss if self.critic is None else SMOOTHING * self.critic + (1 - SMOOTHING) * loss
             self.best_critic = min(self.best_critic, self.critic)
-        if agent.chi > 0 and not (finite and self.critic <= DIVERGENCE * self.best_critic):
+        if agent.chi > 0 and not (finite and self.critic is not None and self.critic <= DIVERGENCE * self.best_critic):
             self.alerts += 1
             agent.chi /= 2
             self.best_critic = float("inf") if self.critic is None else self.critic

@@ -41,7 +41,8 @@ class TrainingProgress(Callback):
         """Move the bar."""
         latest = next((c.latest for c in trainer.callbacks if isinstance(c, PolicyEvaluation)), {})
         quality = f"{latest['sum_rate']:.1f} bit/s/Hz, {100 * latest['wmmse_ratio']:.1f} % of WMMSE" if latest else ""
-        self.bar.update(self.task, completed=agent.updates, quality=quality)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=agent.updates, quality=quality)
 
     def on_train_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """Leave the last state on the screen."""

@@ -40,7 +40,7 @@ def scenario_bank(config: FullDuplexConfig) -> ChannelBank:
     :raises InputError: a file that cannot be used
     :raises ConfigError: a bank of another cell, or too small to be split
     """
-    path = Path(config.channel_bank).expanduser()
+    path = Path(str(config.channel_bank)).expanduser()
     bank = _read(path, *_version(path))
     found, asked = cell_of(bank), {key: getattr(config, key) for key in CELL}
     if found != asked:

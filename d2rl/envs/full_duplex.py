@@ -64,6 +64,8 @@ class FullDuplexEnv:
     :param device: where everything lives
     """
 
+    _scattered: ChannelState
+
     def __init__(self, config: FullDuplexConfig, num_envs: int, seed: int, device: str | torch.device = "cpu"):
         self.config, self.num_envs, self.device = config, num_envs, torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(stream(f"env/{seed}"))
@@ -91,7 +93,7 @@ class FullDuplexEnv:
             self._drop_all(self.num_envs)
             self.state = self._observe()
         else:
-            self.state = self._recall()
+            self.state = self._recall(self.bank)
         return self.state
 
     def advance(self) -> tuple[CellState, Tensor]:
@@ -103,7 +105,7 @@ class FullDuplexEnv:
         truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         if self.bank is not None:
             truncated[:] = True
-            self.state = self._recall()
+            self.state = self._recall(self.bank)
             return self.state, truncated
         self._scattered = evolve(self._scattered, self.correlation, self.generator)
         ended = slice((-self.slot) % self.config.episode_length, None, self.config.episode_length)
@@ -243,8 +245,7 @@ class FullDuplexEnv:
             bank = bank[torch.randperm(len(bank), generator=generator, device=self.device)[:count]]
         return _known(bank, self.config.csi_error, generator)
 
-    def _recall(self) -> CellState:
-        bank = self.bank
+    def _recall(self, bank: CellState) -> CellState:
         chosen = torch.randint(bank.weights.shape[0], (self.num_envs,), generator=self.generator, device=self.device)
         state = bank[chosen]
         return replace(state, weights=state.weights * self._draw_weights(self.num_envs))

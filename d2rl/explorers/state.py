@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import lightning as L
 import torch
@@ -27,6 +28,12 @@ class RowDenoiser(nn.Module):
 
     :param size: d      :param width: of the hidden layer; at least d is used      :param steps: P
     """
+
+    centre: Tensor
+    inner: Tensor
+    power: Tensor
+    error: Tensor
+    count: Tensor
 
     def __init__(self, size: int, width: int, steps: int):
         super().__init__()
@@ -115,7 +122,7 @@ class SENPNN(L.LightningModule):
         self.schedule = DiffusionSchedule(steps, kind)
         n_t, n_r = transmit_antennas, receive_antennas
         sizes = {"downlink": 2 * n_t, "uplink": 2 * n_r, "cross": 2, "self_interference": 2 * n_r * n_t}
-        self.networks = nn.ModuleDict({name: RowDenoiser(size, width, steps) for name, size in sizes.items()})
+        self.networks: Any = nn.ModuleDict({name: RowDenoiser(size, width, steps) for name, size in sizes.items()})
 
     @property
     def floor(self) -> float:

@@ -102,7 +102,8 @@ class MaximumMeanDiscrepancy(TwoSampleMetric):
         """MMD^2 of rows [n, d] and [m, d], each of two rows or more."""
         rows = [_real(real)[:PAIRWISE_ROWS], _real(synthetic)[:PAIRWISE_ROWS]]
         n, m = len(rows[0]), len(rows[1])
-        squared = torch.cdist(*[torch.cat(rows)] * 2).square()
+        both = torch.cat(rows)
+        squared = torch.cdist(both, both).square()
         kernel = torch.exp(-squared / (2 * squared[:n, :n].median().clamp_min(1e-12)))
         within = [
             (block.sum() - block.diagonal().sum()) / (k * (k - 1))
@@ -152,7 +153,7 @@ class RateKS(TwoSampleMetric):
         """Largest gap of the distribution functions of sum rates [n, 1] and [m, 1]."""
         return kolmogorov_smirnov(real.flatten(), synthetic.flatten())
 
-    def update(self, real: ChannelState, synthetic: ChannelState) -> None:
+    def update(self, real: ChannelState, synthetic: ChannelState) -> None:  # type: ignore[override]
         """Add the sum rates of noise-normalised channels."""
         self.real.append(sum_rates(real, self.method))
         self.synthetic.append(sum_rates(synthetic, self.method))

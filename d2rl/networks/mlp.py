@@ -50,7 +50,7 @@ class MLPEncoder(nn.Module):
 class MLPTransition(MLPEncoder):
     """Embeds every link of a state together with the view of an action, all in one vector."""
 
-    def forward(self, observation: Observation, view: Tensor) -> Tensor:
+    def forward(self, observation: Observation, view: Tensor) -> Tensor:  # type: ignore[override]
         """Embeddings [B, M, K, width] from views [B, M, K, view] of M actions for each state."""
         return super().forward(observation, view.flatten(-2))
 

@@ -39,7 +39,7 @@ class ChannelBank:
 
     def __getitem__(self, index: Tensor | slice) -> ChannelBank:
         """States selected; each is then an episode of its own, unless whole episodes were taken by :meth:`split`."""
-        positions = None if self.positions is None else tuple(place[index] for place in self.positions)
+        positions = None if self.positions is None else (self.positions[0][index], self.positions[1][index])
         return replace(
             self,
             channels=self.channels[index],
@@ -69,7 +69,7 @@ class ChannelBank:
 
     def to(self, device: torch.device) -> ChannelBank:
         """The same on another device."""
-        positions = None if self.positions is None else tuple(place.to(device) for place in self.positions)
+        positions = None if self.positions is None else (self.positions[0].to(device), self.positions[1].to(device))
         return replace(
             self,
             channels=self.channels.map(lambda tensor: tensor.to(device)),

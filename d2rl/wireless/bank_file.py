@@ -54,7 +54,9 @@ def save_bank(bank: ChannelBank, path: str | Path) -> None:
             if path.suffix == ".pt":
                 torch.save(content, file)
             else:
-                np.savez(file, **{k: v.numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in content.items()})
+                arrays: dict[str, Any]
+                arrays = {k: v.numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in content.items()}
+                np.savez(file, **arrays)
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -81,14 +83,14 @@ def load_bank(path: str | Path) -> ChannelBank:
     weights = content.real("weights")
     if weights is not None and (bool((weights < 0).any()) or not bool((weights > 0).any(-1).all())):
         raise content.error("weights must not be negative, nor all 0 in a state")
-    places = [content.real(key) for key in POSITIONS if key in content.content]
+    places = [place for key in POSITIONS if (place := content.real(key)) is not None]
     if len(places) == 1:
         raise content.error(f"{' and '.join(POSITIONS)} belong together; give both or none")
     return ChannelBank(
         channels,
         LinkGains(**gains),
         torch.ones(channels.batch, channels.links) if weights is None else weights,
-        tuple(places) or None,
+        (places[0], places[1]) if places else None,
         slots,
         normalised,
         content.text("about"),
