@@ -42,11 +42,11 @@ def strategy(config: TrainerConfig) -> Any:
     """Lightning's strategy: DDP when asked for or when there is more than one process.
 
     An update steps one optimizer after the other, each on a part of the module: DDP has to look for the parameters
-    that a loss leaves out. Buffers are averaged by the agent, not copied from the first process.
+    that a loss leaves out.
     """
     if config.strategy == "auto" and processes(config) == 1:
         return "auto"
-    return DDPStrategy(find_unused_parameters=True, forward_sync_buffers=False)
+    return DDPStrategy(find_unused_parameters=True)
 
 
 def share(config: Config) -> Config:
