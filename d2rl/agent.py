@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from d2rl import distributed
 from d2rl.config import Config
 from d2rl.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation
 from d2rl.envs import CellState, FullDuplexEnv, evaluation_states, stream
@@ -87,6 +88,7 @@ class D2RL(L.LightningModule):
         self.autocast_type: torch.dtype | None = None
         self.sections = Sections()
         self.updates = self.environment_steps = 0
+        self.processes = 1
         self.fallback = False
         self.wandb_id: str | None = None
         self.resumed: dict[str, Any] | None = None
@@ -111,18 +113,31 @@ class D2RL(L.LightningModule):
             self.generator = torch.Generator(self.device).manual_seed(stream(f"agent/{self.config.seed}"))
         if self.env.device != self.device:
             self.env = FullDuplexEnv(self.config.scenario, self.env.num_envs, self.config.seed, self.device)
+        self.processes = distributed.world_size()
+        if self.processes > 1:
+            self.take_share()
         if self.resumed is not None:
+            world = [self.resumed, *self.resumed.get("others", [])][distributed.rank()]
             try:
-                self.generator.set_state(self.resumed["generator"].cpu())
+                self.generator.set_state(world["generator"].cpu())
             except RuntimeError:
                 raise CheckpointError(
                     f"the run was on another kind of device than {self.device.type} and can only go on exactly there; "
                     "set trainer.accelerator."
                 ) from None
-            self.env.load_state_dict(self.resumed["env"])
-            self.replay.load_state_dict(self.resumed["replay"], self.device)
+            self.env.load_state_dict(world["env"])
+            self.replay.load_state_dict(world["replay"], self.device)
             self.resumed = None
         self.hold_out()
+
+    def take_share(self) -> None:
+        """This process's part of the cells and of the replay, with random numbers of its own."""
+        seed, name = self.config.seed, f"rank {distributed.rank()} of {self.processes}"
+        share = distributed.share(self.config)
+        self.env = FullDuplexEnv(share.scenario, share.trainer.num_envs, seed, self.device)
+        self.env.branch(name)
+        self.replay = ReplayBuffer(share.ddpg.replay)
+        self.generator.manual_seed(stream(f"agent/{seed}/{name}"))
 
     def hold_out(self) -> None:
         """States that SENPNN is judged on but never trained on: the last fifth of a bank, else new drops."""
@@ -148,6 +163,8 @@ class D2RL(L.LightningModule):
         for _ in range(self.config.trainer.updates_per_step):
             self.interact()
             self.learn()
+        if self.config.stages.state is not None:
+            distributed.average_(*self.senpnn.networks.buffers())
 
     # ------------------------------------------------------------------ the world
 
@@ -172,7 +189,7 @@ class D2RL(L.LightningModule):
         following = self.advance()
         with self.sections("replay"):
             self.replay.add({**observation.tensors(), **seen, "rates": rates, **generated, **following})
-        self.environment_steps += self.env.num_envs
+        self.environment_steps += self.env.num_envs * self.processes
 
     def replacement_due(self) -> bool:
         """Whether this slot is one of the share chi, evenly spread, whose states are replaced."""
@@ -291,9 +308,9 @@ class D2RL(L.LightningModule):
         self.updates += 1
 
     def draw(self, count: int) -> tuple[Observation, dict[str, Tensor]]:
-        """``count`` transitions of the replay buffer: what was observed, and everything by name."""
+        """``count`` transitions, over all processes, of the replay: what was observed, and everything by name."""
         with self.sections("replay"):
-            batch = self.replay.sample(count, self.generator)
+            batch = self.replay.sample(count // self.processes, self.generator)
             return Observation.from_tensors(batch), batch
 
     def reward_of(self, batch: dict[str, Tensor]) -> Tensor:
@@ -308,6 +325,7 @@ class D2RL(L.LightningModule):
         if bool(measured.isfinite().all()):
             self.critic.calibrate(observation, batch["view"], measured)
             self.renpnn.calibrate(self.case_reward(batch))
+        distributed.average_(self.critic.out.bias, self.renpnn.centre, self.renpnn.spread)
 
     def update_critic(self) -> None:
         """Regress Q on the reward (and on the discounted next value when gamma > 0)."""
@@ -418,6 +436,7 @@ class D2RL(L.LightningModule):
         gradients = [p.grad for group in adam.param_groups for p in group["params"] if p.grad is not None]
         # GradScaler's own check, here with a scale of 1: sets ``broken`` and never waits for the device
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, broken, torch.ones_like(broken))
+        distributed.largest_(broken)
         adam.grad_scale, adam.found_inf = None, broken  # fused Adam then skips the step by itself
         optimizer.step()
         self.skipped = self.skipped + broken
@@ -455,11 +474,13 @@ class D2RL(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Everything beyond the weights that an exact continuation needs, as plain containers."""
+        generator = self.generator.get_state() if hasattr(self, "generator") else None
+        world = {"env": self.env.state_dict(), "replay": self.replay.state_dict(), "generator": generator}
+        first, *others = distributed.gather(world)
         checkpoint["d2rl"] = {
             "config": asdict(self.config),
-            "env": self.env.state_dict(),
-            "replay": self.replay.state_dict(),
-            "generator": self.generator.get_state() if hasattr(self, "generator") else None,
+            **first,
+            "others": others,
             "stages": dict(self.stages),
             "chi": self.chi,
             "owed": self.owed,

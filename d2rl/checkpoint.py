@@ -17,7 +17,8 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from d2rl.config import Config
-from d2rl.errors import CheckpointError
+from d2rl.distributed import world_size
+from d2rl.errors import CheckpointError, RunError
 from d2rl.run_directory import replacing
 from d2rl.settings import from_mapping
 
@@ -36,8 +37,20 @@ class CheckpointFiles(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """See :func:`write_checkpoint`."""
-        write_checkpoint(checkpoint, path)
+        """See :func:`write_checkpoint`; a run of several processes ends where that fails.
+
+        :raises RunError: it failed in one of several processes
+        """
+        try:
+            write_checkpoint(checkpoint, path)
+        except OSError as error:
+            if world_size() == 1:
+                raise
+            # of several processes only this one knows; going on, they would wait for each other
+            raise RunError(
+                f"{path} cannot be written: {error.strerror or error}; the file of before is whole: make room, then "
+                "resume it."
+            ) from None
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

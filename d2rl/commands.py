@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from rich.console import Console
 from d2rl.agent import CELL, D2RL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.config import Config
+from d2rl.distributed import launch_rank, share
 from d2rl.envs.bank import scenario_bank
-from d2rl.errors import CheckpointError, ConfigError, InputError, RunError
+from d2rl.errors import CheckpointError, ConfigError, InputError, Interrupted, RunError, UserError
 from d2rl.evaluation import Evaluation, score_agent
 from d2rl.footprint import check_footprint
 from d2rl.memory import check_memory
@@ -49,20 +51,24 @@ def train_command(arguments: list[str]) -> None:
     config, checkpoint = _configuration(arguments)
     check(config)
     # nothing is written before all that can be refused is known to be usable
-    device = accelerator_device(config.trainer.accelerator)
-    check_footprint(config, device)
+    device = accelerator_device(config.trainer.accelerator, config.trainer.devices)
+    check_footprint(share(config) if device.type == "cuda" else config, device)
     if config.scenario.channel_bank:
         try:
             scenario_bank(config.scenario)
         except InputError as error:
             raise ConfigError(f"scenario.channel_bank: {error.args[0]}") from None
+    resumed = str(checkpoint) if checkpoint else None
+    if launch_rank(config.trainer) > 0:
+        _assist(config, resumed)
+        return
     memory = check_memory(config, device)
     run = RunDirectory.create(config, conf_name(arguments))
     console = Console()
     console.print(to_yaml(config), markup=False, highlight=False)
     console.print(memory, highlight=False)
     console.print(f"run directory: {run.path}", markup=False)
-    result = train(config, run, str(checkpoint) if checkpoint else None)
+    result = train(config, run, resumed)
     report = score_agent(result.agent, result.evaluation, decision_rule(config))
     console.print(results_table(report, result.profiler.report()))
     try:
@@ -78,6 +84,14 @@ def train_command(arguments: list[str]) -> None:
     if page:
         console.print(f"report: {page}", markup=False)
     wandb_notice(console, run)
+
+
+def _assist(config: Config, checkpoint: str | None) -> None:
+    """Take part in a run of several processes, of which the first one writes and speaks."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    with suppress(UserError, Interrupted):  # the first one meets it too
+        train(config, RunDirectory(RUNS), checkpoint)
 
 
 def evaluate_command(arguments: list[str]) -> None:

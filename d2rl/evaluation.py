@@ -203,7 +203,8 @@ class Evaluation:
 
     def summary(self, rates: Tensor) -> dict[str, float]:
         """Metrics of link rates on this set."""
-        measure = RateMetrics(self.scenario.downlink_users).to(rates.device)
+        # one process evaluates alone; others would not answer
+        measure = RateMetrics(self.scenario.downlink_users, sync_on_compute=False).to(rates.device)
         measure.update(rates, self.state.weights)
         metrics = {name: float(value) for name, value in measure.compute().items()}
         return self._compare(metrics) if hasattr(self, "wmmse") else metrics

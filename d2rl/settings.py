@@ -21,6 +21,7 @@ from typing_extensions import TypeVar
 
 from d2rl import schema as keys
 from d2rl.config import Config
+from d2rl.distributed import SPLIT, processes
 from d2rl.errors import CheckpointError, ConfigError
 from d2rl.schema import Leaf, either, leaves, show, unknown
 
@@ -117,6 +118,13 @@ def check(config: Config) -> None:
     whole, part = "trainer.updates_per_epoch", "trainer.updates_per_step"
     if known[whole].value % known[part].value:
         raise ConfigError(f"{named(whole)} must be a multiple of {named(part)}.")
+    count = processes(config.trainer)
+    for key in SPLIT:
+        if known[key].value % count:
+            raise ConfigError(
+                f"{named(key)} must be a multiple of trainer.devices x trainer.nodes ({count}): each process takes "
+                "an equal share of it."
+            )
     near, far = "scenario.minimum_distance", "scenario.cell_radius"
     if known[near].value >= known[far].value:
         raise ConfigError(f"{named(near)} must be below {named(far)}, both in m.")

@@ -28,7 +28,8 @@ from d2rl.callbacks import (
 from d2rl.callbacks.precision import TYPES
 from d2rl.checkpoint import CheckpointFiles, load_checkpoint
 from d2rl.config import Config, TrainerConfig
-from d2rl.errors import ConfigError, RunError
+from d2rl.distributed import launch_rank, processes, strategy
+from d2rl.errors import CheckpointError, ConfigError, RunError
 from d2rl.evaluation import DecisionRule, Evaluation
 from d2rl.run_directory import RunDirectory
 from d2rl.tracking import CsvLogger, make_loggers, wandb_id
@@ -38,20 +39,20 @@ from d2rl.tracking import CsvLogger, make_loggers, wandb_id
 class TrainingResult:
     """What a finished run leaves.
 
-    :param agent: with its last weights      :param evaluation: with the references' rates
+    :param agent: with its last weights      :param evaluation: with the references' rates, in the first process
     :param profiler: seconds spent      :param run: the run's files
     """
 
     agent: D2RL
-    evaluation: Evaluation
+    evaluation: Evaluation | None
     profiler: GpuTimeProfiler
     run: RunDirectory
 
 
 def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> TrainingResult:
-    """Train one agent.
+    """Train one agent, in one process or, with ``trainer.devices`` and ``trainer.nodes``, as one of several.
 
-    :param run: where it writes
+    :param run: where the first process writes; the others write nothing
     :param checkpoint: file to continue from, exactly
     """
     trainer_config = config.trainer
@@ -59,19 +60,21 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
     L.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no larger one
     agent = D2RL(config)
     wandb, steps = _begun(agent, checkpoint) if checkpoint else (None, None)
-    loggers = make_loggers(config, run, asdict(config), wandb)
+    first = launch_rank(trainer_config) == 0
+    loggers = make_loggers(config, run, asdict(config), wandb) if first else []
     agent.wandb_id = wandb_id(loggers)
     if steps is not None:
         for logger in loggers:
             if isinstance(logger, CsvLogger):
                 logger.resume(steps)
-    profiler = GpuTimeProfiler(run.timing)
-    device = accelerator_device(trainer_config.accelerator)
-    evaluation = Evaluation(config.scenario, config.evaluation.drops, config.evaluation.seed, device)
+    profiler = GpuTimeProfiler(run.timing if first else None)
+    device = accelerator_device(trainer_config.accelerator, trainer_config.devices)
+    e = config.evaluation
+    evaluation = Evaluation(config.scenario, e.drops, e.seed, device) if first else None
     stop = SaveAndStop(run.last)
     last = _checkpoints(run, trainer_config, "last")
     callbacks: list[Callback] = [
-        RunKeeper(run),
+        *([RunKeeper(run)] if first else []),
         StagedIntegration(config.stages, run.checkpoints),
         ChiSchedule(config.chi),
         MixedPrecision(trainer_config.precision),
@@ -81,13 +84,16 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
         PolicyEvaluation(evaluation, decision_rule(config), config.evaluation.every),
         _checkpoints(run, trainer_config, "best", monitor="sum_rate", mode="max"),
         last,
-        *([TrainingProgress()] if trainer_config.progress else []),
+        *([TrainingProgress()] if trainer_config.progress and first else []),
         stop,
     ]
     batches = range(trainer_config.updates_per_epoch // trainer_config.updates_per_step)
     trainer = L.Trainer(
         accelerator=trainer_config.accelerator,
-        devices=1,
+        strategy=strategy(trainer_config),
+        devices=trainer_config.devices,
+        num_nodes=trainer_config.nodes,
+        use_distributed_sampler=False,  # every process takes all steps, each with its share of the cells
         max_epochs=trainer_config.epochs,
         logger=loggers,
         callbacks=callbacks,
@@ -112,6 +118,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
 def _begun(agent: D2RL, checkpoint: str) -> tuple[str | None, int]:
     """W&B run and environment steps of the checkpoint to continue, once its weights are known to fit."""
     content = load_checkpoint(checkpoint)
+    _check_processes(1 + len(content["d2rl"].get("others", [])), agent.config.trainer)
     agent.load_weights(content, checkpoint)
     return content["d2rl"].get("wandb"), content["d2rl"]["environment_steps"]
 
@@ -146,14 +153,26 @@ def decision_rule(config: Config) -> DecisionRule:
     return DecisionRule(e.best_of, e.refine, e.priority_spread, e.noise)
 
 
-def accelerator_device(name: str) -> torch.device:
+def _check_processes(before: int, config: TrainerConfig) -> None:
+    if before != processes(config):
+        raise CheckpointError(
+            f"the run was on {before} processes, each with its part of the world, and goes on exactly on as many only; "
+            f"trainer.devices x trainer.nodes is {processes(config)}."
+        )
+
+
+def accelerator_device(name: str, devices: int = 1) -> torch.device:
     """The torch device of ``trainer.accelerator``.
 
+    :param devices: GPUs that this machine must have
     :raises ConfigError: a GPU that is not there
     """
     if name == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(f"trainer.devices={devices}, but torch sees {torch.cuda.device_count()} GPUs here.")
+    return device
 
 
 def restore(checkpoint: dict[str, Any], config: Config, name: str) -> D2RL:

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.config import ChiConfig
+from d2rl.distributed import mean
 from d2rl.errors import ConfigError
 from d2rl.probes import gradient_cosine, state_explorer_loss
 from d2rl.tracking import alert, log
@@ -63,7 +64,7 @@ class ChiSchedule(Callback):
         """Move chi by one training step's worth of updates."""
         if not agent.stages["state"]:
             return
-        loss = float(state_explorer_loss(agent))
+        loss = mean(float(state_explorer_loss(agent)), agent.device)
         self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
         step = self.config.eta * agent.config.trainer.updates_per_step
         agent.chi = self._moved(agent, self.loss, step, batch_index)
@@ -78,7 +79,7 @@ class ChiSchedule(Callback):
             return agent.chi
         if self.config.policy == "adaptive":
             if batch_index % CHECK_EVERY == 0:
-                self.cosine = float(gradient_cosine(agent))
+                self.cosine = mean(float(gradient_cosine(agent)), agent.device)
             if self.cosine < 0:
                 return max(0.0, agent.chi - step)
         return min(self.config.maximum, agent.chi + step)
@@ -88,6 +89,7 @@ class ChiSchedule(Callback):
         loss = agent.means.current("losses/critic")
         if loss is None:
             return
+        loss = mean(loss, agent.device)
         finite = math.isfinite(loss)
         if finite:
             self.critic = loss if self.critic is None else SMOOTHING * self.critic + (1 - SMOOTHING) * loss

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from d2rl.callbacks.gpu_time import GpuTimeProfiler
 from d2rl.callbacks.stages import StagedIntegration
+from d2rl.distributed import means
 from d2rl.evaluation import DecisionRule, Evaluation, policy_of
 from d2rl.tracking import log
 
@@ -16,12 +17,12 @@ from d2rl.tracking import log
 class PolicyEvaluation(Callback):
     """Scores the policy every few training steps, logs it, and tells the callbacks that wait for it.
 
-    :param evaluation: the frozen set with its references
+    :param evaluation: the frozen set with its references; None in a process that is not the first of several
     :param rule: how a decision is made
     :param every: training steps between two evaluations
     """
 
-    def __init__(self, evaluation: Evaluation, rule: DecisionRule | None = None, every: int = 1):
+    def __init__(self, evaluation: Evaluation | None, rule: DecisionRule | None = None, every: int = 1):
         self.evaluation, self.rule, self.every = evaluation, rule or DecisionRule(), every
         self.latest: dict[str, float] = {}
 
@@ -29,10 +30,10 @@ class PolicyEvaluation(Callback):
         self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         """Evaluate when due, and log what the agent has gathered since."""
-        metrics = agent.means.collect()
+        metrics = means(agent.means.collect(), agent.device)
         steps = agent.updates // agent.config.trainer.updates_per_step
         if steps % self.every == 0:
-            self.latest = self.evaluation.summary(self.evaluation.rates(policy_of(agent, self.rule)))
+            self.latest = trainer.strategy.broadcast(self._summary(agent) if trainer.is_global_zero else {})
             metrics.update({f"eval/{name}": value for name, value in self.latest.items()})
         metrics["charts/exploration_noise"] = agent.noise_deviation()
         metrics["charts/updates"] = float(agent.updates)
@@ -49,6 +50,9 @@ class PolicyEvaluation(Callback):
                 callback.evaluated(self.latest["gap_closed"])
             if isinstance(callback, StagedIntegration):
                 callback.evaluated(self.latest["weighted_sum_rate"], trainer, agent)
+
+    def _summary(self, agent: L.LightningModule) -> dict[str, float]:
+        return self.evaluation.summary(self.evaluation.rates(policy_of(agent, self.rule)))
 
     def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """Bring the files up to date."""

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.distributed import mean
 from d2rl.probes import goodhart_gap
 from d2rl.tracking import alert, log
 
@@ -42,6 +43,7 @@ class RewardGuard(Callback):
         value = agent.means.current("renpnn/rank_correlation")
         if value is None:
             return
+        value = mean(value, agent.device)
         old = value if self.correlation is None else self.correlation
         self.correlation = SMOOTHING * old + (1 - SMOOTHING) * value
         metrics = {"renpnn/smoothed_rank_correlation": self.correlation}

@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from d2rl.distributed import largest
 from d2rl.errors import Interrupted, RunError
 from d2rl.run_directory import RunDirectory, keeping_on
 
@@ -66,6 +67,7 @@ class SaveAndStop(Callback):
             raise Interrupted(self.received, f"interrupted by {SIGNALS[signal.Signals(self.received)]}: {outcome}")
 
     def _end_if_asked(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        self.received = largest(self.received or 0, agent.device) or None  # a signal may reach one process alone
         if self.received is None:
             return
         with keeping_on(self.path) as attempt:

@@ -25,8 +25,9 @@ class StatePlausibility(Callback):
         self.every = every
 
     def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
-        """Compare when due, once the state stage is planned."""
-        if agent.config.stages.state is None or (trainer.current_epoch + 1) % self.every:
+        """Compare when due, once the state stage is planned; of several processes the first does."""
+        due = (trainer.current_epoch + 1) % self.every == 0 and trainer.is_global_zero
+        if agent.config.stages.state is None or not due:
             return
         real, generator = agent.held_out, torch.Generator(agent.device).manual_seed(agent.updates)
         synthetic = agent.senpnn.generate(real.channels, real.gains, generator=generator)

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from d2rl.distributed import total
 from d2rl.errors import ConfigError, TrainingError
 from d2rl.tracking import alert, log
 
@@ -51,7 +52,7 @@ class MixedPrecision(Callback):
         self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         """Count what was skipped and refused since the last time; stop when that was everything."""
-        skipped, refused = int(agent.skipped_steps()), agent.replay.refused_transitions()
+        skipped, refused = int(agent.skipped_steps()), total(agent.replay.refused_transitions(), agent.device)
         if skipped:
             self.skipped += skipped
             self._report(

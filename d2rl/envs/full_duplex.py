@@ -96,6 +96,11 @@ class FullDuplexEnv:
             self.state = self._recall(self.bank)
         return self.state
 
+    def branch(self, name: str) -> CellState:
+        """Drop every cell anew from another stream of random numbers; a fixed set of states stays the same."""
+        self.generator.manual_seed(stream(f"env/{self.seed}/{name}"))
+        return self.reset()
+
     def advance(self) -> tuple[CellState, Tensor]:
         """Move on by one slot.
 
