@@ -69,6 +69,7 @@ def train_command(arguments: list[str]) -> None:
     console.print(memory, highlight=False)
     console.print(f"run directory: {run.path}", markup=False)
     result = train(config, run, resumed)
+    assert result.evaluation is not None  # this is the first process
     report = score_agent(result.agent, result.evaluation, decision_rule(config))
     console.print(results_table(report, result.profiler.report()))
     try:

@@ -95,6 +95,7 @@ def train_cell(arguments: list[str]) -> None:
     check(config)
     run = RunDirectory.create(config, Path(folder).name)
     result = train(config, run)
+    assert result.evaluation is not None  # a cell is one process
     report = score_agent(result.agent, result.evaluation, decision_rule(config), references=bool(int(references)))
     write_json(run.evaluation, report)
     for checkpoint in run.checkpoints.iterdir():

@@ -52,6 +52,7 @@ class PolicyEvaluation(Callback):
                 callback.evaluated(self.latest["weighted_sum_rate"], trainer, agent)
 
     def _summary(self, agent: L.LightningModule) -> dict[str, float]:
+        assert self.evaluation is not None  # the first process has one
         return self.evaluation.summary(self.evaluation.rates(policy_of(agent, self.rule)))
 
     def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
