@@ -16,7 +16,8 @@ from torch import Tensor
 from d2rl import distributed
 from d2rl.config import Config
 from d2rl.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation
-from d2rl.envs import CellState, FullDuplexEnv, evaluation_states, stream
+from d2rl.envs import CellState, FullDuplexEnv, evaluation_states, rates_of, stream
+from d2rl.envs.bank import CELL
 from d2rl.errors import CheckpointError
 from d2rl.explorers import AENPNN, RENPNN, SENPNN
 from d2rl.explorers.action import group_weights
@@ -25,10 +26,8 @@ from d2rl.means import Means
 from d2rl.networks import Observation, decide, make_encoder, make_transition, make_view, observe
 from d2rl.replay import ReplayBuffer
 from d2rl.sections import Sections
-from d2rl.wireless import link_rates
 
 HELD_OUT = 64  # states that SENPNN is judged on
-CELL = ("downlink_users", "uplink_users", "transmit_antennas", "receive_antennas")
 
 
 class D2RL(L.LightningModule):
@@ -182,7 +181,7 @@ class D2RL(L.LightningModule):
             action = self.explore(observation)
         with self.sections("environment"):
             decision = decide(self.env.head, observation, action)
-            rates = self.env.decided(state, *decision)
+            rates = rates_of(state.channels, *decision)
         with self.sections("critic"):
             seen = {"action": action, "view": self.view(observation, action, decision)}
         generated = self.generate_reward(observation, seen["view"], rates)
@@ -265,7 +264,7 @@ class D2RL(L.LightningModule):
             return {}
         batch = {"rates": rates, "reference": observation.reference, "weights": observation.weights}
         measured = self.case_reward(batch)
-        trusted = self.stages["reward"] and not self.fallback
+        trusted = self.trusts_generated
         if not trusted and self.updates % self.config.reward.every:
             return {"generated": measured}  # its rewards are looked at only as often as it learns
         with self.sections("renpnn"), self.autocast():
@@ -280,6 +279,11 @@ class D2RL(L.LightningModule):
     def generates_reward(self) -> bool:
         """Whether RENPNN takes part and its case is one of the generated ones."""
         return self.config.stages.reward is not None and self.config.reward.case.endswith("gdm")
+
+    @property
+    def trusts_generated(self) -> bool:
+        """Whether the agent learns from generated rewards now."""
+        return self.generates_reward and self.stages["reward"] and not self.fallback
 
     def advance(self) -> dict[str, Tensor]:
         """The next slot; what the critic needs of it when gamma > 0."""
@@ -315,8 +319,7 @@ class D2RL(L.LightningModule):
 
     def reward_of(self, batch: dict[str, Tensor]) -> Tensor:
         """The reward to learn from: generated where RENPNN's stage has begun and it is trusted, else measured."""
-        trusted = self.generates_reward and self.stages["reward"] and not self.fallback
-        return batch["generated"] if trusted else self.measured_reward(batch)
+        return batch["generated"] if self.trusts_generated else self.measured_reward(batch)
 
     def calibrate(self) -> None:
         """Set critic and RENPNN to the level of the first rewards."""
@@ -392,9 +395,7 @@ class D2RL(L.LightningModule):
         """
         if self.config.ddpg.analytic:
             with torch.autocast(self.device.type, enabled=False):
-                decision = decide(self.env.head, observation, action)
-                rates = link_rates(observation.channels.repeat(action.shape[1]), *decision)
-                rates = rates.unflatten(0, (-1, action.shape[1]))
+                rates = rates_of(observation.channels, *decide(self.env.head, observation, action))
             return raw_reward(rates, observation.weights).squeeze(-1) / self.config.ddpg.reward_scale
         self.critic.requires_grad_(False)
         value = self.critic(observation, self.view(observation, action))

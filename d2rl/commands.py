@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from d2rl.agent import CELL, D2RL
+from d2rl.agent import D2RL
 from d2rl.checkpoint import config_of, load_checkpoint
 from d2rl.config import Config
 from d2rl.distributed import launch_rank, share
-from d2rl.envs.bank import scenario_bank
+from d2rl.envs.bank import CELL, scenario_bank
 from d2rl.errors import CheckpointError, ConfigError, InputError, Interrupted, RunError, UserError
 from d2rl.evaluation import Evaluation, score_agent
 from d2rl.footprint import check_footprint

@@ -18,13 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from d2rl.config import Config, TrainerConfig
-
-SPLIT = ("trainer.num_envs", "ddpg.replay", "ddpg.batch", "ddpg.critic_batch")  # totals over all processes
-
-
-def processes(config: TrainerConfig) -> int:
-    """How many processes the run will have on all nodes."""
-    return config.devices * config.nodes
+from d2rl.settings import processes
 
 
 def launch_rank(config: TrainerConfig) -> int:

@@ -20,13 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import TypeVar
 
 from d2rl import schema as keys
-from d2rl.config import Config
-from d2rl.distributed import SPLIT, processes
+from d2rl.config import Config, TrainerConfig
 from d2rl.errors import CheckpointError, ConfigError
 from d2rl.schema import Leaf, either, leaves, show, unknown
 
 T = TypeVar("T", default=Config)
 PROJECT = re.compile(r"[^/\\#?%:]{1,128}")
+SPLIT = ("trainer.num_envs", "ddpg.replay", "ddpg.batch", "ddpg.critic_batch")  # totals over all processes
 Given = dict[str, tuple[Any, str]]  # key: value as given, where ("" is the command line)
 
 
@@ -98,6 +98,11 @@ def save(config: Any, path: str | Path) -> None:
 def help_text(schema: type = Config) -> str:
     """Every key with its default, meaning and range, as a table."""
     return keys.help_text(schema)
+
+
+def processes(config: TrainerConfig) -> int:
+    """How many processes the run will have on all nodes."""
+    return config.devices * config.nodes
 
 
 def check(config: Config) -> None:

@@ -28,10 +28,11 @@ from d2rl.callbacks import (
 from d2rl.callbacks.precision import TYPES
 from d2rl.checkpoint import CheckpointFiles, load_checkpoint
 from d2rl.config import Config, TrainerConfig
-from d2rl.distributed import launch_rank, processes, strategy
+from d2rl.distributed import launch_rank, strategy
 from d2rl.errors import CheckpointError, ConfigError, RunError
 from d2rl.evaluation import DecisionRule, Evaluation
 from d2rl.run_directory import RunDirectory
+from d2rl.settings import processes
 from d2rl.tracking import CsvLogger, make_loggers, wandb_id
 
 

@@ -8,18 +8,92 @@ import os
 from pathlib import Path
 
 import pytest
+from conftest import read_csv
 
 from d2rl.csv_logger import CsvLogger
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+from d2rl.tracking import log
 
 
 @pytest.fixture
 def path(tmp_path) -> Path:
     return tmp_path / "metrics.csv"
+
+
+def test_columns_may_come_later_and_rows_may_lack_some(path):
+    logger = CsvLogger(path)
+    logger.log_metrics({"losses/critic": 1.5}, 10)
+    logger.save()
+    logger.log_metrics({"losses/critic": 1.25, "charts/chi": 0.1}, 20)
+    logger.log_metrics({"eval/sum_rate": 60.0}, 30)
+    logger.save()
+    assert read_csv(path) == [
+        {"environment_steps": "10", "losses/critic": "1.5", "charts/chi": "", "eval/sum_rate": ""},
+        {"environment_steps": "20", "losses/critic": "1.25", "charts/chi": "0.1", "eval/sum_rate": ""},
+        {"environment_steps": "30", "losses/critic": "", "charts/chi": "", "eval/sum_rate": "60.0"},
+    ]
+
+
+def test_values_of_one_step_share_a_row(path):
+    logger = CsvLogger(path)
+    log([logger], {"a": 1.0}, 10)
+    log([logger], {"b": 2.0}, 10)
+    log([logger], {"a": 3.0}, 20)
+    logger.save()
+    assert read_csv(path) == [
+        {"environment_steps": "10", "a": "1.0", "b": "2.0"},
+        {"environment_steps": "20", "a": "3.0", "b": ""},
+    ]
+
+
+def test_numbers_survive_to_the_last_bit(path):
+    logger, value = CsvLogger(path), 0.1 + 0.2
+    logger.log_metrics({"a": value}, 1)
+    logger.save()
+    assert float(read_csv(path)[0]["a"]) == value
+
+
+def test_a_resumed_run_drops_the_rows_after_its_checkpoint(path):
+    first = CsvLogger(path)
+    for step in (10, 20, 30):
+        first.log_metrics({"a": float(step), **({"late": 1.0} if step == 30 else {})}, step)
+    first.save()
+    second = CsvLogger(path)
+    second.resume(20)
+    second.log_metrics({"b": 5.0}, 20)
+    second.log_metrics({"a": 31.0}, 30)
+    second.save()
+    found = [{key: value for key, value in row.items() if value} for row in read_csv(path)]
+    assert found == [
+        {"environment_steps": "10", "a": "10.0"},
+        {"environment_steps": "20", "a": "20.0", "b": "5.0"},
+        {"environment_steps": "30", "a": "31.0"},
+    ]
+
+
+def test_a_new_run_does_not_go_on_in_an_old_file(path):
+    for value in (1.0, 2.0):
+        logger = CsvLogger(path)
+        logger.log_metrics({"a": value}, 10)
+        logger.finalize("success")
+    assert read_csv(path) == [{"environment_steps": "10", "a": "2.0"}]
+
+
+def test_without_a_file_there_is_nothing_to_resume(path):
+    logger = CsvLogger(path)
+    logger.resume(20)
+    logger.finalize("success")
+    assert not path.exists()
+
+
+def test_a_reader_never_meets_half_a_file(path):
+    logger = CsvLogger(path)
+    logger.log_metrics({"a": 1.0}, 10)
+    logger.save()
+    with open(path) as reader:
+        logger.log_metrics({"a": 2.0, "b": 1.0}, 20)
+        logger.save()
+        assert len(list(csv.DictReader(reader))) == 1  # what it opened is whole and as it was
+    assert len(read_csv(path)) == 2
 
 
 def test_a_long_run_only_appends_and_remembers_one_row(path):
@@ -31,7 +105,7 @@ def test_a_long_run_only_appends_and_remembers_one_row(path):
         logger.save()
         assert before in (None, path.stat().st_ino)  # the same file
         assert logger.rows == []
-    assert [float(row["a"]) for row in read(path)] == [step / 7 for step in range(0, 1000, 10)]
+    assert [float(row["a"]) for row in read_csv(path)] == [step / 7 for step in range(0, 1000, 10)]
 
 
 def test_a_row_that_is_in_the_file_may_get_more_values(path):
@@ -42,7 +116,7 @@ def test_a_row_that_is_in_the_file_may_get_more_values(path):
     logger.log_metrics({"a": 2.0, "b": 3.0}, 20)
     logger.log_metrics({"a": 4.0}, 30)
     logger.save()
-    assert read(path) == [
+    assert read_csv(path) == [
         {"environment_steps": "10", "a": "1.0", "b": ""},
         {"environment_steps": "20", "a": "2.0", "b": "3.0"},
         {"environment_steps": "30", "a": "4.0", "b": ""},
@@ -60,7 +134,7 @@ def test_half_a_row_of_a_killed_run_is_dropped(path):
     second.resume(20)
     second.log_metrics({"a": 30.0}, 30)
     second.save()
-    assert [row["environment_steps"] for row in read(path)] == ["10", "20", "30"]
+    assert [row["environment_steps"] for row in read_csv(path)] == ["10", "20", "30"]
 
 
 def test_a_resumed_file_is_the_file_of_one_run_to_the_last_byte(path, tmp_path):
@@ -95,7 +169,7 @@ def test_what_does_not_fit_on_the_disk_is_written_when_it_does(path, monkeypatch
         assert path.read_bytes() == before  # no half rows
     assert "metrics.csv cannot be written: No space left on device; training goes on" in caplog.text
     logger.save()
-    assert [row["environment_steps"] for row in read(path)] == ["10", "20", "30"]
+    assert [row["environment_steps"] for row in read_csv(path)] == ["10", "20", "30"]
 
 
 def test_a_file_that_has_vanished_is_begun_anew(path):
@@ -105,4 +179,4 @@ def test_a_file_that_has_vanished_is_begun_anew(path):
     path.unlink()
     logger.log_metrics({"a": 2.0}, 20)
     logger.save()
-    assert read(path) == [{"environment_steps": "20", "a": "2.0"}]
+    assert read_csv(path) == [{"environment_steps": "20", "a": "2.0"}]

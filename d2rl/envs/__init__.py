@@ -10,6 +10,7 @@ from d2rl.envs.full_duplex import (
     decided_rates,
     evaluation_drops,
     evaluation_states,
+    rates_of,
     steering,
     stream,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "decided_rates",
     "evaluation_drops",
     "evaluation_states",
+    "rates_of",
     "steering",
     "stream",
 ]

@@ -131,14 +131,6 @@ class FullDuplexEnv:
             return self.measure(state, action.unsqueeze(1)).squeeze(1)
         return decided_rates(self.head, state.channels, action, state.estimate)
 
-    def decided(self, state: CellState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
-        """Link rates [B, M, K_D + K_U] of M decisions for each state, which stand side by side.
-
-        :param precoder: [B M, N_t, K_D]      :param uplink_power: [B M, K_U]
-        """
-        copies = uplink_power.shape[0] // state.channels.batch
-        return link_rates(state.channels.repeat(copies), precoder, uplink_power).unflatten(0, (-1, copies))
-
     def with_channels(self, state: CellState, channels: ChannelState) -> CellState:
         """``state`` with other true channels, and new estimates of them."""
         known = estimate(channels, state.gains, self.config.csi_error, self.generator)
@@ -303,8 +295,16 @@ def decided_rates(
     :param known: the channels that the head sees; default ``channels``
     """
     copies = action.shape[1]
-    decision = head.decode((channels if known is None else known).repeat(copies), action.flatten(0, 1))
-    return link_rates(channels.repeat(copies), *decision).unflatten(0, (-1, copies))
+    return rates_of(channels, *head.decode((channels if known is None else known).repeat(copies), action.flatten(0, 1)))
+
+
+def rates_of(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
+    """Link rates [B, M, K_D + K_U] of M decisions for each state, which stand side by side.
+
+    :param precoder: [B M, N_t, K_D]      :param uplink_power: [B M, K_U]
+    """
+    copies = uplink_power.shape[0] // channels.batch
+    return link_rates(channels.repeat(copies), precoder, uplink_power).unflatten(0, (-1, copies))
 
 
 def stream(name: str) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from d2rl.config import FullDuplexConfig
-from d2rl.envs.full_duplex import CellState, FullDuplexEnv, decided_rates, evaluation_states
+from d2rl.envs.full_duplex import CellState, FullDuplexEnv, decided_rates, evaluation_states, rates_of
 from d2rl.wireless import link_rates
 from d2rl.wireless.fading import scale, whiten
 
@@ -410,7 +410,7 @@ def test_rates_of_decisions_are_those_of_the_actions_they_were_made_of(error, co
         states = state.weights.shape[0]
         action = 2 * torch.rand(states, count, env.action_size, generator=torch.Generator().manual_seed(0)) - 1
         decision = env.head.decode(state.estimate.repeat(count), action.flatten(0, 1))
-        rates = env.decided(state, *decision)
+        rates = rates_of(state.channels, *decision)
         assert rates.shape == (states, count, state.channels.links)
         torch.testing.assert_close(rates, env.measure(state, action))
         blind = decided_rates(env.head, state.estimate, action)
