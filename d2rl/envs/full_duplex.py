@@ -109,12 +109,12 @@ class FullDuplexEnv:
         self.slot += 1
         truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         if self.bank is not None:
-            truncated[:] = True
+            truncated.fill_(True)
             self.state = self._recall(self.bank)
             return self.state, truncated
         self._scattered = evolve(self._scattered, self.correlation, self.generator)
         ended = slice((-self.slot) % self.config.episode_length, None, self.config.episode_length)
-        truncated[ended] = True
+        truncated[ended].fill_(True)
         count = len(range(*ended.indices(self.num_envs)))
         if count:
             self._redrop(ended, count)
@@ -213,8 +213,9 @@ class FullDuplexEnv:
         c = self.config
         direction = torch.randn(count, 2, generator=self.generator, device=self.device) * c.priority_direction
         users = torch.randn(count, c.downlink_users + c.uplink_users, generator=self.generator, device=self.device)
-        sizes = torch.tensor([c.downlink_users, c.uplink_users], device=self.device)
-        return torch.exp(direction.repeat_interleave(sizes, dim=1) + users * c.priority_user)
+        down, up = direction.split(1, dim=1)  # tensors of counts or values would have to be waited for
+        common = torch.cat([down.expand(-1, c.downlink_users), up.expand(-1, c.uplink_users)], dim=1)
+        return torch.exp(common + users * c.priority_user)
 
     def _observe(self) -> CellState:
         c, small = self.config, self._scattered

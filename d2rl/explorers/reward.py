@@ -24,9 +24,10 @@ class RewardDenoiser(nn.Module):
         self.hidden = nn.Linear(width, width)
         self.out = nn.Linear(width, 1)
 
-    def forward(self, embedding: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
-        """The clean reward [..., K or 1] from embeddings [..., K or 1, width]."""
-        hidden = F.relu(embedding + self.noisy(noisy.unsqueeze(-1)) + self.step(step).unsqueeze(-2))
+    def forward(self, embedding: Tensor, noisy: Tensor, step: int | Tensor) -> Tensor:
+        """The clean reward [..., K or 1] from embeddings [..., K or 1, width], at one step or at those of a tensor."""
+        level = self.step(step).unsqueeze(-2) if isinstance(step, Tensor) else self.step.weight[step]
+        hidden = F.relu(embedding + self.noisy(noisy.unsqueeze(-1)) + level)
         return self.out(F.relu(self.hidden(hidden))).squeeze(-1)
 
 
@@ -95,7 +96,7 @@ class RENPNN(L.LightningModule):
         shape = (*embedding.shape[:2], samples, embedding.shape[3])
 
         def denoise(noisy: Tensor, step: int) -> Tensor:
-            return self.denoiser(embedding, noisy, torch.tensor(step, device=noisy.device)).float()
+            return self.denoiser(embedding, noisy, step).float()
 
         drawn = self.schedule.reverse(denoise, shape, generator=generator)
         if self.risk == "cvar":

@@ -61,7 +61,7 @@ class RowDenoiser(nn.Module):
     @torch.no_grad()
     def track(self, x0: Tensor, estimate: Tensor, step: Tensor) -> None:
         """Fold rows x_0 and their estimates, [n, d], at steps [n] into the running moments."""
-        mine = nn.functional.one_hot(step, len(self.count)).to(x0.dtype).mT
+        mine = (torch.arange(len(self.count), device=step.device).unsqueeze(-1) == step).to(x0.dtype)
         with torch.autocast(x0.device.type, enabled=False):
             _fold(self.centre, x0.mean(0), MOMENT_RATE)
             deviation = estimate - self.centre

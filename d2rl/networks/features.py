@@ -83,8 +83,8 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
     matched = h.mT / squared_magnitude(h).sum(-1).clamp_min(1e-30).sqrt().unsqueeze(-2)
     parallel = _blocks(squared_magnitude(beams.mH @ beams), squared_magnitude(matched.mH @ matched))
     same = torch.zeros_like(parallel)
-    same[:, :k_d, :k_d] = 1
-    same[:, k_d:, k_d:] = 1
+    same[:, :k_d, :k_d].fill_(1)
+    same[:, k_d:, k_d:].fill_(1)
     edges = torch.stack([received, received.mT, parallel, same], dim=-1)
 
     leaks_out = squared_magnitude(channels.self_interference @ beams).sum(-2)
@@ -93,7 +93,7 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
     suppressed = torch.cat([suppressed_gain(g), suppressed_gain(h)], dim=-1)
     reference = link_rates(channels, rzf(channels), full_uplink_power(channels))
     is_downlink = torch.zeros_like(gain)
-    is_downlink[:, :k_d] = 1
+    is_downlink[:, :k_d].fill_(1)
     features = [
         is_downlink,
         1 - is_downlink,
@@ -114,7 +114,7 @@ def suppressed_gain(vectors: Tensor) -> Tensor:
     streams = vectors.to(torch.complex128)
     gram = streams.conj() @ streams.mT
     gram = gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    inverse = torch.linalg.inv(gram).diagonal(dim1=-2, dim2=-1).real
+    inverse = torch.linalg.inv_ex(gram)[0].diagonal(dim1=-2, dim2=-1).real
     return (1 / inverse - 1).clamp_min(0).to(vectors.real.dtype)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from d2rl.wireless.channels import ChannelState
-from d2rl.wireless.rates import squared_magnitude
+from d2rl.wireless.rates import solve, squared_magnitude
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class StructuredHead:
         basis = beam_basis(channels) if basis is None else basis.to(torch.complex128)
         strength = strength.double()  # in single precision 1 + nu would lose the 1
         system = (basis * strength.unsqueeze(-2)) @ basis.mH + torch.eye(basis.shape[-2], device=basis.device)
-        beams = torch.linalg.solve(system, basis[..., : channels.downlink_users])
+        beams = solve(system, basis[..., : channels.downlink_users])
         norm = squared_magnitude(beams).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
         return (beams / norm).to(channels.downlink.dtype) * share.sqrt().unsqueeze(-2), power
 
@@ -147,7 +147,7 @@ def uplink_combiners(channels: ChannelState) -> Tensor:
     streams = channels.uplink.to(torch.complex128).mT
     gram = streams.mH @ streams
     gram = gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    combiners = torch.linalg.solve(gram, streams.mH).mH
+    combiners = solve(gram, streams.mH).mH
     norm = squared_magnitude(combiners).sum(-2, keepdim=True).clamp_min(1e-60).sqrt()
     return (combiners / norm).to(channels.uplink.dtype)
 

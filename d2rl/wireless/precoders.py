@@ -7,7 +7,7 @@ from torch import Tensor
 
 from d2rl.wireless.channels import ChannelState
 from d2rl.wireless.fading import complex_normal
-from d2rl.wireless.rates import squared_magnitude
+from d2rl.wireless.rates import solve, squared_magnitude
 
 
 def mrt(channels: ChannelState) -> Tensor:
@@ -33,7 +33,7 @@ def rzf(channels: ChannelState) -> Tensor:
     beams = channels.downlink.to(torch.complex128).mT
     gram = beams.mH @ beams
     system = gram + channels.downlink_users * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return equal_power(torch.linalg.solve(system, beams.mH).mH.to(channels.downlink.dtype))
+    return equal_power(solve(system, beams.mH).mH.to(channels.downlink.dtype))
 
 
 def random_decision(channels: ChannelState, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -77,12 +77,12 @@ class LinkBudget:
         between = torch.cdist(uplink, downlink).clamp_min(MINIMUM_USER_DISTANCE)
         to_user = path_gain_db(downlink.norm(dim=-1), self.path_loss)
         from_user = path_gain_db(uplink.norm(dim=-1), self.path_loss)
-        si = torch.full(downlink.shape[:1], self.bs_power + self.self_interference - self.noise_uplink)
+        si = downlink.new_full(downlink.shape[:1], self.bs_power + self.self_interference - self.noise_uplink)
         return LinkGains(
             downlink=from_db(self.bs_power + to_user - self.noise_downlink),
             uplink=from_db(self.user_power + from_user - self.noise_uplink),
             cross=from_db(self.user_power + path_gain_db(between, USER_TO_USER) - self.noise_downlink),
-            self_interference=from_db(si.to(downlink)),
+            self_interference=from_db(si),
         )
 
 

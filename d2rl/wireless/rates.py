@@ -91,6 +91,11 @@ def squared_magnitude(values: Tensor) -> Tensor:
     return (values * values.conj()).real
 
 
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """A^-1 B of matrices that have an inverse; unlike ``torch.linalg.solve`` it never waits for the device to say so."""
+    return torch.linalg.solve_ex(matrix, right)[0]
+
+
 def _factor(matrix: Tensor) -> Tensor:
     """Cholesky factor; NaN for a matrix that is not finite, where ``cholesky`` would give up on the whole batch."""
     return torch.linalg.cholesky_ex(matrix)[0]
