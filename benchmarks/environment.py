@@ -1,49 +1,76 @@
-"""Environment steps per second: a slot of every cell, and the rates of one action in each.
+"""Environment steps per second: a slot of every cell, and the rates of one action in each; growth with their size.
 
-python benchmarks/environment.py [--envs 64 1024 4096] [--threads 1]
+    python benchmarks/environment.py [device=auto] [threads=1] [only=cells,users,antennas] [out=FILE.csv]
+
+A step is one slot of one cell. FLOPs and bytes are counted as :class:`machine.Work` says, and compared with the limits
+that were measured just before.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
+from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from machine import Measurement, Work, axes, cell, measure, medians, report
+from rich.progress import track
 
-from d2rl.envs import FullDuplexConfig, FullDuplexEnv
+from d2rl.cli import run
+from d2rl.config import Config, option
+from d2rl.envs import FullDuplexEnv
+from d2rl.settings import load
+
+AXES = ("cells", "users", "antennas")
+COLUMNS = {
+    "axis": "",
+    "value": "",
+    "steps": "",
+    "steps / s": ",.0f",
+    "us / step": ".2f",
+    "growth": ".2f",
+    "operators": ".0f",
+    "kFLOP": ".1f",
+    "kB": ".1f",
+    "of matrix rate": ".1%",
+    "of bandwidth": ".1%",
+}
 
 
-def median_seconds(function, repeats: int) -> float:
-    """Median duration of a call, two warm-up calls left out."""
-    times = []
-    for repeat in range(repeats + 2):
-        begin = time.perf_counter()
-        function()
-        if repeat >= 2:
-            times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+@dataclass
+class EnvironmentConfig(Measurement):
+    """What the command takes."""
+
+    only: str = option(",".join(AXES), "axes, with commas")
+    cells: str = option("64,1024,4096", "cells side by side")
+    users: str = option("10,40,160", "links, six of ten downlink")
+    antennas: str = option("8,16,32,64", "antennas in each direction")
+    fixed: int = option(64, "cells, while users or antennas grow", low=1)
 
 
-def main() -> None:
-    """Print steps per second for each number of cells."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--envs", type=int, nargs="+", default=[64, 1024, 4096])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=20)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    table = Table("cells", "advance (steps/s)", "advance + measure (steps/s)", title=f"{arguments.threads} thread(s)")
-    for count in arguments.envs:
-        env = FullDuplexEnv(FullDuplexConfig(), count, seed=0)
-        action = torch.zeros(count, env.action_size)
-        only = count / median_seconds(env.advance, arguments.repeats)
-        both = count / median_seconds(lambda env=env, action=action: env.step(action), arguments.repeats)
-        table.add_row(str(count), f"{only:,.0f}", f"{both:,.0f}")
-    Console().print(table)
+def environment_command(arguments: list[str]) -> None:
+    """python benchmarks/environment.py [device=auto] [threads=1] [only=cells,users,antennas] [out=FILE.csv]
+
+    Measures environment steps per second along each axis, without and with an action decoded and measured.
+    """
+    asked = load(arguments, EnvironmentConfig)
+    points, rows, first = axes(asked, asked.only, AXES), [], {}
+    machine = measure(asked)
+    for axis, value in track(points, "points", transient=True):
+        count = value if axis == "cells" else asked.fixed
+        config = load([] if axis == "cells" else cell(**{"links" if axis == "users" else axis: value}), Config)
+        env = FullDuplexEnv(config.scenario, count, 0, machine.device)
+        action = torch.zeros(count, env.action_size, device=machine.device)
+        subjects = {"advance": env.advance, "advance + measure": lambda env=env, action=action: env.step(action)}
+        times = medians(subjects, asked.rounds, asked.seconds, machine.device)
+        for name, subject in subjects.items():
+            with Work() as work:
+                subject()
+            seconds = times[name] / count
+            growth = seconds / first.setdefault((axis, name), seconds)
+            counts = (work.operators, work.flops / count / 1e3, work.bytes / count / 1e3)
+            shares = machine.shares(work, times[name])
+            rows.append([axis, str(value), name, 1 / seconds, 1e6 * seconds, growth, *counts, *shares])
+    report(f"Environment steps per second, {machine}", COLUMNS, rows, asked.out)
 
 
 if __name__ == "__main__":
-    main()
+    run(environment_command, EnvironmentConfig)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from d2rl.agent import D2RL
 from d2rl.callbacks import GpuTimeProfiler, StagedIntegration
+from d2rl.config import Config
 from d2rl.sections import TimedSections
 from d2rl.settings import load
 
@@ -45,15 +46,16 @@ class Bare:
         self.step, self.zero_grad = optimizer.step, optimizer.zero_grad
 
 
-def plain_agent(config) -> D2RL:
-    """An agent whose training step needs no Trainer."""
-    agent = D2RL(config)
+def plain_agent(config: Config, device: str | torch.device = "cpu") -> D2RL:
+    """An agent on a device, in all the stages of its configuration, whose training step needs no Trainer."""
+    agent = D2RL(config).to(device)
     optimizers = [Bare(optimizer) for optimizer in agent.configure_optimizers()]
     agent.optimizers = lambda: optimizers
     agent.manual_backward = lambda loss: loss.backward()
     agent.on_fit_start()
-    for name in ("action", "reward"):
-        agent.begin_stage(name)
+    for name in agent.stages:
+        if getattr(config.stages, name) is not None:
+            agent.begin_stage(name)
     return agent
 
 

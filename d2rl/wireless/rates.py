@@ -92,7 +92,7 @@ def squared_magnitude(values: Tensor) -> Tensor:
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """A^-1 B of matrices that have an inverse; unlike ``torch.linalg.solve`` it never waits for the device to say so."""
+    """A^-1 B of matrices that have an inverse; ``torch.linalg.solve`` would wait for the device to say that they do."""
     return torch.linalg.solve_ex(matrix, right)[0]
 
 

@@ -1,0 +1,88 @@
+"""Latency of one decision, alone and of many cells at once, beside WMMSE, and its growth with users and antennas.
+
+    python benchmarks/decision.py [device=auto] [threads=1] [only=batch,users,antennas] [out=FILE.csv]
+
+The policy is AENPNN over the link graph, untrained: latency does not depend on weights. What is timed is the whole
+decision, from channel estimates to precoder and powers, in rounds that alternate between the rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from machine import Measurement, Work, axes, cell, measure, medians, report
+from rich.progress import track
+
+from d2rl.agent import D2RL
+from d2rl.cli import run
+from d2rl.config import option
+from d2rl.envs import evaluation_states
+from d2rl.evaluation import BEST_OF, WMMSE_ITERATIONS, DecisionRule, policy_of, reference_policies
+from d2rl.settings import load
+
+AXES = ("batch", "users", "antennas")
+RULES = {
+    "policy": DecisionRule(),
+    f"best of {BEST_OF}": DecisionRule(best_of=BEST_OF, priority_spread=0.3),
+    "policy, refine 5": DecisionRule(refine=5),
+    f"best of {BEST_OF}, refine 5": DecisionRule(best_of=BEST_OF, priority_spread=0.3, refine=5),
+}
+REFERENCE = f"WMMSE, {WMMSE_ITERATIONS} iterations"
+COLUMNS = {
+    "axis": "",
+    "value": "",
+    "decision": "",
+    "ms": ",.2f",
+    "us / cell": ",.1f",
+    "growth": ".2f",
+    "WMMSE's / its": ".1f",
+    "operators": ".0f",
+    "MFLOP": ",.2f",
+    "MB": ",.2f",
+    "of matrix rate": ".1%",
+    "of bandwidth": ".1%",
+}
+
+
+@dataclass
+class DecisionConfig(Measurement):
+    """What the command takes."""
+
+    only: str = option(",".join(AXES), "axes, with commas")
+    batch: str = option("1,1024", "cells decided at once")
+    users: str = option("10,20,40,80,160", "links, six of ten downlink, one cell")
+    antennas: str = option("8,16,32,64", "antennas in each direction, one cell")
+
+
+def decision_command(arguments: list[str]) -> None:
+    """python benchmarks/decision.py [device=auto] [threads=1] [only=batch,users,antennas] [out=FILE.csv]
+
+    Measures the latency of decisions along each axis.
+    """
+    asked = load(arguments, DecisionConfig)
+    points, rows, first = axes(asked, asked.only, AXES), [], {}
+    machine = measure(asked)
+    for axis, value in track(points, "points", transient=True):
+        batch = value if axis == "batch" else 1
+        given = [] if axis == "batch" else cell(**{"links" if axis == "users" else axis: value})
+        config = load(["conf=full_duplex", "trainer.num_envs=1", *given])
+        agent = D2RL(config).to(machine.device).eval()
+        agent.begin_stage("action")
+        state = evaluation_states(config.scenario, batch, 0, machine.device)
+        policies = {name: policy_of(agent, rule) for name, rule in RULES.items()}
+        policies[REFERENCE] = reference_policies()["wmmse"]
+        subjects = {name: lambda policy=policy, state=state: policy(state) for name, policy in policies.items()}
+        times = medians(subjects, asked.rounds, asked.seconds, machine.device)
+        for name, subject in subjects.items():
+            with Work() as work:
+                subject()
+            seconds = times[name]
+            growth, gain = seconds / first.setdefault((axis, name), seconds), times[REFERENCE] / seconds
+            each = (1e3 * seconds, 1e6 * seconds / batch, growth, gain)
+            counts = (work.operators, work.flops / 1e6, work.bytes / 1e6)
+            rows.append([axis, str(value), name, *each, *counts, *machine.shares(work, seconds)])
+    report(f"Latency of a decision, {machine}", COLUMNS, rows, asked.out)
+
+
+if __name__ == "__main__":
+    run(decision_command, DecisionConfig)

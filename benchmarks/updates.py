@@ -1,0 +1,124 @@
+"""Updates per second of D2RL and of what it is compared with, and how they grow with batch, users and antennas.
+
+    python benchmarks/updates.py [device=auto] [threads=1] [only=batch,users,antennas] [out=FILE.csv]
+
+An update is one slot of every cell and one step of everything that learns, without Lightning
+(``lightning_overhead.py`` says what that adds). Each point repeats training steps of eight updates, one period of
+RENPNN's and SENPNN's own schedules, in rounds that alternate between the variants. FLOPs and bytes are counted as
+:class:`machine.Work` says, and compared with the limits that were measured just before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from lightning_overhead import plain_agent
+from machine import Machine, Measurement, Work, axes, cell, measure, medians, report
+from rich.progress import track
+
+from d2rl.agent import D2RL
+from d2rl.cli import run
+from d2rl.config import option
+from d2rl.settings import load
+
+UPDATES = 8  # in a training step: both explorers learn as often as they should
+VARIANTS = {
+    "D2RL": ["conf=full_duplex"],
+    "+A+R designed": ["conf=full_duplex", "stages.state=null", "reward.case=designed"],
+    "deterministic, designed": [
+        *("conf=full_duplex", "stages.action=null", "stages.state=null", "reward.case=designed"),
+    ],
+    "DDPG, critic of powers": ["conf=ddpg_powers"],
+    "DDPG": ["conf=ddpg"],
+}
+AXES = ("batch", "users", "antennas")
+COLUMNS = {
+    "axis": "",
+    "value": "",
+    "variant": "",
+    "ms / update": ".2f",
+    "growth": ".2f",
+    "updates / s": ".1f",
+    "operators": ".0f",
+    "MFLOP": ".1f",
+    "MB": ".1f",
+    "of matrix rate": ".1%",
+    "of bandwidth": ".1%",
+}
+
+
+@dataclass
+class UpdatesConfig(Measurement):
+    """What the command takes."""
+
+    rounds: int = option(3, "timed rounds, of which the median counts; the first is left out besides", low=1)
+    seconds: float = option(3.0, "fewer rounds of what takes longer than this in all", above=0)
+    only: str | None = option(",".join(AXES), "axes with commas; null: each variant as configured alone")
+    batch: str = option("16,128,1024", "states in an update of policy and critic")
+    users: str = option("10,40,160", "links, six of ten downlink")
+    antennas: str = option("8,16,64", "antennas in each direction")
+    replay: int = option(256, "states kept, or the batch where that is more: wide cells need room", low=1)
+    state_antennas: int = option(16, "D2RL with more antennas is left out: SENPNN's weights grow with N^4", low=1)
+
+
+def updates_command(arguments: list[str]) -> None:
+    """python benchmarks/updates.py [device=auto] [threads=1] [only=batch,users,antennas] [out=FILE.csv]
+
+    Measures updates per second of every variant, as configured and along each axis.
+    """
+    asked = load(arguments, UpdatesConfig)
+    points = [("as configured", "", [])]
+    points += [(axis, str(value), overrides(axis, value)) for axis, value in axes(asked, asked.only, AXES)]
+    machine, rows, first = measure(asked), [], {}
+    for axis, value, given in track(points, "points", transient=True):
+        for name, seconds, work in point(asked, given, machine):
+            growth = seconds / first.setdefault((axis, name), seconds)
+            counts = (work.operators / UPDATES, work.flops / UPDATES / 1e6, work.bytes / UPDATES / 1e6)
+            shares = machine.shares(work, seconds * UPDATES)
+            rows.append([axis, value, name, 1e3 * seconds, growth, 1 / seconds, *counts, *shares])
+    report(f"Updates per second, {machine}", COLUMNS, rows, asked.out)
+
+
+def overrides(axis: str, value: int) -> list[str]:
+    """What a point changes of each variant."""
+    if axis == "batch":
+        return [f"ddpg.batch={value}", f"ddpg.critic_batch={value}"]
+    return cell(links=value) if axis == "users" else cell(antennas=value)
+
+
+def point(asked: UpdatesConfig, given: list[str], machine: Machine) -> list[tuple[str, float, Work]]:
+    """Seconds of an update and the work of a training step, by variant."""
+    agents = {}
+    for name, variant in VARIANTS.items():
+        config = load([*variant, "ddpg.warmup_updates=0", f"trainer.updates_per_step={UPDATES}", *given])
+        if config.stages.state is not None and config.scenario.transmit_antennas > asked.state_antennas:
+            continue
+        config.ddpg.replay = max(asked.replay, config.ddpg.batch, config.ddpg.critic_batch, config.trainer.num_envs)
+        agents[name] = prepared(plain_agent(config, machine.device))
+
+    def step(agent: D2RL):
+        return lambda: agent.training_step(0, 0)
+
+    times = medians({n: step(agent) for n, agent in agents.items()}, asked.rounds, asked.seconds, machine.device)
+    results = []
+    for name, agent in agents.items():
+        with Work() as work:
+            agent.training_step(0, 0)
+        results.append((name, times[name] / UPDATES, work))
+    return results
+
+
+def prepared(agent: D2RL) -> D2RL:
+    """An agent whose replay is full and whose explorers do all that they ever do in a training step."""
+    agent.chi = agent.config.chi.maximum if agent.stages["state"] else 0.0
+    while len(agent.replay) < agent.replay.capacity:
+        agent.interact()
+    if agent.config.stages.state is None:  # its weights and running moments would only take up memory
+        agent.optimizers().pop()
+        agent.senpnn = torch.nn.Identity()
+    return agent
+
+
+if __name__ == "__main__":
+    run(updates_command, UpdatesConfig)
