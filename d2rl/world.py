@@ -35,7 +35,7 @@ def make_worlds(config: Config, device: str | torch.device = "cpu", branch: str 
 
     :param branch: of the random numbers, for one of several processes
     """
-    worlds = []
+    worlds: list[World] = []
     for cell in cells_of(config.scenario):
         env = FullDuplexEnv(cell, config.trainer.num_envs, config.seed, device)
         if name := " ".join(filter(None, [branch, f"load {len(worlds)}" if worlds else ""])):
