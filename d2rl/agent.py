@@ -26,6 +26,7 @@ from d2rl.means import Means
 from d2rl.networks import Observation, decide, make_encoder, make_transition, make_view, observe
 from d2rl.replay import ReplayBuffer
 from d2rl.sections import Sections
+from d2rl.world import make_worlds
 
 HELD_OUT = 64  # states that SENPNN is judged on
 
@@ -45,7 +46,7 @@ class D2RL(L.LightningModule):
         self.automatic_optimization = False
         self.config = config
         scenario, network, ddpg = config.scenario, config.network, config.ddpg
-        self.env = FullDuplexEnv(scenario, config.trainer.num_envs, config.seed, "cpu")
+        self.worlds, self.visited = make_worlds(config), 0
         head, example = self.env.head, self.env.state.channels
         shape: dict[str, Any]
         shape = {"kind": network.kind, "example": example, "width": network.width, "layers": network.layers}
@@ -80,7 +81,6 @@ class D2RL(L.LightningModule):
             width=config.state.width,
             lr=config.state.rate,
         )
-        self.replay = ReplayBuffer(ddpg.replay)
         self.stages = {"action": False, "reward": False, "state": False}
         self.chi, self.owed = 0.0, 0.0
         self.chain_factors: dict[str, Tensor] | None = None
@@ -94,6 +94,16 @@ class D2RL(L.LightningModule):
         self.skipped: Tensor | float = 0.0
         self.steps = 0
         self.means = Means()
+
+    @property
+    def env(self) -> FullDuplexEnv:
+        """The environment of the world that this training step stays in."""
+        return self.worlds[self.visited].env
+
+    @property
+    def replay(self) -> ReplayBuffer:
+        """The replay of the world that this training step stays in."""
+        return self.worlds[self.visited].replay
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Actor, critic and each explorer's own, always all of them, so that a checkpoint loads at any stage."""
@@ -111,7 +121,7 @@ class D2RL(L.LightningModule):
         if not hasattr(self, "generator"):
             self.generator = torch.Generator(self.device).manual_seed(stream(f"agent/{self.config.seed}"))
         if self.env.device != self.device:
-            self.env = FullDuplexEnv(self.config.scenario, self.env.num_envs, self.config.seed, self.device)
+            self.worlds = make_worlds(self.config, self.device)
         self.processes = distributed.world_size()
         if self.processes > 1:
             self.take_share()
@@ -124,8 +134,8 @@ class D2RL(L.LightningModule):
                     f"the run was on another kind of device than {self.device.type} and can only go on exactly there; "
                     "set trainer.accelerator."
                 ) from None
-            self.env.load_state_dict(world["env"])
-            self.replay.load_state_dict(world["replay"], self.device)
+            for visited, saved in zip(self.worlds, [world, *world.get("loads", [])], strict=True):
+                visited.load_state_dict(saved)
             self.resumed = None
         self.hold_out()
 
@@ -133,9 +143,7 @@ class D2RL(L.LightningModule):
         """This process's part of the cells and of the replay, with random numbers of its own."""
         seed, name = self.config.seed, f"rank {distributed.rank()} of {self.processes}"
         share = distributed.share(self.config)
-        self.env = FullDuplexEnv(share.scenario, share.trainer.num_envs, seed, self.device)
-        self.env.branch(name)
-        self.replay = ReplayBuffer(share.ddpg.replay)
+        self.worlds = make_worlds(share, self.device, name)
         self.generator.manual_seed(stream(f"agent/{seed}/{name}"))
 
     def hold_out(self) -> None:
@@ -156,7 +164,8 @@ class D2RL(L.LightningModule):
         self.stages[name] = True
 
     def training_step(self, batch: Any, batch_index: int) -> None:
-        """Several interactions, each followed by one update."""
+        """Several interactions, each followed by one update, in one world; the next step takes the next world."""
+        self.visited = self.updates // self.config.trainer.updates_per_step % len(self.worlds)
         self.schedule_rates()
         self.chain_factors = self.senpnn.chain_factors() if self.stages["state"] else None
         for _ in range(self.config.trainer.updates_per_step):
@@ -255,7 +264,8 @@ class D2RL(L.LightningModule):
         """The measured reward of ``reward.case``, which RENPNN learns to generate at any stage."""
         scale, rates = self.config.ddpg.reward_scale, batch["rates"]
         if self.config.reward.case.startswith("designed"):
-            return designed_reward(rates, batch["reference"]) * (rates.shape[-1] ** 0.5 / scale)
+            links = self.config.scenario.downlink_users + self.config.scenario.uplink_users  # one unit for all loads
+            return designed_reward(rates, batch["reference"]) * (links**0.5 / scale)
         return raw_reward(rates, batch["weights"]) / scale
 
     def generate_reward(self, observation: Observation, view: Tensor, rates: Tensor) -> dict[str, Tensor]:
@@ -468,6 +478,10 @@ class D2RL(L.LightningModule):
 
     # ------------------------------------------------------------------ checkpoints
 
+    def refused_transitions(self) -> int:
+        """Transitions of all worlds that were not finite since the last call; waits for the device."""
+        return sum(world.replay.refused_transitions() for world in self.worlds)
+
     def skipped_steps(self) -> float:
         """Optimizer steps skipped since the last call."""
         count, self.skipped = float(self.skipped), 0.0
@@ -476,7 +490,8 @@ class D2RL(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Everything beyond the weights that an exact continuation needs, as plain containers."""
         generator = self.generator.get_state() if hasattr(self, "generator") else None
-        world = {"env": self.env.state_dict(), "replay": self.replay.state_dict(), "generator": generator}
+        own, *loads = (world.state_dict() for world in self.worlds)
+        world = {**own, **({"loads": loads} if loads else {}), "generator": generator}
         first, *others = distributed.gather(world)
         checkpoint["d2rl"] = {
             "config": asdict(self.config),

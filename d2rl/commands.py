@@ -34,7 +34,7 @@ from d2rl.training import accelerator_device, decision_rule, train
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
 BOUND = (  # what stored weights, replay and world are tied to
-    *(f"scenario.{key}" for key in (*CELL, "head", "stored_states", "channel_bank")),
+    *(f"scenario.{key}" for key in (*CELL, "head", "loads", "stored_states", "channel_bank")),
     *(f"network.{key}" for key in ("kind", "width", "layers", "critic")),
     *("action.steps", "action.candidates", "reward.case", "reward.steps", "state.steps", "state.width"),
     *("ddpg.gamma", "trainer.num_envs"),

@@ -55,7 +55,10 @@ class FullDuplexConfig:
         0, "train on this many stored states (scarce CSI); 0: new drops without end", low=0, high=10**7
     )
     channel_bank: str | None = option(None, "file of channel states to train and evaluate on; null: drawn channels")
-    head: str = option("structured", "what an action means", choices=("structured", "beamforming"))
+    head: str = option("structured", "what an action means", choices=("structured", "switching", "beamforming"))
+    loads: str | None = option(
+        None, "K_D+K_U of further cells that training visits in turn, @N for other antennas, such as 2+2,8+8,6+4@4"
+    )
     priority_direction: float = option(0.0, "spread of the log weight common to a direction", low=0, high=3)
     priority_user: float = option(0.0, "spread of the log weight of every link", low=0, high=3)
 
@@ -83,7 +86,7 @@ class DDPGConfig:
     gamma: float = option(0.0, "discount; channels do not depend on actions, so 0 is best", low=0, below=1)
     batch: int = option(16, "states in an update of the policy", low=1, high=10**6)
     critic_batch: int = option(64, "states in an update of the critic", low=1)
-    replay: int = option(8192, "states kept", low=1, high=10**9)
+    replay: int = option(8192, "states kept of each load", low=1, high=10**9)
     actor_rate: float = option(5e-3, "learning rate of the policy", above=0, high=1)
     critic_rate: float = option(1e-2, "learning rate of the critic", above=0, high=1)
     target_rate: float = option(0.01, "tau, step of the target networks", above=0, high=1)

@@ -6,8 +6,9 @@ import os
 
 import torch
 
-from d2rl.config import Config
+from d2rl.config import Config, FullDuplexConfig
 from d2rl.errors import ConfigError
+from d2rl.loads import cells_of
 from d2rl.networks.features import EDGE_FEATURES, NODE_FEATURES
 
 SINGLE, COMPLEX, DOUBLE = 4, 8, 16  # bytes: float32, complex64, complex128
@@ -21,13 +22,22 @@ def footprint(config: Config) -> dict[str, float]:
     """Bytes that the large parts of a run need, by the keys that decide them; an estimate within a factor of two.
 
     What is counted: tensors that stay (world, stored states, frozen drops with the references, weights) and
-    the largest temporary ones (candidates decoded in double precision, messages between links in an update).
+    the largest temporary ones (candidates decoded in double precision, messages between links in an update). Of
+    several loads the largest counts.
     """
-    c, network = config.scenario, config.network
+    own, *others = (_footprint(config, cell) for cell in cells_of(config.scenario))
+    return {
+        keys: max([size, *(other[keys] for other in others)]) if keys.startswith(TRAINING) else size
+        for keys, size in own.items()
+    }
+
+
+def _footprint(config: Config, c: FullDuplexConfig) -> dict[str, float]:
+    network = config.network
     n_t, n_r, k_d, k_u = c.transmit_antennas, c.receive_antennas, c.downlink_users, c.uplink_users
     links = k_d + k_u
     channel = k_d * n_t + k_u * n_r + k_u * k_d + n_r * n_t
-    numbers = 2 * links if c.head == "structured" else 2 * n_t * k_d + k_u
+    numbers = 2 * links if c.head != "beamforming" else 2 * n_t * k_d + k_u
     observation = COMPLEX * (channel + n_t * links) + SINGLE * ((NODE_FEATURES + 2) * links + EDGE_FEATURES * links**2)
     candidate = SINGLE * (numbers + 4 * links)  # with rates, a generated reward and what the critic sees
     transition = observation * (2 if config.ddpg.gamma > 0 else 1) + config.action.candidates * candidate

@@ -14,6 +14,7 @@ from d2rl.agent import D2RL
 from d2rl.config import Config
 from d2rl.envs import stream
 from d2rl.errors import ConfigError
+from d2rl.loads import cells_of
 
 GIB = 1 << 30
 CGROUPS = (  # limit and use of a control group, versions 2 and 1
@@ -27,12 +28,13 @@ CGROUPS = (  # limit and use of a control group, versions 2 and 1
 
 
 def replay_bytes(config: Config) -> int:
-    """Size of the filled replay, from the transitions that one real interaction makes."""
-    cells = config.trainer.num_envs
-    probe = D2RL(replace(config, ddpg=replace(config.ddpg, replay=cells)))
-    probe.generator = torch.Generator().manual_seed(stream("memory"))
-    probe.interact()
-    stored = sum(tensor.numel() * tensor.element_size() for tensor in probe.replay.storage.values())
+    """Size of the filled replay of every load, from the transitions that one real interaction makes."""
+    cells, stored = config.trainer.num_envs, 0
+    for scenario in cells_of(config.scenario):
+        probe = D2RL(replace(config, scenario=scenario, ddpg=replace(config.ddpg, replay=cells)))
+        probe.generator = torch.Generator().manual_seed(stream("memory"))
+        probe.interact()
+        stored += sum(tensor.numel() * tensor.element_size() for tensor in probe.replay.storage.values())
     return stored * config.ddpg.replay // cells
 
 

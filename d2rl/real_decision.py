@@ -53,6 +53,7 @@ class RealDecision(nn.Module):
         super().__init__()
         self.cell = agent.env.state.channels[:1].map(lambda tensor: tensor.cpu())
         self.diffusion, self.head, self.best_of = agent.stages["action"], agent.env.head, best_of
+        self.head_name = agent.config.scenario.head
         trained = agent.aenpnn if self.diffusion else agent.actor
         self.policy: AENPNN | DeterministicActor = deepcopy(trained).cpu().eval().requires_grad_(False)
         if isinstance(self.policy.encoder, MLPEncoder):
@@ -84,7 +85,7 @@ class RealDecision(nn.Module):
             "receive_antennas": cell.receive_antennas,
             "best_of": self.best_of,
             "policy": "diffusion" if self.diffusion else "deterministic",
-            "head": "structured" if isinstance(self.head, StructuredHead) else "beamforming",
+            "head": self.head_name,
         }
 
     def forward(

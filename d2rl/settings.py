@@ -22,6 +22,7 @@ from typing_extensions import TypeVar
 from d2rl import schema as keys
 from d2rl.config import Config, TrainerConfig
 from d2rl.errors import CheckpointError, ConfigError
+from d2rl.loads import check_loads
 from d2rl.schema import Leaf, either, leaves, show, unknown
 
 T = TypeVar("T", default=Config)
@@ -154,6 +155,7 @@ def check(config: Config) -> None:
             "state's actions is better."
         )
     link_weights(config)
+    check_loads(config)
     if config.logger.mode != "disabled" and not PROJECT.fullmatch(config.logger.project):
         raise ConfigError(
             f"logger.project={config.logger.project} is no name for W&B: up to 128 characters without / \\ # ? % :"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -363,12 +364,15 @@ def test_a_checkpoint_of_other_shapes_is_refused(finished, change, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    ["network.width=16", "scenario.uplink_users=4", "trainer.num_envs=4", "ddpg.gamma=0.5", "reward.case=raw_gdm"],
+    [
+        *("network.width=16", "scenario.uplink_users=4", "scenario.loads=4+4", "trainer.num_envs=4"),
+        *("ddpg.gamma=0.5", "reward.case=raw_gdm"),
+    ],
 )
 def test_a_run_does_not_go_on_with_what_it_is_tied_to_changed(run, change):
     before = (run / "config.yaml").read_text()
     key, _, value = change.partition("=")
-    with pytest.raises(CheckpointError, match=rf"cannot go on with {key}={value}"):
+    with pytest.raises(CheckpointError, match=re.escape(f"cannot go on with {key}={value}")):
         train_command([f"resume={run}", change])
     assert (run / "config.yaml").read_text() == before
 

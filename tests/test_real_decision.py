@@ -53,7 +53,7 @@ def largest_difference(agent: D2RL, best_of: int, batch: int = 5) -> float:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("best_of", [1, 3])
-@pytest.mark.parametrize("head", ["structured", "beamforming"])
+@pytest.mark.parametrize("head", ["structured", "switching", "beamforming"])
 @pytest.mark.parametrize("network", ["link_graph", "mlp"])
 @pytest.mark.parametrize("diffusion", [False, True], ids=["deterministic", "diffusion"])
 def test_real_decisions_equal_complex_ones(diffusion, network, head, best_of, cell):

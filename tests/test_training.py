@@ -125,6 +125,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, uninterrupted, tmp_path
     assert differences(best[0]["state_dict"], best[1]["state_dict"]) == []
 
 
+def test_a_run_over_several_loads_goes_on_in_every_world(tiny, tmp_path):
+    """From each of its checkpoints, which were written with another world next."""
+    config = tiny(*EVERYTHING, "scenario.loads=2+2,5+4", "scenario.head=switching")
+    whole = start(config, tmp_path / "whole")
+    assert len(load_checkpoint(whole.run.last)["d2rl"]["loads"]) == 2
+    for stage, updates in (("reward", 4), ("state", 8)):
+        begun = whole.run.checkpoints / f"stage-{stage}.ckpt"
+        assert load_checkpoint(begun)["d2rl"]["updates"] == updates
+        start(config, tmp_path / stage, begun)
+        assert differences(contents(tmp_path / stage / "checkpoints/last.ckpt"), contents(whole.run.last)) == []
+
+
 @pytest.mark.parametrize("stage", ["reward", "state"])
 def test_a_run_can_be_resumed_where_a_stage_began(tiny, uninterrupted, tmp_path, stage):
     """Into a directory of its own, the first one being left as it is."""

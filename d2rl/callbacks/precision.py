@@ -52,7 +52,7 @@ class MixedPrecision(Callback):
         self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         """Count what was skipped and refused since the last time; stop when that was everything."""
-        skipped, refused = int(agent.skipped_steps()), total(agent.replay.refused_transitions(), agent.device)
+        skipped, refused = int(agent.skipped_steps()), total(agent.refused_transitions(), agent.device)
         if skipped:
             self.skipped += skipped
             self._report(

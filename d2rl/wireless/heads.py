@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,6 +111,23 @@ class StructuredHead:
         return torch.cat(strength, dim=-1), share, torch.sigmoid(offset + slope * up[..., 0])
 
 
+class SwitchingHead(StructuredHead):
+    r"""A :class:`StructuredHead` that can silence uplink users.
+
+    .. math:: p = \frac{\sigma(2 + 6 a) - \sigma(-4)}{\sigma(8) - \sigma(-4)}
+
+    runs from exactly 0 to exactly 1. The floor of -17 dB that it takes away is far above noise, and with more uplink
+    users than antennas not every user can be served: those that are left out must be silent.
+    """
+
+    def read(self, action: Tensor, downlink_users: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`StructuredHead.read`, with p from exactly 0 to exactly 1."""
+        strength, share, power = super().read(action, downlink_users)
+        offset, slope = self.power_slope
+        low, high = (1 / (1 + math.exp(-end)) for end in (offset - slope, offset + slope))
+        return strength, share, ((power - low) / (high - low)).clamp(0, 1)
+
+
 class BeamformingHead:
     """The paper's head: real and imaginary parts of W, scaled to the power ball, and p.
 
@@ -170,15 +188,17 @@ def leakage_directions(channels: ChannelState, combiners: Tensor | None = None) 
 
 
 def make_head(name: str, transmit_antennas: int) -> ActionHead:
-    """The head called ``structured`` or ``beamforming``.
+    """The head called ``structured``, ``switching`` or ``beamforming``.
 
     :raises ValueError: another name
     """
     if name == "structured":
         return StructuredHead()
+    if name == "switching":
+        return SwitchingHead()
     if name == "beamforming":
         return BeamformingHead(transmit_antennas)
-    raise ValueError(f"action head {name!r} is unknown; choose structured or beamforming")
+    raise ValueError(f"action head {name!r} is unknown; choose structured, switching or beamforming")
 
 
 def _bounded(action: Tensor, channels: ChannelState, layout: ActionLayout) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless import BeamformingHead, ChannelState, StructuredHead, link_rates, make_head, zf
-from d2rl.wireless.heads import ActionLayout, beam_basis, leakage_directions, uplink_combiners
+from d2rl.wireless.heads import ActionLayout, SwitchingHead, beam_basis, leakage_directions, uplink_combiners
 
-HEADS = ["structured", "beamforming"]
+HEADS = ["structured", "switching", "beamforming"]
 
 
 def rank_one(channels: ChannelState) -> ChannelState:
@@ -140,6 +140,33 @@ def test_structured_uplink_power_rises_with_its_number_from_faint_to_full(channe
     assert (power.diff(dim=0) >= 0).all()
     assert (power[0] < 0.05).all()
     assert (power[-1] > 0.99).all()
+
+
+def test_switched_uplink_power_is_zero_at_the_low_end_full_at_the_high_one_and_elsewhere_nearly_the_structured_one(
+    channels,
+):
+    action = torch.zeros(16, 10, 2)
+    action[:, :, 0] = torch.linspace(-1, 1, 16)[:, None]
+    _, power = SwitchingHead().decode(channels, action.flatten(1))
+    _, structured = StructuredHead().decode(channels, action.flatten(1))
+    assert (power[0] == 0).all()
+    assert (power[-1] == 1).all()
+    assert (power.diff(dim=0) > 0).all()
+    assert (power - structured).abs().max() < 0.02
+
+
+def test_switched_off_users_leave_the_others_their_interference_free_rates(make_channels):
+    """Beyond the antennas' degrees of freedom a floor of power, however small, would be heard."""
+    channels = make_channels(8, downlink_users=1, uplink_users=12)
+    action = torch.ones(8, 13, 2)
+    action[:, 4:, 0] = -1
+    alone = dataclasses.replace(channels, uplink=channels.uplink[:, :3], cross=channels.cross[:, :3])
+    rates = link_rates(channels, *SwitchingHead().decode(channels, action.flatten(1)))
+    heard = link_rates(channels, *StructuredHead().decode(channels, action.flatten(1)))
+    precoder, power = SwitchingHead().decode(channels, action.flatten(1))
+    expected = link_rates(alone, precoder, power[:, :3])
+    torch.testing.assert_close(rates[:, :4], expected, atol=1e-4, rtol=1e-4)
+    assert (heard[:, 1:4].sum(-1) < 0.8 * expected[:, 1:4].sum(-1)).all()
 
 
 def test_structured_beams_spend_the_whole_power(channels):
@@ -312,5 +339,5 @@ def test_an_action_that_does_not_fit_is_refused_with_its_shape(channels, name, w
 
 
 def test_an_unknown_head_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'strutured' is unknown; choose structured or beamforming"):
+    with pytest.raises(ValueError, match="'strutured' is unknown; choose structured, switching or beamforming"):
         make_head("strutured", 8)
