@@ -28,7 +28,7 @@ from d2rl.replay import ReplayBuffer
 from d2rl.sections import Sections
 from d2rl.world import make_worlds
 
-HELD_OUT = 64  # states that SENPNN is judged on
+HELD_OUT = 16  # states that SENPNN is judged on
 
 
 class D2RL(L.LightningModule):
@@ -36,7 +36,8 @@ class D2RL(L.LightningModule):
 
     Callbacks steer it through ``stages`` (which explorers take part), ``chi`` (probability that a state
     is replaced), ``autocast_type`` (precision of the networks) and ``sections`` (timing); the module
-    itself computes. One training step makes ``trainer.updates_per_step`` interactions and updates.
+    itself computes. One training step makes ``trainer.updates_per_step`` updates, and a slot before every
+    ``trainer.updates_per_slot`` of them.
 
     :param config: everything a run needs
     """
@@ -164,12 +165,14 @@ class D2RL(L.LightningModule):
         self.stages[name] = True
 
     def training_step(self, batch: Any, batch_index: int) -> None:
-        """Several interactions, each followed by one update, in one world; the next step takes the next world."""
-        self.visited = self.updates // self.config.trainer.updates_per_step % len(self.worlds)
+        """Several updates in one world, with a slot before every few; the next step takes the next world."""
+        trainer = self.config.trainer
+        self.visited = self.updates // trainer.updates_per_step % len(self.worlds)
         self.schedule_rates()
         self.chain_factors = self.senpnn.chain_factors() if self.stages["state"] else None
-        for _ in range(self.config.trainer.updates_per_step):
-            self.interact()
+        for update in range(trainer.updates_per_step):
+            if update % trainer.updates_per_slot == 0:
+                self.interact()
             self.learn()
         if self.config.stages.state is not None:
             distributed.average_(*self.senpnn.networks.buffers())
@@ -274,16 +277,13 @@ class D2RL(L.LightningModule):
             return {}
         batch = {"rates": rates, "reference": observation.reference, "weights": observation.weights}
         measured = self.case_reward(batch)
-        trusted = self.trusts_generated
-        if not trusted and self.updates % self.config.reward.every:
-            return {"generated": measured}  # its rewards are looked at only as often as it learns
         with self.sections("renpnn"), self.autocast():
             generated = self.renpnn.generate(observation, view, self.config.reward.samples, self.generator)
         if view.shape[1] > 1:
             ranks = rank_correlation(worth(generated, observation.weights), worth(measured, observation.weights))
             self.means.add("renpnn/rank_correlation", ranks)
         # nothing that was not trusted when it was generated may be learned from later
-        return {"generated": generated if trusted else measured}
+        return {"generated": generated if self.trusts_generated else measured}
 
     @property
     def generates_reward(self) -> bool:

@@ -84,10 +84,10 @@ class DDPGConfig:
     """The learner that every variant shares."""
 
     gamma: float = option(0.0, "discount; channels do not depend on actions, so 0 is best", low=0, below=1)
-    batch: int = option(16, "states in an update of the policy", low=1, high=10**6)
+    batch: int = option(32, "states in an update of the policy", low=1, high=10**6)
     critic_batch: int = option(64, "states in an update of the critic", low=1)
     replay: int = option(8192, "states kept of each load", low=1, high=10**9)
-    actor_rate: float = option(5e-3, "learning rate of the policy", above=0, high=1)
+    actor_rate: float = option(8e-3, "learning rate of the policy", above=0, high=1)
     critic_rate: float = option(1e-2, "learning rate of the critic", above=0, high=1)
     target_rate: float = option(0.01, "tau, step of the target networks", above=0, high=1)
     warmup_updates: int = option(5, "slots at the start in which the critic alone learns", low=0)
@@ -96,7 +96,7 @@ class DDPGConfig:
     noise_end: float = option(0.1, "the same at the end of training", low=0, high=10)
     rate_end: float = option(0.1, "learning rates at the end of training, as a part of the start", above=0, high=1)
     analytic: bool = option(False, "differentiate the simulator instead of a critic (the ceiling, no RL)")
-    saturation_penalty: float = option(3e-3, "weight of the squared output before tanh", low=0, high=1e3)
+    saturation_penalty: float = option(1e-2, "weight of the squared output before tanh", low=0, high=1e3)
     reward_scale: float = option(10.0, "bit/s/Hz of sum rate that count as one", low=1e-3, high=1e6)
 
 
@@ -111,7 +111,7 @@ class AENPNNConfig:
         choices=("chain", "weighted", "mixed"),
     )
     samples: int = option(
-        4, "M_c, actions drawn for one state by the chain objective; better ones weigh more", low=1, high=1024
+        2, "M_c, actions drawn for one state by the chain objective; better ones weigh more", low=1, high=1024
     )
     gradient_steps: int = option(1, "last steps of the chain that are trained, in turn, by the chain objective", low=1)
     candidates: int = option(4, "M_a, actions measured for one state", low=1, high=1024)
@@ -140,7 +140,7 @@ class SENPNNConfig:
 
     steps: int = option(6, "P, denoising steps", low=1, high=1000)
     corrupt: int = option(0, "step p to which a real state is corrupted; 0 is P", low=0)
-    rate: float = option(3e-3, "learning rate", above=0, high=1)
+    rate: float = option(1e-2, "learning rate", above=0, high=1)
     width: int = option(64, "of its hidden layers", low=1, high=4096)
     every: int = option(8, "updates of the agent for each update of the explorer", low=1)
 
@@ -172,7 +172,8 @@ class TrainerConfig:
     epochs: int = option(10, "length of the run", low=1)
     updates_per_epoch: int = option(100, "updates in an epoch", low=1)
     updates_per_step: int = option(10, "updates in one training step, after which metrics are logged", low=1)
-    num_envs: int = option(16, "cells simulated side by side, over all processes", low=1, high=10**6)
+    updates_per_slot: int = option(5, "updates learned from the replay for each slot of the cells; a training step begins with one", low=1)
+    num_envs: int = option(32, "cells simulated side by side, over all processes", low=1, high=10**6)
     accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
     strategy: str = option("auto", "auto: ddp where there are several devices or nodes", choices=("auto", "ddp"))
     devices: int = option(1, "processes on each node, one for each GPU", low=1, high=1024)
