@@ -128,13 +128,13 @@ def test_a_reward_explorer_of_another_case_learns_in_its_own_unit(tiny, before):
     assert agent.renpnn.spread != spread
 
 
-def test_a_run_that_started_so_is_resumed_and_evaluated_without_the_file(tiny, tiny_arguments, before, tmp_path):
+def test_a_run_that_started_so_is_resumed_without_the_file(tiny, before, tmp_path):
     folder = tmp_path / "initial"
     folder.mkdir()
     file = folder / "a.ckpt"
     file.write_bytes((before["full"] / "checkpoints/last.ckpt").read_bytes())
     run = tmp_path / "run"
-    train_command([*tiny_arguments, *EXPLORERS, f"initial={file}", f"run_dir={run}"])
+    begin(tiny(*EXPLORERS, f"initial={file}"), run)
     file.unlink()
     train_command([f"resume={run}", "trainer.epochs=3"])
     assert rows(run)[-1]["charts/updates"] == "12.0"
