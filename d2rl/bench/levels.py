@@ -62,7 +62,8 @@ def time_back(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any] | Non
 
     The level of an algorithm is the interquartile mean over seeds of its final gap closed, trained from scratch;
     ``own`` asks for that of the same algorithm, ``best`` for the highest. ``ratio`` is over training from scratch of
-    the same algorithm (own) or over the benchmark's baseline (best). ``before`` is the gap closed before the first
+    the same algorithm (own) or over the benchmark's baseline (best); ``ratio_below`` bounds it where that ended before
+    it got there. ``before`` is the gap closed before the first
     update; where that is above the level, the time is 0.
 
     :param results: of one scenario
@@ -86,8 +87,15 @@ def time_back(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any] | Non
     def to_level(name: str, algorithm: str, over: str) -> dict[str, Any]:
         found, level = times(name, levels[algorithm]), levels[algorithm]
         compared = ratio(found, times(over, level)) if over in curves and over != name else Estimate(None, (None, None))
+        below = None
+        if over in curves and compared.value is None and over != name:
+            ended = [
+                one.total_seconds for one, time in zip(of[over], times(over, level), strict=True) if math.isinf(time)
+            ]
+            value = estimate(found).value
+            below = value / min(ended) if ended and value is not None else None
         reached = {"reached": sum(map(math.isfinite, found)), "of": len(found)}
-        return {"level": level, **_plain(estimate(found)), **reached, "ratio": _plain(compared)}
+        return {"level": level, **_plain(estimate(found)), **reached, "ratio": _plain(compared), "ratio_below": below}
 
     variants: dict[str, Any] = {}
     for name in curves:
@@ -123,7 +131,10 @@ first update, too: where it is above the level already, the time is 0. Training 
 def _back(found: dict[str, Any] | None) -> str:
     if found is None:
         return "- | - | -"
-    return f"{found['level']:.3f} | {_shown(found, 1)}, {found['reached']}/{found['of']} | {_shown(found['ratio'], 2)}"
+    compared, below = _shown(found["ratio"], 2), found["ratio_below"]
+    if below is not None:
+        compared = f"< {below:.2f}" if below else "0"
+    return f"{found['level']:.3f} | {_shown(found, 1)}, {found['reached']}/{found['of']} | {compared}"
 
 
 def _curve(folder: Path) -> Curve:

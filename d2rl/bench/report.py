@@ -96,7 +96,7 @@ def _ratios(matrix: Matrix, scenario: dict[str, Any]) -> list[str]:
 
 def _ratio(value: float | None, interval: Sequence[float | None], below: float | None = None) -> str:
     if value is None:
-        return "-" if below is None else f"< {below:.2f}"
+        return "-" if below is None else f"< {below:.2f}" if below else "0"
     return f"{value:.2f}{_interval(interval, 2)}"
 
 

@@ -66,6 +66,8 @@ def test_levels_are_those_of_training_from_scratch_and_time_0_counts(matrix, res
     assert own["full_on"]["ratio"]["value"] == pytest.approx(0.2)
     assert (best["ddpg"]["value"], best["ddpg"]["reached"], best["ddpg"]["of"]) == (None, 0, 2)
     assert best["full_on"]["ratio"]["value"] is None  # the baseline never got there
+    assert best["full_on"]["ratio_below"] == pytest.approx(1 / 40)  # in 40 s of training
+    assert own["full_on"]["ratio_below"] is None
     assert back["variants"]["full_on"]["before"]["value"] == pytest.approx(0.95)
     assert back["variants"]["full"]["before"]["value"] is None
 
