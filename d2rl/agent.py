@@ -90,6 +90,8 @@ class D2RL(L.LightningModule):
         self.updates = self.environment_steps = 0
         self.processes = 1
         self.fallback = False
+        self.brought = dict.fromkeys(self.stages, False)
+        self.calibrated = False
         self.wandb_id: str | None = None
         self.resumed: dict[str, Any] | None = None
         self.skipped: Tensor | float = 0.0
@@ -160,7 +162,7 @@ class D2RL(L.LightningModule):
 
     def begin_stage(self, name: str) -> None:
         """Let ``action``, ``reward`` or ``state`` exploration take part from now on."""
-        if name == "action" and self.updates:
+        if name == "action" and not self.brought["action"] and (self.updates or self.config.initial):
             self.aenpnn.encoder.load_state_dict(self.actor.encoder.state_dict())
         self.stages[name] = True
 
@@ -332,12 +334,17 @@ class D2RL(L.LightningModule):
         return batch["generated"] if self.trusts_generated else self.measured_reward(batch)
 
     def calibrate(self) -> None:
-        """Set critic and RENPNN to the level of the first rewards."""
+        """Set critic and RENPNN to the level of the first rewards.
+
+        Of a critic that came from a checkpoint this moves the constant alone, on which no choice between actions
+        depends; a RENPNN that came from one keeps the unit in which it has learned.
+        """
         observation, batch = self.draw(self.config.ddpg.critic_batch)
         measured = self.measured_reward(batch)
         if bool(measured.isfinite().all()):
             self.critic.calibrate(observation, batch["view"], measured)
-            self.renpnn.calibrate(self.case_reward(batch))
+            if not self.calibrated:
+                self.renpnn.calibrate(self.case_reward(batch))
         distributed.average_(self.critic.out.bias, self.renpnn.centre, self.renpnn.spread)
 
     def update_critic(self) -> None:
@@ -528,6 +535,23 @@ class D2RL(L.LightningModule):
                 "serves any number of users and antennas."
             ) from None
         self.stages = dict(checkpoint["d2rl"]["stages"])
+
+    def start_from(self, checkpoint: dict[str, Any], name: str) -> None:
+        """Begin a new run with the weights of a checkpoint; counters, world, replay and optimizers are new.
+
+        Stages that it had begun begin with this run, where that plans them.
+
+        :param name: of the file, for messages
+        :raises CheckpointError: weights of other shapes, or a policy that this run would not use
+        """
+        self.load_weights(checkpoint, name)
+        self.brought, self.stages = self.stages, dict.fromkeys(self.stages, False)
+        self.calibrated = checkpoint["d2rl"]["config"]["reward"]["case"] == self.config.reward.case
+        if self.brought["action"] and self.config.stages.action is None:
+            raise CheckpointError(
+                f"{name} holds a policy of AENPNN, which stages.action=null leaves out; set stages.action=0, or give a "
+                "checkpoint of a deterministic actor."
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` kept; the world waits until the device is known."""

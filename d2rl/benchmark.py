@@ -31,10 +31,11 @@ def benchmark_command(arguments: list[str]) -> None:
         results = [read_result(cell) for cell in matrix.cells if cell not in failed]
         if results:
             summary = summarize(matrix, results)
+            figures = draw_figures(matrix, results, summary)
             write_cells(matrix.out / "cells.csv", results, failed)
             write_json(matrix.out / "summary.json", summary)
             command = shlex.join(["python", "-m", "d2rl.benchmark", *arguments])
-            write_report(matrix.out / "report.md", matrix, summary, command, draw_figures(matrix, results), failed)
+            write_report(matrix.out / "report.md", matrix, summary, command, figures, failed)
             console.print(f"report: {matrix.out / 'report.md'}", markup=False, soft_wrap=True)
     if failed:
         raise BenchmarkError(

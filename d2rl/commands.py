@@ -29,23 +29,23 @@ from d2rl.run_directory import RUNS, RunDirectory, find_checkpoint, run_of, writ
 from d2rl.scheduling import proportional_fair
 from d2rl.schema import leaves
 from d2rl.settings import check, conf_name, link_weights, load, to_yaml
-from d2rl.training import accelerator_device, decision_rule, train
+from d2rl.training import SHAPES, accelerator_device, decision_rule, start_from, train
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
 BOUND = (  # what stored weights, replay and world are tied to
-    *(f"scenario.{key}" for key in (*CELL, "head", "loads", "stored_states", "channel_bank")),
-    *(f"network.{key}" for key in ("kind", "width", "layers", "critic")),
-    *("action.steps", "action.candidates", "reward.case", "reward.steps", "state.steps", "state.width"),
-    *("ddpg.gamma", "trainer.num_envs"),
+    *(f"scenario.{key}" for key in (*CELL, "loads", "stored_states", "channel_bank")),
+    *SHAPES,
+    *("action.candidates", "reward.case", "ddpg.gamma", "trainer.num_envs"),
 )
 
 
 def train_command(arguments: list[str]) -> None:
-    """python train.py conf=NAME [key=value ...] [run_dir=PATH] [resume=PATH]
+    """python train.py conf=NAME [key=value ...] [run_dir=PATH] [resume=PATH | initial=PATH]
 
     Trains an agent; conf=NAME is a file in conf/. A resumed run goes on exactly where its last
     checkpoint was written, with that checkpoint's configuration and the overrides given here.
+    initial=PATH is a new run that starts from the weights of another, such as after a change of the cell.
     """
     _quiet()
     config, checkpoint = _configuration(arguments)
@@ -59,6 +59,8 @@ def train_command(arguments: list[str]) -> None:
         except InputError as error:
             raise ConfigError(f"scenario.channel_bank: {error.args[0]}") from None
     resumed = str(checkpoint) if checkpoint else None
+    if config.initial and not resumed:
+        start_from(D2RL(config), config.initial)
     if launch_rank(config.trainer) > 0:
         _assist(config, resumed)
         return
@@ -144,6 +146,11 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
     asked = load(arguments)
     if asked.resume is None:
         return asked, None
+    if asked.initial is not None:
+        raise ConfigError(
+            f"resume={asked.resume} goes on with a run and initial={asked.initial} starts a new one; leave one of them "
+            "out."
+        )
     try:
         path = find_checkpoint(asked.resume, prefer="last")
         saved = config_of(load_checkpoint(path))

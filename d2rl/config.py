@@ -229,3 +229,6 @@ class Config:
     seed: int = option(0, "of everything but the evaluation drops", low=0)
     run_dir: str | None = option(None, "where the run writes; null: runs/<conf>-<time>")
     resume: str | None = option(None, "checkpoint or run directory to continue exactly")
+    initial: str | None = option(
+        None, "checkpoint or run directory whose weights a new run starts from; null: drawn anew"
+    )

@@ -26,14 +26,20 @@ from d2rl.callbacks import (
     TrainingProgress,
 )
 from d2rl.callbacks.precision import TYPES
-from d2rl.checkpoint import CheckpointFiles, load_checkpoint
+from d2rl.checkpoint import CheckpointFiles, config_of, load_checkpoint
 from d2rl.config import Config, TrainerConfig
 from d2rl.distributed import launch_rank, strategy
 from d2rl.errors import CheckpointError, ConfigError, RunError
 from d2rl.evaluation import DecisionRule, Evaluation
-from d2rl.run_directory import RunDirectory
+from d2rl.run_directory import RunDirectory, find_checkpoint
+from d2rl.schema import leaves
 from d2rl.settings import processes
 from d2rl.tracking import CsvLogger, make_loggers, wandb_id
+
+SHAPES = (  # what the shapes and the meaning of weights follow from, beside the cell
+    *("scenario.head", "network.kind", "network.width", "network.layers", "network.critic"),
+    *("action.steps", "reward.steps", "state.steps", "state.width"),
+)
 
 
 @dataclass
@@ -61,6 +67,8 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
     L.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no larger one
     agent = D2RL(config)
     wandb, steps = _begun(agent, checkpoint) if checkpoint else (None, None)
+    if config.initial and not checkpoint:
+        start_from(agent, config.initial)
     first = launch_rank(trainer_config) == 0
     loggers = make_loggers(config, run, asdict(config), wandb) if first else []
     agent.wandb_id = wandb_id(loggers)
@@ -122,6 +130,26 @@ def _begun(agent: D2RL, checkpoint: str) -> tuple[str | None, int]:
     _check_processes(1 + len(content["d2rl"].get("others", [])), agent.config.trainer)
     agent.load_weights(content, checkpoint)
     return content["d2rl"].get("wandb"), content["d2rl"]["environment_steps"]
+
+
+def start_from(agent: D2RL, initial: str) -> None:
+    """Give a new agent the weights of ``initial``, a checkpoint or a run directory, as ``eval.py`` finds them.
+
+    :raises CheckpointError: it cannot be read, or does not fit the agent's configuration
+    """
+    try:
+        path = find_checkpoint(initial, prefer="best")
+        content = load_checkpoint(path)
+        before, now = leaves(config_of(content)), leaves(agent.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"initial={initial}: {error.args[0]}") from None
+    for key in SHAPES:
+        if now[key].value != before[key].value:
+            raise CheckpointError(
+                f"initial={initial}: its weights were made with {key}={before[key].value} and cannot start a run with "
+                f"{now[key].value}; set {key}={before[key].value}."
+            )
+    agent.start_from(content, f"initial={path}")
 
 
 def _keep_last(trainer: L.Trainer, run: RunDirectory) -> None:

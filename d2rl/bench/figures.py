@@ -17,12 +17,18 @@ from d2rl.plots import COLOURS, plt, read_metrics
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # seconds, gap closed
 TOGETHER = 6  # curves that one panel can hold; more get a panel each, beside the baseline
+BACK_FIGURE = "retraining"
 LABELS = {"wmmse": "WMMSE", "rzf": "RZF", "zf": "ZF", "mrt": "MRT", "random": "random"}
 
 
-def draw_figures(matrix: Matrix, results: Sequence[Result]) -> list[Path]:
+def draw_figures(matrix: Matrix, results: Sequence[Result], summary: dict[str, Any]) -> list[Path]:
     """All figures that the results allow; those of further scenarios have the scenario's name at the end."""
     paths = []
+    back = _back({name: one["retraining"] for name, one in summary["scenarios"].items() if "retraining" in one}, matrix)
+    if back is not None:
+        paths.append(matrix.out / f"{BACK_FIGURE}.png")
+        back.savefig(paths[-1], dpi=150)
+        plt.close(back)
     for index, scenario in enumerate(matrix.scenarios):
         of = {name: [r for r in results if (r.variant, r.scenario) == (name, scenario)] for name in matrix.variants}
         of = {name: some for name, some in of.items() if some}
@@ -120,6 +126,43 @@ def _sections(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     axes.set_xlabel("total training time (s)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def _back(scenarios: dict[str, Any], matrix: Matrix) -> Any:
+    """Time back to the best level, one group of bars for each scenario; hatched where fewer than half got there."""
+    if not scenarios:
+        return None
+    names = list(dict.fromkeys(name for one in scenarios.values() for name in one["variants"]))
+    found = {(s, name): v["best"] for s, one in scenarios.items() for name, v in one["variants"].items()}
+    longest = max((one["value"] for one in found.values() if one["value"] is not None), default=1.0) or 1.0
+    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.26 * len(names) * len(scenarios)), constrained_layout=True)
+    height = 0.8 / len(names)
+    for row, scenario in enumerate(scenarios):
+        for index, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
+            if (one := found.get((scenario, name))) is None:
+                continue
+            label, place = matrix.variants[name].title if row == 0 else None, row + (index + 0.5) * height - 0.4
+            if one["value"] is None:
+                axes.barh(place, 1.05 * longest, height, color="none", edgecolor=colour, hatch="///", label=label)
+                text = f"not reached, {one['reached']}/{one['of']}"
+                axes.annotate(
+                    text, (1.05 * longest, place), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center"
+                )
+                continue
+            axes.barh(place, one["value"], height, color=colour, label=label)
+            low, high = one["ci"]
+            if low is not None and high is not None:
+                axes.plot((low, high), (place, place), color="0.2", linewidth=1)
+            text = f"{one['value']:.1f}, {one['reached']}/{one['of']}"
+            edge = max(one["value"], high or 0)
+            axes.annotate(text, (edge, place), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center")
+    axes.set_yticks(range(len(scenarios)), list(scenarios))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.3 * longest)
+    axes.set_xlabel("training time to 0.95 of the best level from scratch (s), seeds that got there")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 

@@ -47,7 +47,9 @@ RESTARTS = 3  # of a cell whose worker or node is lost
 
 
 class RayLauncher:
-    """A Ray task for each cell; ``out`` must lie on a file system that all nodes share.
+    """A Ray task for each cell; ``out`` must lie on a file system that all nodes share, at the same path.
+
+    There a cell that starts from another finds its checkpoint.
 
     It joins the cluster that RAY_ADDRESS names or that runs on this machine, else starts one here. A cell whose node
     is lost begins anew on another; one that fails by itself does not.

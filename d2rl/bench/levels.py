@@ -1,4 +1,4 @@
-"""How soon others reach the best level that a learner ever reaches."""
+"""How soon learners reach a level that is not known beforehand: another's best, or that of before a change."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from d2rl.bench.estimates import Estimate, estimate, interquartile_mean, ratio
+from d2rl.bench.matrix import Matrix
 from d2rl.bench.results import Result
 from d2rl.errors import InputError
 from d2rl.plots import read_metrics
 
 Curve = list[tuple[float, ...]]  # seconds, gap closed
+BACK = 0.95  # part of a level at which a policy counts as being back
 
 
 def time_to_levels(results: Sequence[Result], beside: str | None = None) -> dict[str, Any]:
@@ -53,6 +55,86 @@ def levels_table(levels: dict[str, Any], titles: dict[str, str]) -> str:
             for other, found in one["others"].items()
         ]
     return "\n".join(["", *lines, ""])
+
+
+def time_back(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any] | None:
+    """How soon the variants of one scenario reach 0.95 of what training from scratch reaches there at its end.
+
+    The level of an algorithm is the interquartile mean over seeds of its final gap closed, trained from scratch;
+    ``own`` asks for that of the same algorithm, ``best`` for the highest. ``ratio`` is over training from scratch of
+    the same algorithm (own) or over the benchmark's baseline (best); ``ratio_below`` bounds it where that ended before
+    it got there. ``before`` is the gap closed before the first
+    update; where that is above the level, the time is 0.
+
+    :param results: of one scenario
+    :returns: None if nothing was continued there
+    """
+    of = {name: [result for result in results if result.variant == name] for name in matrix.variants}
+    origin = {name: v.initial.variant for name, v in matrix.variants.items() if v.initial and of[name]}
+    levels = {
+        name: BACK * float(interquartile_mean([result.gap_closed for result in of[name]]))
+        for name in dict.fromkeys(origin.values())
+        if of[name]
+    }
+    if not levels:
+        return None
+    best = max(levels, key=levels.__getitem__)
+    curves = {name: [_curve(result.folder) for result in of[name]] for name in (*levels, *origin)}
+
+    def times(name: str, level: float) -> list[float]:
+        return [_time_to(curve, level) for curve in curves[name]]
+
+    def to_level(name: str, algorithm: str, over: str) -> dict[str, Any]:
+        found, level = times(name, levels[algorithm]), levels[algorithm]
+        compared = ratio(found, times(over, level)) if over in curves and over != name else Estimate(None, (None, None))
+        below = None
+        if over in curves and compared.value is None and over != name:
+            ended = [
+                one.total_seconds for one, time in zip(of[over], times(over, level), strict=True) if math.isinf(time)
+            ]
+            value = estimate(found).value
+            below = value / min(ended) if ended and value is not None else None
+        reached = {"reached": sum(map(math.isfinite, found)), "of": len(found)}
+        return {"level": level, **_plain(estimate(found)), **reached, "ratio": _plain(compared), "ratio_below": below}
+
+    variants: dict[str, Any] = {}
+    for name in curves:
+        algorithm = origin.get(name, name)
+        before = [curve[0][1] for curve in curves[name]] if name in origin else []
+        own = to_level(name, algorithm, algorithm) if algorithm in levels else None
+        highest = to_level(name, best, matrix.baseline)
+        variants[name] = {"from": origin.get(name), "before": _plain(estimate(before)), "own": own, "best": highest}
+    return {"part": BACK, "best": best, "variants": variants}
+
+
+def retraining_table(scenarios: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    """The same of all scenarios as lines of Markdown; none where nothing was continued."""
+    lines = []
+    for scenario, summary in scenarios.items():
+        for name, one in summary.get("retraining", {"variants": {}})["variants"].items():
+            before = "-" if one["before"]["value"] is None else f"{one['before']['value']:.3f}"
+            own, best = (_back(one[key]) for key in ("own", "best"))
+            lines.append(f"| {scenario} | {titles[name]} | {before} | {own} | {best} |")
+    if not lines:
+        return []
+    columns = "level | s | over from scratch | level of the best | s | over the baseline"
+    head = [f"| scenario | variant | gap closed at update 0 | {columns} |", "| --- | --- " + "| ---: " * 7 + "|"]
+    return ["## Back to the level after a change", "", *head, *lines, "", AFTER_A_CHANGE, ""]
+
+
+AFTER_A_CHANGE = f"""\
+A level is {BACK:g} of the gap closed that training from scratch of the same algorithm reaches at its end in the changed
+environment, or of the highest that any of the algorithms reaches so. A policy that is continued is evaluated before its
+first update, too: where it is above the level already, the time is 0. Training before the change is not counted."""
+
+
+def _back(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "- | - | -"
+    compared, below = _shown(found["ratio"], 2), found["ratio_below"]
+    if below is not None:
+        compared = f"< {below:.2f}" if below else "0"
+    return f"{found['level']:.3f} | {_shown(found, 1)}, {found['reached']}/{found['of']} | {compared}"
 
 
 def _curve(folder: Path) -> Curve:

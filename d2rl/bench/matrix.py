@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from d2rl.settings import check, load
 
 PLACES = (Path("conf/benchmarks"), Path(__file__).resolve().parents[2] / "conf" / "benchmarks")
 NAME = re.compile(r"\w[\w.]*")  # no dash: it joins the parts of a cell's name
-OF_THE_CELL = ("seed", "run_dir", "resume", "logger.mode", "trainer.progress")
-FORM = "a list of key=value, or a section with conf, set and title"
+OF_THE_CELL = ("seed", "run_dir", "resume", "initial", "logger.mode", "trainer.progress")
+FORM = "a list of key=value, or a section with conf, set, title and initial"
+KEYS = ("conf", "set", "title", "initial")  # of a variant's section
+START = ("variant", "scenario")  # keys of its initial
+DEFAULT = "default"  # scenario of a matrix without scenarios, and of an initial that names none
 
 
 @dataclass
@@ -42,12 +45,21 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True)
+class Start:
+    """The finished cell of the same seed whose weights a cell starts from."""
+
+    variant: str
+    scenario: str
+
+
+@dataclass(frozen=True)
 class Variant:
-    """One algorithm: its conf, what it overrides, and its name in figures."""
+    """One algorithm: its conf, what it overrides, its name in figures, and what it starts from (None: nothing)."""
 
     conf: str
     overrides: tuple[str, ...]
     title: str
+    initial: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -55,9 +67,11 @@ class Cell:
     """One training run.
 
     :param arguments: of train.py, without run_dir
-    :param fingerprint: of the resolved configuration; a result with another one is out of date
+    :param fingerprint: of the resolved configuration and of the cell it starts from; a result with another one is out
+        of date
     :param references: whether it also times the references' decisions
     :param policy: name of what it trains in its eval.json
+    :param needs: name of the cell that it starts from, None where its weights are drawn anew
     """
 
     variant: str
@@ -69,6 +83,7 @@ class Cell:
     fingerprint: str
     references: bool
     policy: str = "d2rl"
+    needs: str | None = None
 
     @property
     def name(self) -> str:
@@ -112,10 +127,14 @@ def read_matrix(arguments: Sequence[str]) -> Matrix:
     return _Reader(path, config, everywhere).matrix(name)
 
 
-def fingerprint(config: Config) -> str:
-    """Same for two configurations that train the same agent, wherever they write."""
-    same = asdict(replace(config, run_dir=None, resume=None))
-    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+def fingerprint(config: Config, initial: str | None = None) -> str:
+    """Same for two configurations that train the same agent, wherever they write.
+
+    :param initial: fingerprint of the cell whose weights it starts from
+    """
+    same = asdict(replace(config, run_dir=None, resume=None, initial=None))
+    text = json.dumps([same, initial] if initial else same, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _file(own: Sequence[str]) -> tuple[str, Path]:
@@ -147,18 +166,46 @@ class _Reader:
             self._choice(key, getattr(config, key), variants)
         scenarios = {
             key: self._overrides(f"scenarios.{key}", value)
-            for key, value in (self._named("scenarios", config.scenarios) or {"default": []}).items()
+            for key, value in (self._named("scenarios", config.scenarios) or {DEFAULT: []}).items()
         }
-        cells = [
-            cell
+        drawn: dict[tuple[str, str], list[Cell]] = {
+            (scenario, key): self._cells(out, key, variant, scenario, world)
             for scenario, world in scenarios.items()
             for key, variant in variants.items()
-            for cell in self._cells(out, key, variant, scenario, world)
-        ]
+            if variant.initial is None
+        }
+        cells = []
+        for scenario, world in scenarios.items():
+            for key, variant in variants.items():
+                if variant.initial is None:
+                    cells += drawn[scenario, key]
+                    continue
+                start = self._start(key, variant.initial, drawn, scenarios)
+                if scenario != variant.initial.scenario:  # there the training would only go on
+                    cells += self._cells(out, key, variant, scenario, world, start)
         return Matrix(name, config, variants, tuple(scenarios), out, cells)
 
-    def _cells(self, out: Path, name: str, variant: Variant, scenario: str, world: list[str]) -> list[Cell]:
-        """The seeds of one variant in one scenario."""
+    def _start(
+        self, name: str, start: Start, drawn: Mapping[tuple[str, str], list[Cell]], scenarios: Mapping[str, Any]
+    ) -> list[Cell]:
+        """The cells that a variant starts from, one for each seed."""
+        key = f"variants.{name}.initial"
+        self._choice(key, start.variant, [variant for _, variant in drawn], "variants without an initial of their own")
+        self._choice(f"{key}.scenario", start.scenario, scenarios, "scenarios")
+        if len(scenarios) == 1:
+            raise self._error(f"{key} needs a scenario besides {start.scenario}: the one in which training goes on.")
+        return drawn[start.scenario, start.variant]
+
+    def _cells(
+        self,
+        out: Path,
+        name: str,
+        variant: Variant,
+        scenario: str,
+        world: list[str],
+        start: Sequence[Cell] | None = None,
+    ) -> list[Cell]:
+        """The seeds of one variant in one scenario, each from the weights of its cell in ``start``."""
         arguments = [f"conf={variant.conf}", "trainer.threads=1", *self.all, *variant.overrides, *world, *self.last]
         arguments += ["logger.mode=disabled", "trainer.progress=false"]
         try:
@@ -167,18 +214,20 @@ class _Reader:
         except ConfigError as error:
             raise self._error(f"variants.{name} in scenario {scenario}: {error.args[0]}") from None
         cells = []
-        for seed in range(self.config.seed, self.config.seed + self.config.seeds):
-            seeded = replace(config, seed=seed)
+        for index, seed in enumerate(range(self.config.seed, self.config.seed + self.config.seeds)):
+            seeded, before = replace(config, seed=seed), start[index] if start else None
+            initial = [f"initial={before.folder}"] if before else []
             cells.append(
                 Cell(
                     variant=name,
                     scenario=scenario,
                     seed=seed,
                     folder=out.absolute() / "cells" / f"{name}-{scenario}-{seed}",
-                    arguments=(*arguments, f"seed={seed}"),
+                    arguments=(*arguments, f"seed={seed}", *initial),
                     config=seeded,
-                    fingerprint=fingerprint(seeded),
+                    fingerprint=fingerprint(seeded, before.fingerprint if before else None),
                     references=self.config.latency and name == self.config.ours and seed == self.config.seed,
+                    needs=before.name if before else None,
                 )
             )
         return cells
@@ -188,14 +237,27 @@ class _Reader:
         if not isinstance(value, Mapping):
             return Variant(self.config.base, tuple(self._overrides(key, value)), name)
         for given in value:
-            if given not in ("conf", "set", "title"):
-                near = difflib.get_close_matches(given, ("conf", "set", "title"), 1, 0)[0]
+            if given not in KEYS:
+                near = difflib.get_close_matches(given, KEYS, 1, 0)[0]
                 raise self._error(f"{key}.{given} is not a key. Did you mean {key}.{near}?")
         for text in ("conf", "title"):
             if not isinstance(value.get(text, ""), str):
                 raise self._error(f"{key}.{text} cannot be {show(value[text])}; it must be text.")
         overrides = self._overrides(f"{key}.set", value.get("set"))
-        return Variant(value.get("conf", self.config.base), tuple(overrides), value.get("title", name))
+        start = self._initial(f"{key}.initial", value.get("initial"))
+        return Variant(value.get("conf", self.config.base), tuple(overrides), value.get("title", name), start)
+
+    def _initial(self, key: str, value: Any) -> Start | None:
+        """``initial: VARIANT`` in scenario default, or ``initial: {variant: NAME, scenario: NAME}``."""
+        if value is None:
+            return None
+        given = {"variant": value} if isinstance(value, str) else value
+        texts = isinstance(given, Mapping) and all(isinstance(one, str) for one in given.values())
+        if not texts or "variant" not in given or any(name not in START for name in given):
+            raise self._error(
+                f"{key} cannot be {show(value)}; it must be a variant, or a section with variant and scenario."
+            )
+        return Start(given["variant"], given.get("scenario", DEFAULT))
 
     def _named(self, key: str, value: Any) -> Mapping[str, Any]:
         if value is None:
@@ -221,13 +283,14 @@ class _Reader:
                 raise self._error(f"{key}: conf is no override; use a section, such as {{conf: NAME, set: [...]}}.")
         return list(value)
 
-    def _choice(self, key: str, name: str | None, variants: Mapping[str, Variant]) -> None:
-        if name in variants:
+    def _choice(self, key: str, name: str | None, among: Collection[str], kind: str = "variants") -> None:
+        if name in among:
             return
         if name is None:
-            raise self._error(f"{key} is missing; it must be one of the variants {either(variants)}.")
-        near = difflib.get_close_matches(name, variants, 1, 0)[0]
-        raise self._error(f"{key} cannot be {name!r}; it must be one of the variants. Did you mean {near}?")
+            raise self._error(f"{key} is missing; it must be one of the {kind} {either(among)}.")
+        near = difflib.get_close_matches(name, among, 1, 0)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise self._error(f"{key} cannot be {name!r}; it must be one of the {kind}.{meant}")
 
     def _error(self, message: str) -> ConfigError:
         return ConfigError(f"{self.path}: {message}")

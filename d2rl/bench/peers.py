@@ -65,7 +65,7 @@ def peers_command(arguments: list[str]) -> None:
         write_cells(matrix.out / "cells.csv", results)
         write_json(matrix.out / "summary.json", summary)
         command, report = shlex.join(["python", "benchmarks/peers.py", *arguments]), matrix.out / "report.md"
-        write_report(report, matrix, summary, command, draw_figures(matrix, results), [])
+        write_report(report, matrix, summary, command, draw_figures(matrix, results, summary), [])
         write_text(report, report.read_text(encoding="utf-8") + levels_table(levels, TITLES))
         console.print(f"report: {report}", markup=False, soft_wrap=True)
 

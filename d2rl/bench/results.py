@@ -46,11 +46,21 @@ class Result:
     policies: dict[str, dict[str, float]] = field(repr=False)
     folder: Path
 
+    @property
+    def outage_sum_rate(self) -> float | None:
+        """5 % quantile over drops of the sum rate of one decision."""
+        return self.policies[AGENT].get("outage_sum_rate")
+
+    @property
+    def outage_best_of_16(self) -> float | None:
+        """The same of the best of 16."""
+        return self.policies.get(AGENT_BEST, {}).get("outage_sum_rate")
+
     def row(self) -> dict[str, Any]:
         """One line of cells.csv; empty where a threshold was never reached."""
         shown: tuple[str, ...]
         shown = ("variant", "scenario", "seed", "sum_rate", "wmmse_ratio", "gap_closed", "best_of_16", "total_seconds")
-        shown += ("seconds_per_update", "seconds_per_epoch", "epochs", "updates")
+        shown += ("seconds_per_update", "seconds_per_epoch", "epochs", "updates", "outage_sum_rate")
         row = {name: getattr(self, name) for name in shown}
         row |= {f"time_to_gap_{key}": time if math.isfinite(time) else None for key, time in self.time_to_gap.items()}
         row |= {"latency_ms": self.policies[AGENT].get("latency_ms"), "device": self.device, "status": "done"}

@@ -21,7 +21,7 @@ WAIT, REFRESH = 0.1, 2.0  # seconds between two looks at the processes, and at t
 
 
 class Runner:
-    """Keeps a launcher's slots full until every cell is done or has failed.
+    """Keeps a launcher's slots full until every cell is done or has failed; one that starts from another waits for it.
 
     Example::
 
@@ -59,8 +59,8 @@ class Runner:
     def _loop(self, waiting: list[Cell]) -> None:
         looked = 0.0
         while waiting or self.running:
-            while waiting and len(self.running) < self.launcher.slots:
-                self._start(waiting.pop(0))
+            while len(self.running) < self.launcher.slots and (cell := self._next(waiting)):
+                self._start(cell)
             for cell, (job, _) in list(self.running.items()):
                 if (status := job.poll()) is not None:
                     self._ended(cell, status)
@@ -68,6 +68,21 @@ class Runner:
                 looked = time.monotonic()
                 self._refresh()
             time.sleep(WAIT)
+
+    def _next(self, waiting: list[Cell]) -> Cell | None:
+        """Take the first cell whose start is there; give up those whose start has failed."""
+        failed = {cell.name for cell in self.failed}
+        for cell in [cell for cell in waiting if cell.needs in failed]:
+            waiting.remove(cell)
+            self.failed.append(cell)
+            self.bar.advance(self.total)
+            text = f"not run: {cell.name}, since {cell.needs}, which it starts from, has failed"
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        unfinished = {cell.name for cell in (*waiting, *self.running)}
+        ready = next((cell for cell in waiting if cell.needs not in unfinished), None)
+        if ready is not None:
+            waiting.remove(ready)
+        return ready
 
     def _start(self, cell: Cell) -> None:
         trainer = cell.config.trainer

@@ -7,20 +7,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from d2rl.bench.estimates import Estimate, censored_median, estimate, ratio
+from d2rl.bench.levels import time_back
 from d2rl.bench.matrix import Matrix
 from d2rl.bench.results import Result
+from d2rl.evaluation import AGENT, AGENT_BEST
 
 METRICS = {
     "final": "sum_rate",
     "wmmse_ratio": "wmmse_ratio",
     "gap_closed": "gap_closed",
     "best_of_16": "best_of_16",
+    "outage_sum_rate": "outage_sum_rate",
+    "outage_best_of_16": "outage_best_of_16",
     "seconds_per_update": "seconds_per_update",
     "seconds_per_epoch": "seconds_per_epoch",
     "total_seconds": "total_seconds",
 }
 RATIOS = {"final_sum_rate": "sum_rate", **{name: name for name in list(METRICS)[-3:]}}
-PER_SEED = ("seed", "sum_rate", "wmmse_ratio", "gap_closed", "best_of_16", "total_seconds", "seconds_per_update")
+PER_SEED: tuple[str, ...]
+PER_SEED = ("seed", "sum_rate", "wmmse_ratio", "gap_closed", "best_of_16", "outage_sum_rate", "outage_best_of_16")
+PER_SEED += ("total_seconds", "seconds_per_update")
+OF_REFERENCES = ("sum_rate", "wmmse_ratio", "outage_sum_rate")  # the same in every cell of a scenario
 
 
 def summarize(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any]:
@@ -50,7 +57,14 @@ def _scenario(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any]:
     variants = {name: _variant(of) for name, of in by_variant.items()}
     for name, of in by_variant.items():
         variants[name]["over_baseline"] = _ratios(of, by_variant[matrix.baseline])
-    return {**variants[matrix.ours]["over_baseline"], "variants": variants}
+    references = {
+        name: {key: results[0].policies[name].get(key) for key in OF_REFERENCES}
+        for name in (results[0].policies if results else ())
+        if name not in (AGENT, AGENT_BEST)
+    }
+    summary = {**variants[matrix.ours]["over_baseline"], "variants": variants, "references": references}
+    back = time_back(matrix, results)
+    return {**summary, "retraining": back} if back else summary
 
 
 def _variant(results: Sequence[Result]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from d2rl.tracking import log
 class PolicyEvaluation(Callback):
     """Scores the policy every few training steps, logs it, and tells the callbacks that wait for it.
 
+    A policy that came from a checkpoint is scored before its first update, too: it may be good enough as it is.
+
     :param evaluation: the frozen set with its references; None in a process that is not the first of several
     :param rule: how a decision is made
     :param every: training steps between two evaluations
@@ -26,6 +28,14 @@ class PolicyEvaluation(Callback):
         self.evaluation, self.rule, self.every = evaluation, rule or DecisionRule(), every
         self.latest: dict[str, float] = {}
 
+    def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Evaluate what a new run started from; now, since stages that begin with the run have begun."""
+        if agent.updates or agent.config.initial is None:
+            return
+        metrics = self._evaluated(trainer, agent)
+        log(trainer.loggers, {"charts/updates": 0.0, "time/total": 0.0, **metrics}, agent.environment_steps)
+        self._tell(trainer, agent)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
@@ -33,8 +43,7 @@ class PolicyEvaluation(Callback):
         metrics = means(agent.means.collect(), agent.device)
         steps = agent.updates // agent.config.trainer.updates_per_step
         if steps % self.every == 0:
-            self.latest = trainer.strategy.broadcast(self._summary(agent) if trainer.is_global_zero else {})
-            metrics.update({f"eval/{name}": value for name, value in self.latest.items()})
+            metrics.update(self._evaluated(trainer, agent))
         metrics["charts/exploration_noise"] = agent.noise_deviation()
         metrics["charts/updates"] = float(agent.updates)
         log(trainer.loggers, metrics, agent.environment_steps)
@@ -50,6 +59,11 @@ class PolicyEvaluation(Callback):
                 callback.evaluated(self.latest["gap_closed"])
             if isinstance(callback, StagedIntegration):
                 callback.evaluated(self.latest["weighted_sum_rate"], trainer, agent)
+
+    def _evaluated(self, trainer: L.Trainer, agent: L.LightningModule) -> dict[str, float]:
+        """What the first process finds, for all of them, under the names it is logged by."""
+        self.latest = trainer.strategy.broadcast(self._summary(agent) if trainer.is_global_zero else {})
+        return {f"eval/{name}": value for name, value in self.latest.items()}
 
     def _summary(self, agent: L.LightningModule) -> dict[str, float]:
         assert self.evaluation is not None  # the first process has one

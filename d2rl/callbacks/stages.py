@@ -24,7 +24,8 @@ class StagedIntegration(Callback):
     """Switches on action, reward and state exploration, in this order.
 
     A stage begins at its epoch, or, with ``plateau``, as soon as that many evaluations in a row have not
-    beaten the best one before them. Every change is logged and, given a directory, checkpointed.
+    beaten the best one before them; one that the agent's initial checkpoint brought begins with the run. Every
+    change is logged and, given a directory, checkpointed.
 
     Example::
 
@@ -50,7 +51,7 @@ class StagedIntegration(Callback):
         # Lightning clears its count of batches only after this hook; a checkpoint of now must not carry the old one
         trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         for name, epoch in self.planned.items():
-            if not agent.stages[name] and trainer.current_epoch >= epoch:
+            if not agent.stages[name] and (trainer.current_epoch >= epoch or agent.brought[name]):
                 self._begin(name, trainer, agent)
 
     def evaluated(self, sum_rate: float, trainer: L.Trainer, agent: L.LightningModule) -> None:

@@ -71,7 +71,7 @@ def save_policy(agent: D2RL, report: Mapping[str, Any], folder: str | Path) -> P
     weights = {name: t.cpu().contiguous() for name, t in agent.state_dict().items() if name.startswith(prefix)}
     metadata = {"format": FORMAT, "sha256": _digest(weights)}
     write_bytes(folder / WEIGHTS, safetensors.torch.save(weights, metadata))
-    write_text(folder / CONFIG, to_yaml(replace(agent.config, run_dir=None, resume=None)))
+    write_text(folder / CONFIG, to_yaml(replace(agent.config, run_dir=None, resume=None, initial=None)))
     write_json(folder / REPORT, report)
     return folder / WEIGHTS
 

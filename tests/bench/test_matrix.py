@@ -113,6 +113,83 @@ def test_a_mistake_on_the_command_line_says_what_to_write(write):
     assert "conf=NAME is missing; available in" in refusal(["seeds=2"])
 
 
+CONTINUED = """
+baseline: ddpg
+ours: full
+variants:
+  ddpg: {conf: ddpg}
+  again: {conf: ddpg, initial: ddpg}
+  full: {initial: {variant: ddpg, scenario: far}}
+scenarios: {default: [], far: [scenario.cell_radius=200], loud: [scenario.self_interference=-70]}
+"""
+
+
+def test_a_variant_with_a_start_has_cells_wherever_the_world_is_another(write):
+    cells = {cell.name: cell for cell in read_matrix([*write(CONTINUED), "seeds=2", "seed=4"]).cells}
+    assert {name for name in cells if name.endswith("-4")} == {
+        *("ddpg-default-4", "ddpg-far-4", "ddpg-loud-4"),
+        *("again-far-4", "again-loud-4", "full-default-4", "full-loud-4"),
+    }
+    assert {name: cell.needs for name, cell in cells.items() if name.startswith("again")} == {
+        **{f"again-{scenario}-{seed}": f"ddpg-default-{seed}" for scenario in ("far", "loud") for seed in (4, 5)}
+    }
+    assert cells["full-loud-5"].needs == "ddpg-far-5"
+    assert f"initial={cells['ddpg-far-5'].folder}" in cells["full-loud-5"].arguments
+    assert cells["ddpg-far-5"].needs is None
+
+
+def test_a_cell_is_out_of_date_when_the_one_it_starts_from_changes(write, tmp_path):
+    def prints(*changes: tuple[str, str]) -> dict[str, str]:
+        text = CONTINUED
+        for old, new in changes:
+            text = text.replace(old, new)
+        return {cell.name: cell.fingerprint for cell in read_matrix([*write(text), "seeds=1"]).cells}
+
+    before = prints()
+    changed = prints(("default: []", "default: [scenario.speed=9]"))
+    assert {name for name in before if before[name] != changed[name]} == {
+        *("ddpg-default-0", "full-default-0", "again-far-0", "again-loud-0"),
+    }
+    moved = read_matrix([*write(CONTINUED), "seeds=1", f"out={tmp_path / 'elsewhere'}"]).cells
+    assert {cell.name: cell.fingerprint for cell in moved} == before
+    assert prints((", initial: ddpg", ""))["again-far-0"] != before["again-far-0"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "initial: ddpg",
+            "initial: dpg",
+            "variants.again.initial cannot be 'dpg'; it must be one of the variants without",
+        ),
+        (
+            "initial: ddpg",
+            "initial: full",
+            "variants.again.initial cannot be 'full'; it must be one of the variants without",
+        ),
+        (
+            "scenario: far",
+            "scenario: fer",
+            "variants.full.initial.scenario cannot be 'fer'; it must be one of the scenarios",
+        ),
+        ("scenario: far", "seed: 3", "variants.full.initial cannot be"),
+        ("initial: ddpg", "initial: [ddpg]", "variants.again.initial cannot be"),
+        ("initial: ddpg", "initail: ddpg", "variants.again.initail is not a key. Did you mean variants.again.initial?"),
+        ("initial: ddpg", "set: [initial=x]", "variants.again.set: initial is set by the benchmark itself"),
+        ("default: [], far:", "near: [], far:", "variants.again.initial.scenario cannot be 'default'"),
+    ],
+)
+def test_a_start_that_cannot_be_is_named(write, old, new, message):
+    assert old in CONTINUED
+    assert message in refusal(write(CONTINUED.replace(old, new)))
+
+
+def test_a_start_needs_a_second_scenario(write):
+    text = MATRIX.replace("full: [action.steps=3]", "full: {initial: ddpg}")
+    assert "variants.full.initial needs a scenario besides default" in refusal(write(text))
+
+
 @pytest.mark.parametrize("path", sorted(PLACES[1].glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_benchmark_that_is_shipped_can_be_read(path: Path):
     matrix = read_matrix([f"conf={path.stem}", "seeds=1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,20 @@ def test_summary_tells_how_many_seeds_reached_a_threshold(matrix):
     assert reached == {"0.80": (3, 21, 21), "0.90": (2, None, 50), "0.95": (0, None, None)}
     assert ddpg["final"]["iqm"] == pytest.approx(81)
     assert [seed["sum_rate"] for seed in ddpg["seeds"]] == [80, 81, 82]
+
+
+def test_the_outage_of_policies_and_references_is_told(matrix, tmp_path):
+    policies = {
+        "d2rl": {"sum_rate": 90, "outage_sum_rate": 71},
+        "d2rl best of 16": {"sum_rate": 92, "outage_sum_rate": 72},
+        "wmmse": {"sum_rate": 91, "wmmse_ratio": 1, "outage_sum_rate": 70.5},
+    }
+    summary = summarize(matrix, [replace(result, policies=policies) for result in RESULTS])
+    full = summary["variants"]["full"]
+    assert (full["outage_sum_rate"]["iqm"], full["outage_best_of_16"]["iqm"]) == (71, 72)
+    assert summary["references"] == {"wmmse": policies["wmmse"]}
+    write_report(tmp_path / "report.md", matrix, summary, "command", [], [])
+    assert "brackets its 5 % outage: WMMSE 91.00 (70.50)." in (tmp_path / "report.md").read_text()
 
 
 def test_report_does_not_hide_seeds_that_never_got_there(matrix, tmp_path):

@@ -10,7 +10,7 @@ from d2rl.config import Config
 from d2rl.schema import Leaf, leaves
 
 KEYS = leaves(Config)
-FREE = ("run_dir", "resume")  # paths, which only the lists below try
+FREE = ("run_dir", "resume", "initial")  # paths, which only the lists below try
 
 # fmt: off
 VALUES = (
@@ -35,6 +35,7 @@ ARGUMENTS = (
     "ddpg:batch=3", "+ddpg.batch=3", "~ddpg.batch", "++seed=3", "@seed", "conf", "conf=", "conf=nowhere", "conf=.",
     "conf=/", "conf=..", "conf=smoke.yml", "conf=SMOKE", "conf=é", "conf=a" + "b" * 300, "conf=\t", "conf=conf",
     "conf=/etc/passwd", "conf=/dev/null", "conf=~", "conf=null", "resume=nowhere", "resume=.", "resume=/",
+    "initial=nowhere", "initial=/", "initial=/dev/null", "initial=/etc/passwd",
     "resume=/dev/null", "resume=/etc/passwd", "resume=" + "x" * 300, "run_dir=/proc/x", "run_dir=/dev/null",
     "run_dir=/dev/null/x", "run_dir=" + "x" * 300, "run_dir=a/run_dir=a/run_dir=a/", "defaults=smoke",
     "hydra.run.dir=x", "_target_=os.system", "__class__=3", "scenario.__init__=3", "config=smoke", "ｓeed=3", "seed＝3",
