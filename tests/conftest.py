@@ -94,7 +94,7 @@ TINY = (
     *("action.steps=3", "action.candidates=2", "reward.steps=2", "reward.samples=2", "reward.every=1"),
     *("state.steps=3", "state.width=8", "state.every=1"),
     *("trainer.epochs=2", "trainer.updates_per_epoch=4", "trainer.updates_per_step=2", "trainer.num_envs=8"),
-    *("trainer.checkpoint_every=1", "trainer.accelerator=cpu", "trainer.progress=false"),
+    *("trainer.updates_per_slot=1", "trainer.checkpoint_every=1", "trainer.accelerator=cpu", "trainer.progress=false"),
     *("evaluation.drops=8", "logger.mode=disabled"),
 )
 

@@ -616,6 +616,20 @@ def test_a_step_counts_updates_and_environment_steps(tiny, fit):
     assert (agent.updates, agent.environment_steps) == (8, 64)
 
 
+def test_a_training_step_begins_with_a_slot_and_has_another_every_few_updates(tiny, fit):
+    agent, happened = (
+        build(tiny("trainer.updates_per_slot=3", "trainer.updates_per_step=7", "trainer.updates_per_epoch=14")),
+        [],
+    )
+    interact, learn = agent.interact, agent.learn
+    agent.interact = lambda: (happened.append("slot"), interact())[1]
+    agent.learn = lambda: (happened.append("update"), learn())[1]
+    fit(agent)
+    step = ["slot", *["update"] * 3, "slot", *["update"] * 3, "slot", "update"]
+    assert happened == step * 2
+    assert agent.environment_steps == 6 * agent.env.num_envs
+
+
 # ------------------------------------------------------------------ decisions
 
 
