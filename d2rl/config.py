@@ -90,7 +90,7 @@ class DDPGConfig:
     actor_rate: float = option(8e-3, "learning rate of the policy", above=0, high=1)
     critic_rate: float = option(1e-2, "learning rate of the critic", above=0, high=1)
     target_rate: float = option(0.01, "tau, step of the target networks", above=0, high=1)
-    warmup_updates: int = option(5, "slots at the start in which the critic alone learns", low=0)
+    warmup_updates: int = option(5, "updates at the start in which the critic alone learns", low=0)
     warmup_critic_updates: int = option(8, "updates of the critic in each of them", low=1)
     noise: float = option(0.6, "standard deviation of the Gaussian exploration at the start", low=0, high=10)
     noise_end: float = option(0.1, "the same at the end of training", low=0, high=10)
@@ -172,7 +172,9 @@ class TrainerConfig:
     epochs: int = option(10, "length of the run", low=1)
     updates_per_epoch: int = option(100, "updates in an epoch", low=1)
     updates_per_step: int = option(10, "updates in one training step, after which metrics are logged", low=1)
-    updates_per_slot: int = option(5, "updates learned from the replay for each slot of the cells; a training step begins with one", low=1)
+    updates_per_slot: int = option(
+        5, "updates learned from the replay for each slot of the cells; a training step begins with one", low=1
+    )
     num_envs: int = option(32, "cells simulated side by side, over all processes", low=1, high=10**6)
     accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
     strategy: str = option("auto", "auto: ddp where there are several devices or nodes", choices=("auto", "ddp"))
