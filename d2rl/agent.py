@@ -508,6 +508,7 @@ class D2RL(L.LightningModule):
             "chi": self.chi,
             "owed": self.owed,
             "fallback": self.fallback,
+            "calibrated": self.calibrated,
             "updates": self.updates,
             "wandb": self.wandb_id,
             "environment_steps": self.environment_steps,
@@ -558,6 +559,7 @@ class D2RL(L.LightningModule):
         self.resumed = checkpoint["d2rl"]
         for name in ("stages", "chi", "owed", "fallback", "updates", "environment_steps"):
             setattr(self, name, self.resumed[name])
+        self.calibrated = self.resumed.get("calibrated", False)
 
 
 def _described(scenario: dict[str, Any], network: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,11 @@ import pytest
 import torch
 
 from d2rl.agent import D2RL
-from d2rl.callbacks import StagedIntegration
+from d2rl.callbacks import PolicyEvaluation, StagedIntegration
 from d2rl.checkpoint import load_checkpoint
 from d2rl.commands import train_command
 from d2rl.config import StagesConfig
-from d2rl.errors import CheckpointError, ConfigError
+from d2rl.errors import CheckpointError, ConfigError, Interrupted
 from d2rl.run_directory import RunDirectory
 from d2rl.training import start_from, train
 
@@ -139,6 +140,29 @@ def test_a_run_that_started_so_is_resumed_without_the_file(tiny, before, tmp_pat
     train_command([f"resume={run}", "trainer.epochs=3"])
     assert rows(run)[-1]["charts/updates"] == "12.0"
     assert [row["charts/updates"] for row in rows(run)].count("0.0") == 1
+
+
+def test_a_run_that_is_ended_during_its_first_evaluation_goes_on_as_if_it_had_not_been(
+    tiny, before, tmp_path, monkeypatch
+):
+    given = (*EXPLORERS, f"initial={before['full']}", "scenario.cell_radius=300")
+    whole = begin(tiny(*given), tmp_path / "whole")
+    evaluated = PolicyEvaluation._evaluated
+
+    def asked_to_end(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluated(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyEvaluation, "_evaluated", asked_to_end)
+        with pytest.raises(Interrupted, match="saved at update 0"):
+            begin(tiny(*given), tmp_path / "run")
+    train_command([f"resume={tmp_path / 'run'}"])
+    gone_on = load_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
+    assert equal(gone_on, weights(whole, ""))
+    assert [row["eval/sum_rate"] for row in rows(tmp_path / "run")] == [
+        row["eval/sum_rate"] for row in rows(tmp_path / "whole")
+    ]
 
 
 @pytest.mark.parametrize(

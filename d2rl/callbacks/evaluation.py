@@ -30,7 +30,7 @@ class PolicyEvaluation(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """Evaluate what a new run started from; now, since stages that begin with the run have begun."""
-        if agent.updates or agent.config.initial is None:
+        if self.latest or agent.config.initial is None:
             return
         metrics = self._evaluated(trainer, agent)
         log(trainer.loggers, {"charts/updates": 0.0, "time/total": 0.0, **metrics}, agent.environment_steps)
