@@ -78,6 +78,18 @@ def ratio(ours: Sequence[float], baseline: Sequence[float]) -> Estimate:
     return _estimate(value, resampled, min(len(ours), len(baseline)), statistic)
 
 
+def bound(ours: Sequence[float], baseline: Sequence[float], ended: Sequence[float]) -> float | None:
+    """Our time over the shortest run of the baseline that did not get there, where fewer than half of them did.
+
+    :param ended: seconds of the baseline's whole runs, in the order of ``baseline``
+    :returns: None where the baseline got there, or where we did not
+    """
+    value = estimate(ours).value
+    if value is None or not len(baseline) or math.isfinite(censored_median(baseline)):
+        return None
+    return value / min(seconds for seconds, time in zip(ended, baseline, strict=True) if math.isinf(time))
+
+
 STATISTICS: dict[str, Callable[[Sequence[float] | Floats], Floats]] = {
     "iqm": interquartile_mean,
     "median": censored_median,

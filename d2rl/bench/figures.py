@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from d2rl.bench.levels import BACK
 from d2rl.bench.matrix import Matrix
 from d2rl.bench.results import Result
 from d2rl.evaluation import AGENT, AGENT_BEST
@@ -137,12 +138,13 @@ def _back(scenarios: dict[str, Any], matrix: Matrix) -> Any:
     found = {(s, name): v["best"] for s, one in scenarios.items() for name, v in one["variants"].items()}
     longest = max((one["value"] for one in found.values() if one["value"] is not None), default=1.0) or 1.0
     figure, axes = plt.subplots(figsize=(7, 1.2 + 0.26 * len(names) * len(scenarios)), constrained_layout=True)
-    height = 0.8 / len(names)
+    height, named = 0.8 / len(names), set[str]()
     for row, scenario in enumerate(scenarios):
         for index, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
             if (one := found.get((scenario, name))) is None:
                 continue
-            label, place = matrix.variants[name].title if row == 0 else None, row + (index + 0.5) * height - 0.4
+            label, place = None if name in named else matrix.variants[name].title, row + (index + 0.5) * height - 0.4
+            named.add(name)
             if one["value"] is None:
                 axes.barh(place, 1.05 * longest, height, color="none", edgecolor=colour, hatch="///", label=label)
                 text = f"not reached, {one['reached']}/{one['of']}"
@@ -160,7 +162,7 @@ def _back(scenarios: dict[str, Any], matrix: Matrix) -> Any:
     axes.set_yticks(range(len(scenarios)), list(scenarios))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3 * longest)
-    axes.set_xlabel("training time to 0.95 of the best level from scratch (s), seeds that got there")
+    axes.set_xlabel(f"training time to {BACK:g} of the best level from scratch (s), seeds that got there")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure

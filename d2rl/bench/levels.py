@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from d2rl.bench.estimates import Estimate, estimate, interquartile_mean, ratio
+from d2rl.bench.estimates import Estimate, bound, estimate, interquartile_mean, ratio
 from d2rl.bench.matrix import Matrix
 from d2rl.bench.results import Result
 from d2rl.errors import InputError
@@ -63,8 +63,7 @@ def time_back(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any] | Non
     The level of an algorithm is the interquartile mean over seeds of its final gap closed, trained from scratch;
     ``own`` asks for that of the same algorithm, ``best`` for the highest. ``ratio`` is over training from scratch of
     the same algorithm (own) or over the benchmark's baseline (best); ``ratio_below`` bounds it where that ended before
-    it got there. ``before`` is the gap closed before the first
-    update; where that is above the level, the time is 0.
+    it got there. ``before`` is the gap closed before the first update; where that is above the level, the time is 0.
 
     :param results: of one scenario
     :returns: None if nothing was continued there
@@ -85,15 +84,9 @@ def time_back(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any] | Non
         return [_time_to(curve, level) for curve in curves[name]]
 
     def to_level(name: str, algorithm: str, over: str) -> dict[str, Any]:
-        found, level = times(name, levels[algorithm]), levels[algorithm]
-        compared = ratio(found, times(over, level)) if over in curves and over != name else Estimate(None, (None, None))
-        below = None
-        if over in curves and compared.value is None and over != name:
-            ended = [
-                one.total_seconds for one, time in zip(of[over], times(over, level), strict=True) if math.isinf(time)
-            ]
-            value = estimate(found).value
-            below = value / min(ended) if ended and value is not None else None
+        level = levels[algorithm]
+        found, theirs = times(name, level), times(over, level) if over in curves and over != name else []
+        compared, below = ratio(found, theirs), bound(found, theirs, [result.total_seconds for result in of[over]])
         reached = {"reached": sum(map(math.isfinite, found)), "of": len(found)}
         return {"level": level, **_plain(estimate(found)), **reached, "ratio": _plain(compared), "ratio_below": below}
 

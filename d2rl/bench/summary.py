@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from d2rl.bench.estimates import Estimate, censored_median, estimate, ratio
+from d2rl.bench.estimates import Estimate, bound, censored_median, estimate, ratio
 from d2rl.bench.levels import time_back
 from d2rl.bench.matrix import Matrix
 from d2rl.bench.results import Result
@@ -99,6 +99,7 @@ def _ratios(ours: Sequence[Result], baseline: Sequence[Result]) -> dict[str, Any
     thresholds = _thresholds([*ours, *baseline])
     times = {key: ratio(_times(ours, key), _times(baseline, key)) for key in thresholds}
     others = {key: ratio(_values(ours, name), _values(baseline, name)) for key, name in RATIOS.items()}
+    ended = [result.total_seconds for result in baseline]
 
     def shaped(of: Callable[[Estimate], Any]) -> dict[str, Any]:
         result = {"total_time_to_gap": {key: of(one) for key, one in times.items()}}
@@ -108,17 +109,10 @@ def _ratios(ours: Sequence[Result], baseline: Sequence[Result]) -> dict[str, Any
         "ratios": shaped(lambda one: one.value),
         "ratio_ci": shaped(lambda one: list(one.interval)),
         "ratio_statistic": shaped(lambda one: one.statistic),
-        "ratio_below": {"total_time_to_gap": {key: _below(ours, baseline, key) for key in thresholds}},
+        "ratio_below": {
+            "total_time_to_gap": {key: bound(_times(ours, key), _times(baseline, key), ended) for key in thresholds}
+        },
     }
-
-
-def _below(ours: Sequence[Result], baseline: Sequence[Result], threshold: str) -> float | None:
-    """Our time over the shortest training of the baseline that did not get there, where most did not."""
-    theirs, value = _times(baseline, threshold), estimate(_times(ours, threshold)).value
-    if value is None or not theirs or math.isfinite(censored_median(theirs)):
-        return None
-    ended = [result.total_seconds for result, time in zip(baseline, theirs, strict=True) if math.isinf(time)]
-    return value / min(ended)
 
 
 def _values(results: Sequence[Result], name: str) -> list[float]:
