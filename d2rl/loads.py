@@ -11,7 +11,7 @@ from d2rl.errors import ConfigError
 if TYPE_CHECKING:
     from d2rl.config import Config, FullDuplexConfig
 
-LOAD = re.compile(r"\s*(\d+)\s*\+\s*(\d+)\s*(?:@\s*(\d+)\s*)?")
+LOAD = re.compile(r"\s*(\d{1,9})\s*\+\s*(\d{1,9})\s*(?:@\s*(\d{1,9})\s*)?")
 LIMIT = 1024  # of users and of antennas, as for the scenario's own
 
 

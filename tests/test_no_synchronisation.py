@@ -55,6 +55,7 @@ class Waits(TorchDispatchMode):
         ("network.critic=numbers",),
         ("network.kind=mlp", "network.critic=numbers"),
         ("scenario.head=beamforming",),
+        ("scenario.head=switching", "scenario.loads=2+2"),
         ("scenario.csi_error=0.1",),
         ("scenario.rician=3",),
         ("scenario.stored_states=20",),
