@@ -9,6 +9,7 @@ plus written, of a copy of arrays far larger than the caches.
 from __future__ import annotations
 
 import csv
+import io
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -248,8 +249,8 @@ def report(title: str, columns: Mapping[str, str], rows: Sequence[Sequence[str |
     """Print a table, and write its unrounded numbers as CSV where ``out`` says so.
 
     :param title: what was measured, and on what
-
     :param columns: heading -> format of the numbers, "" for text
+    :raises ConfigError: the file cannot be written
     """
     table = Table(title=title)
     for heading, form in columns.items():
@@ -260,12 +261,20 @@ def report(title: str, columns: Mapping[str, str], rows: Sequence[Sequence[str |
     (console if console.is_terminal else Console(width=WIDTH)).print(table)
     if out is None:
         return
-    path = Path(out).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["device", *columns])
-        writer.writerows([title, *row] for row in rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["device", *columns])
+    writer.writerows([title, *row] for row in rows)
+    save(Path(out).expanduser(), text.getvalue())
+
+
+def save(path: Path, text: str) -> None:
+    """Write a file, in a folder that need not be there yet. :raises ConfigError: it cannot be written"""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"out={path} cannot be written: {error.strerror}; choose another file.") from None
 
 
 def _cpu() -> str:

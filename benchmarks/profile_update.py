@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_overhead import plain_agent
-from machine import Measurement, Work, measure, wait
+from machine import Measurement, Work, measure, save, wait
 from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 from updates import UPDATES, prepared
@@ -81,12 +81,11 @@ def profile_command(arguments: list[str]) -> None:
         ),
         f"{'all':52}{sum(event.count for event in events) / updates:15.1f}{total / 1e3 / updates:18.3f}",
     ]
-    out = Path(asked.out).expanduser() if asked.out else PROFILES / f"{machine.device.type}.txt"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     console = Console()
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    out = Path(asked.out).expanduser() if asked.out else PROFILES / f"{machine.device.type}.txt"
+    save(out, "\n".join(lines) + "\n")
     console.print(f"written: {out}", markup=False)
 
 

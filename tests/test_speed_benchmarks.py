@@ -88,6 +88,12 @@ def test_axes_and_values_that_are_none_are_named(script, change):
         script("environment").environment_command([*TINY, change])
 
 
+def test_a_file_that_cannot_be_written_is_named(script, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ConfigError, match=r"out=.*file/m.csv cannot be written: .*; choose another file"):
+        script("machine").machine_command([*TINY, f"out={tmp_path / 'file/m.csv'}"])
+
+
 # ------------------------------------------------------------------ counting
 
 
