@@ -213,6 +213,9 @@ class _Reader:
             check(config)
         except ConfigError as error:
             raise self._error(f"variants.{name} in scenario {scenario}: {error.args[0]}") from None
+        for key in ("resume", "initial"):
+            if getattr(config, key) is not None:
+                raise self._error(f"variants.{name}: conf={variant.conf} gives {key}, which the benchmark itself sets.")
         cells = []
         for index, seed in enumerate(range(self.config.seed, self.config.seed + self.config.seeds)):
             seeded, before = replace(config, seed=seed), start[index] if start else None

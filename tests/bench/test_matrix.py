@@ -185,6 +185,13 @@ def test_a_start_that_cannot_be_is_named(write, old, new, message):
     assert message in refusal(write(CONTINUED.replace(old, new)))
 
 
+def test_a_start_that_a_conf_brings_along_is_refused_since_no_fingerprint_would_tell_of_it(write, tmp_path):
+    (tmp_path / "mine.yaml").write_text("{defaults: ddpg, initial: some/run}")
+    text = CONTINUED.replace("ddpg: {conf: ddpg}", f"ddpg: {{conf: {tmp_path / 'mine.yaml'}}}")
+    assert "variants.ddpg: conf=" in refusal(write(text))
+    assert "mine.yaml gives initial, which the benchmark itself sets" in refusal(write(text))
+
+
 def test_a_start_needs_a_second_scenario(write):
     text = MATRIX.replace("full: [action.steps=3]", "full: {initial: ddpg}")
     assert "variants.full.initial needs a scenario besides default" in refusal(write(text))
