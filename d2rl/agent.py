@@ -521,7 +521,7 @@ class D2RL(L.LightningModule):
         :raises CheckpointError: weights of other shapes
         """
         (cell, network), now = (checkpoint["d2rl"]["config"][part] for part in ("scenario", "network")), self.config
-        same_cell = all(cell[key] == getattr(now.scenario, key) for key in CELL)
+        same_cell = _same_cell(cell, vars(now.scenario))
         weights = dict(checkpoint["state_dict"])
         if not same_cell:  # SENPNN is tied to the antennas, and no decision needs it
             weights |= self.senpnn.state_dict(prefix="senpnn.")
@@ -540,14 +540,17 @@ class D2RL(L.LightningModule):
     def start_from(self, checkpoint: dict[str, Any], name: str) -> None:
         """Begin a new run with the weights of a checkpoint; counters, world, replay and optimizers are new.
 
-        Stages that it had begun begin with this run, where that plans them.
+        Stages that it had begun begin with this run, where that plans them; that of SENPNN only in the same cell, since
+        elsewhere SENPNN is new and has to learn first.
 
         :param name: of the file, for messages
         :raises CheckpointError: weights of other shapes, or a policy that this run would not use
         """
         self.load_weights(checkpoint, name)
+        before = checkpoint["d2rl"]["config"]
         self.brought, self.stages = self.stages, dict.fromkeys(self.stages, False)
-        self.calibrated = checkpoint["d2rl"]["config"]["reward"]["case"] == self.config.reward.case
+        self.brought["state"] &= _same_cell(before["scenario"], vars(self.config.scenario))
+        self.calibrated = before["reward"]["case"] == self.config.reward.case
         if self.brought["action"] and self.config.stages.action is None:
             raise CheckpointError(
                 f"{name} holds a policy of AENPNN, which stages.action=null leaves out; set stages.action=0, or give a "
@@ -560,6 +563,10 @@ class D2RL(L.LightningModule):
         for name in ("stages", "chi", "owed", "fallback", "updates", "environment_steps"):
             setattr(self, name, self.resumed[name])
         self.calibrated = self.resumed.get("calibrated", False)
+
+
+def _same_cell(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    return all(first[key] == second[key] for key in CELL)
 
 
 def _described(scenario: dict[str, Any], network: dict[str, Any]) -> str:

@@ -100,6 +100,13 @@ def test_stages_that_the_checkpoint_had_begun_begin_with_the_run(tiny, fit, befo
     assert seen == [({"action": True, "reward": True, "state": True}, True)]
 
 
+def test_the_state_stage_of_another_cell_waits_for_its_epoch_since_its_explorer_is_new(tiny, before):
+    for change, begun in (("scenario.cell_radius=300", True), ("scenario.uplink_users=3", False)):
+        agent = D2RL(tiny(*EXPLORERS, f"initial={before['full']}", change))
+        start_from(agent, agent.config.initial)
+        assert agent.brought == {"action": True, "reward": True, "state": begun}
+
+
 def test_an_action_explorer_that_has_not_learned_takes_the_encoder_of_the_actor_that_has(tiny, before):
     agent = D2RL(tiny(*EXPLORERS, f"initial={before['ddpg']}"))
     start_from(agent, agent.config.initial)
