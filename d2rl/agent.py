@@ -28,7 +28,7 @@ from d2rl.replay import ReplayBuffer
 from d2rl.sections import Sections
 from d2rl.world import make_worlds
 
-HELD_OUT = 16  # states that SENPNN is judged on
+HELD_OUT = 64  # states that SENPNN never trains on
 
 
 class D2RL(L.LightningModule):

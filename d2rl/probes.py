@@ -10,10 +10,14 @@ from d2rl.explorers.reward import raw_reward, worth
 from d2rl.networks import observe
 
 
+JUDGED = 16  # held-out states whose loss moves chi: asked after every training step, at every step of the chain
+
+
 def state_explorer_loss(agent: D2RL) -> Tensor:
     """SENPNN's loss on states kept from it."""
     with agent.sections("senpnn"):
-        return agent.senpnn.held_out_loss(agent.held_out.channels, agent.held_out.gains, agent.generator)
+        kept = agent.held_out[:JUDGED]
+        return agent.senpnn.held_out_loss(kept.channels, kept.gains, agent.generator)
 
 
 def gradient_cosine(agent: D2RL) -> Tensor:
