@@ -3,10 +3,8 @@
     python benchmarks/updates.py [device=auto] [threads=1] [only=batch,users,antennas] [out=FILE.csv]
 
 An update is one step of everything that learns and its part of a slot of every cell, without Lightning
-(``lightning_overhead.py`` says what that adds). Each point repeats training steps of eight updates, one period of
-RENPNN's and SENPNN's own schedules, in rounds that alternate between the variants. As every training step begins with
-a slot, ``trainer.updates_per_slot=5`` means two slots in eight updates here, and two in ten in training. FLOPs
-and bytes are counted as :class:`machine.Work` says, and compared with the limits that were measured just before.
+(``lightning_overhead.py`` says what that adds). Each point repeats training steps of ten updates, as in training, in
+rounds that alternate between the variants. FLOPs and bytes are counted as :class:`machine.Work` says, and compared with the limits that were measured just before.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from d2rl.cli import run
 from d2rl.config import option
 from d2rl.settings import load
 
-UPDATES = 8  # in a training step: both explorers learn as often as they should
+UPDATES = 10  # in a training step, as in training
 VARIANTS = {
     "D2RL": ["conf=full_duplex"],
     "+A+R designed": ["conf=full_duplex", "stages.state=null", "reward.case=designed"],

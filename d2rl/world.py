@@ -36,7 +36,10 @@ def make_worlds(config: Config, device: str | torch.device = "cpu", branch: str 
     :param branch: of the random numbers, for one of several processes
     """
     worlds: list[World] = []
-    for cell in cells_of(config.scenario):
+    cells = cells_of(config.scenario)
+    if config.scenario.channel_bank is not None:
+        cells = cells[:1]  # a bank is of one load: a policy that was trained on several may decide there
+    for cell in cells:
         env = FullDuplexEnv(cell, config.trainer.num_envs, config.seed, device)
         if name := " ".join(filter(None, [branch, f"load {len(worlds)}" if worlds else ""])):
             env.branch(name)

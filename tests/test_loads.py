@@ -18,6 +18,8 @@ from d2rl.loads import cells_of
 from d2rl.memory import replay_bytes
 from d2rl.networks import observe
 from d2rl.settings import check, from_mapping, to_yaml
+from d2rl.wireless.bank import ChannelBank
+from d2rl.wireless.bank_file import save_bank
 from d2rl.world import make_worlds
 
 LOADS = "scenario.loads=2+2,6+5"  # beside the 3 + 2 users of the tiny cell
@@ -137,6 +139,17 @@ def test_every_load_moves_the_policy(tiny, fit):
     fit(agent, lambda _, agent: weights.append(torch.cat([p.detach().flatten() for p in agent.aenpnn.parameters()])))
     assert len(weights) == 4
     assert all(not torch.equal(*pair) for pair in pairwise(weights))
+
+
+def test_a_policy_trained_on_several_loads_can_decide_on_a_bank_of_one(tiny, tmp_path):
+    config = tiny(LOADS)
+    agent = build(config)
+    state = FullDuplexEnv(config.scenario, 8, 0).state
+    save_bank(ChannelBank(state.channels, state.gains, state.weights), tmp_path / "bank.pt")
+    other = tiny(LOADS, f"scenario.channel_bank={tmp_path / 'bank.pt'}", "trainer.num_envs=2")
+    served = D2RL(other)
+    served.load_state_dict(agent.state_dict())
+    assert len(served.worlds) == 1
 
 
 def test_worlds_draw_random_numbers_of_their_own(tiny):

@@ -2,7 +2,8 @@
 
 ``policy.safetensors`` holds the weights that decisions need and nothing else, ``config.yaml`` how the policy was
 made, ``eval.json`` what it reached. ``python -m d2rl.pretrained ckpt=PATH out=DIR`` makes such a folder of a
-checkpoint; ``ckpt=DIR`` uses it, and ``ckpt=pretrained`` the one that comes with the package.
+checkpoint; ``ckpt=DIR`` uses it, ``ckpt=pretrained`` the one of ``conf=full_duplex`` that comes with the package, and
+``ckpt=pretrained/any_load`` the one that has seen many loads.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from d2rl.run_directory import find_checkpoint, write_bytes, write_json, write_t
 from d2rl.settings import load, to_yaml
 from d2rl.training import restore
 
-NAME = "pretrained"  # what ckpt= calls the shipped folder
+NAME = "pretrained"  # what ckpt= calls the shipped folder, and begins the names of all of them with
 SHIPPED = Path(__file__).parent / "full_duplex"
 WEIGHTS, CONFIG, REPORT = "policy.safetensors", "config.yaml", "eval.json"
 FORMAT = "d2rl policy 1"
@@ -37,7 +38,7 @@ FORMAT = "d2rl policy 1"
 def load_agent(given: str, overrides: Sequence[str]) -> tuple[D2RL, Path]:
     """An agent that is ready to decide, and the file that it came from.
 
-    :param given: a checkpoint, a run directory, a policy folder, or ``pretrained``
+    :param given: a checkpoint, a run directory, a policy folder, ``pretrained`` or ``pretrained/NAME``
     :param overrides: ``key=value`` over the configuration that it carries
     :raises CheckpointError: it cannot be read, or does not fit the configuration
     """
@@ -54,6 +55,8 @@ def policy_folder(given: str | Path) -> Path | None:
     """The policy folder that ``ckpt=`` means, None if it means a checkpoint."""
     if str(given) == NAME:
         return SHIPPED
+    if str(given).startswith(f"{NAME}/") and (SHIPPED.parent / Path(given).name / WEIGHTS).is_file():
+        return SHIPPED.parent / Path(given).name
     path = Path(os.path.expanduser(given))
     if path.suffix == ".safetensors":
         return path.parent
