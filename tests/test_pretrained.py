@@ -80,10 +80,19 @@ def test_what_ships_serves_other_users_and_antennas(tmp_path):
     assert report["policies"]["d2rl"]["sum_rate"] > report["policies"]["rzf"]["sum_rate"]
 
 
-def test_the_evaluation_that_ships_is_that_of_the_policy_that_ships():
-    report = json.loads((SHIPPED / REPORT).read_text())
-    agent, path = load_agent("pretrained", [])
-    assert path == SHIPPED / WEIGHTS
+def test_the_policy_for_any_load_serves_far_more_users_than_antennas(tmp_path):
+    many = ("scenario.downlink_users=12", "scenario.uplink_users=12")
+    evaluate_command(["ckpt=pretrained/any_load", f"out={tmp_path}", "drops=16", *many])
+    assert json.loads((tmp_path / "eval.json").read_text())["policies"]["d2rl"]["wmmse_ratio"] > 0.7
+
+
+@pytest.mark.parametrize("name", ["pretrained", "pretrained/any_load"])
+def test_the_evaluation_that_ships_is_that_of_the_policy_that_ships(name):
+    folder = SHIPPED if name == "pretrained" else SHIPPED.parent / "any_load"
+    report = json.loads((folder / REPORT).read_text())
+    agent, path = load_agent(name, [])
+    assert path == folder / WEIGHTS
+    assert path.stat().st_size < 1e6
     settings = agent.config.evaluation
     cells = evaluation_states(agent.config.scenario, settings.drops, settings.seed)
     precoder, power = policy_of(agent, DecisionRule())(cells)
@@ -106,7 +115,8 @@ def test_an_installed_package_carries_its_policy(tmp_path):
 
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"d2rl/pretrained/{SHIPPED.name}/{name}" for name in (WEIGHTS, CONFIG, REPORT)} <= names
+    shipped = ("full_duplex", "any_load")
+    assert {f"d2rl/pretrained/{folder}/{name}" for folder in shipped for name in (WEIGHTS, CONFIG, REPORT)} <= names
 
 
 def _sources(place: Path) -> Path:
