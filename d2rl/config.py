@@ -85,7 +85,7 @@ class DDPGConfig:
 
     gamma: float = option(0.0, "discount; channels do not depend on actions, so 0 is best", low=0, below=1)
     batch: int = option(32, "states in an update of the policy", low=1, high=10**6)
-    critic_batch: int = option(64, "states in an update of the critic", low=1)
+    critic_batch: int = option(64, "states in an update of the critic", low=1, high=10**6)
     replay: int = option(8192, "states kept of each load", low=1, high=10**9)
     actor_rate: float = option(8e-3, "learning rate of the policy", above=0, high=1)
     critic_rate: float = option(1e-2, "learning rate of the critic", above=0, high=1)
