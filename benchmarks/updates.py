@@ -4,7 +4,8 @@
 
 An update is one step of everything that learns and its part of a slot of every cell, without Lightning
 (``lightning_overhead.py`` says what that adds). Each point repeats training steps of ten updates, as in training, in
-rounds that alternate between the variants. FLOPs and bytes are counted as :class:`machine.Work` says, and compared with the limits that were measured just before.
+rounds that alternate between the variants. FLOPs and bytes are counted as :class:`machine.Work` says, and compared
+with the limits that were measured just before.
 """
 
 from __future__ import annotations

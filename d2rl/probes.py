@@ -9,7 +9,6 @@ from d2rl.agent import D2RL
 from d2rl.explorers.reward import raw_reward, worth
 from d2rl.networks import observe
 
-
 JUDGED = 16  # held-out states whose loss moves chi: asked after every training step, at every step of the chain
 
 
