@@ -56,8 +56,16 @@ def draw_learning_curve(axes: Axes, metrics: Path, references: dict[str, dict[st
         marks = [time for time, on in read_changes(metrics, f"charts/stage_{stage}") if on > 0]
         if marks and marks[0] > 0:
             axes.axvline(marks[0], color=colour, linewidth=0.8, linestyle=":")
-            place = {"xycoords": axes.get_xaxis_transform(), "xytext": (3, 0), "textcoords": "offset points"}
-            axes.annotate(f"{stage} stage", (marks[0], 0.45), fontsize=8, color=colour, rotation=90, **place)
+            axes.annotate(
+                f"{stage} stage",
+                (marks[0], 0.45),
+                xycoords=axes.get_xaxis_transform(),
+                xytext=(3, 0),
+                textcoords="offset points",
+                fontsize=8,
+                color=colour,
+                rotation=90,
+            )
     axes.set_xlabel("training time (s)")
     axes.set_ylabel("sum rate (bit/s/Hz)")
     axes.spines[["top", "right"]].set_visible(False)
