@@ -29,7 +29,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PLAN = (
     *("scenario.downlink_users=3", "scenario.uplink_users=2", "scenario.transmit_antennas=4"),
     *("scenario.receive_antennas=4", "network.width=8", "network.layers=1", "ddpg.batch=8", "ddpg.replay=64"),
-    *("ddpg.warmup_updates=2", "action.steps=3", "state.steps=3", "state.width=8", "trainer.updates_per_step=2"),
+    *(
+        "ddpg.warmup_updates=2",
+        "action.steps=3",
+        "state.steps=3",
+        "state.width=8",
+        "trainer.updates_per_step=2",
+        "trainer.updates_per_slot=1",
+    ),
     *("trainer.updates_per_epoch=4", "trainer.epochs=2", "trainer.num_envs=8", "trainer.checkpoint_every=1"),
     *("trainer.accelerator=cpu", "trainer.threads=1", "evaluation.drops=8", "logger.mode=disabled"),
 )

@@ -21,7 +21,12 @@ SMALL = (
     *("scenario.transmit_antennas=4", "scenario.receive_antennas=4"),
     *("network.width=8", "network.layers=1", "ddpg.batch=8", "ddpg.replay=256", "ddpg.warmup_updates=2"),
     *("action.steps=3", "action.candidates=2", "reward.steps=2", "state.steps=3", "state.width=8"),
-    *("trainer.updates_per_epoch=20", "trainer.updates_per_step=10", "trainer.updates_per_slot=1", "trainer.num_envs=8"),
+    *(
+        "trainer.updates_per_epoch=20",
+        "trainer.updates_per_step=10",
+        "trainer.updates_per_slot=1",
+        "trainer.num_envs=8",
+    ),
     *("trainer.checkpoint_every=1", "trainer.accelerator=cpu", "trainer.progress=false"),
     *("evaluation.drops=8", "logger.mode=disabled"),
 )
