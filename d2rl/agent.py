@@ -17,7 +17,6 @@ from d2rl import distributed
 from d2rl.config import Config
 from d2rl.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation
 from d2rl.envs import CellState, FullDuplexEnv, evaluation_states, rates_of, stream
-from d2rl.envs.bank import CELL
 from d2rl.errors import CheckpointError
 from d2rl.explorers import AENPNN, RENPNN, SENPNN
 from d2rl.explorers.action import group_weights
@@ -514,61 +513,9 @@ class D2RL(L.LightningModule):
             "environment_steps": self.environment_steps,
         }
 
-    def load_weights(self, checkpoint: dict[str, Any], name: str) -> None:
-        """Take weights and stages, not the world, from a checkpoint.
-
-        :param name: of the file, for messages
-        :raises CheckpointError: weights of other shapes
-        """
-        (cell, network), now = (checkpoint["d2rl"]["config"][part] for part in ("scenario", "network")), self.config
-        same_cell = _same_cell(cell, vars(now.scenario))
-        weights = dict(checkpoint["state_dict"])
-        if not same_cell:  # SENPNN is tied to the antennas, and no decision needs it
-            weights |= self.senpnn.state_dict(prefix="senpnn.")
-        try:
-            if not same_cell and network["kind"] == "mlp":  # another cell may have as many coefficients
-                raise RuntimeError
-            self.load_state_dict(weights)
-        except RuntimeError:
-            raise CheckpointError(
-                f"{name} was trained for {_described(cell, network)}; it cannot serve "
-                f"{_described(vars(now.scenario), vars(now.network))}. The link_graph network with the structured head "
-                "serves any number of users and antennas."
-            ) from None
-        self.stages = dict(checkpoint["d2rl"]["stages"])
-
-    def start_from(self, checkpoint: dict[str, Any], name: str) -> None:
-        """Begin a new run with the weights of a checkpoint; counters, world, replay and optimizers are new.
-
-        Stages that it had begun begin with this run, where that plans them; that of SENPNN only in the same cell, since
-        elsewhere SENPNN is new and has to learn first.
-
-        :param name: of the file, for messages
-        :raises CheckpointError: weights of other shapes, or a policy that this run would not use
-        """
-        self.load_weights(checkpoint, name)
-        before = checkpoint["d2rl"]["config"]
-        self.brought, self.stages = self.stages, dict.fromkeys(self.stages, False)
-        self.brought["state"] &= _same_cell(before["scenario"], vars(self.config.scenario))
-        self.calibrated = before["reward"]["case"] == self.config.reward.case
-        if self.brought["action"] and self.config.stages.action is None:
-            raise CheckpointError(
-                f"{name} holds a policy of AENPNN, which stages.action=null leaves out; set stages.action=0, or give a "
-                "checkpoint of a deterministic actor."
-            )
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` kept; the world waits until the device is known."""
         self.resumed = checkpoint["d2rl"]
         for name in ("stages", "chi", "owed", "fallback", "updates", "environment_steps"):
             setattr(self, name, self.resumed[name])
         self.calibrated = self.resumed.get("calibrated", False)
-
-
-def _same_cell(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    return all(first[key] == second[key] for key in CELL)
-
-
-def _described(scenario: dict[str, Any], network: dict[str, Any]) -> str:
-    cell = "{} + {} users and {} + {} antennas".format(*(scenario[key] for key in CELL))
-    return f"{cell} with the {network['kind']} network of width {network['width']} and the {scenario['head']} head"

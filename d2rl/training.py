@@ -35,6 +35,7 @@ from d2rl.run_directory import RunDirectory, find_checkpoint
 from d2rl.schema import leaves
 from d2rl.settings import processes
 from d2rl.tracking import CsvLogger, make_loggers, wandb_id
+from d2rl.weights import begin_from, load_weights
 
 SHAPES = (  # what the shapes and the meaning of weights follow from, beside the cell
     *("scenario.head", "network.kind", "network.width", "network.layers", "network.critic"),
@@ -128,7 +129,7 @@ def _begun(agent: D2RL, checkpoint: str) -> tuple[str | None, int]:
     """W&B run and environment steps of the checkpoint to continue, once its weights are known to fit."""
     content = load_checkpoint(checkpoint)
     _check_processes(1 + len(content["d2rl"].get("others", [])), agent.config.trainer)
-    agent.load_weights(content, checkpoint)
+    load_weights(agent, content, checkpoint)
     return content["d2rl"].get("wandb"), content["d2rl"]["environment_steps"]
 
 
@@ -149,7 +150,7 @@ def start_from(agent: D2RL, initial: str) -> None:
                 f"initial={initial}: its weights were made with {key}={before[key].value} and cannot start a run with "
                 f"{now[key].value}; set {key}={before[key].value}."
             )
-    agent.start_from(content, f"initial={path}")
+    begin_from(agent, content, f"initial={path}")
 
 
 def _keep_last(trainer: L.Trainer, run: RunDirectory) -> None:
@@ -213,6 +214,6 @@ def restore(checkpoint: dict[str, Any], config: Config, name: str) -> D2RL:
     :raises CheckpointError: weights that do not fit the configuration
     """
     agent = D2RL(config)
-    agent.load_weights(checkpoint, name)
+    load_weights(agent, checkpoint, name)
     agent.autocast_type = TYPES[config.trainer.precision]
     return agent

@@ -28,6 +28,7 @@ from d2rl.errors import CheckpointError
 from d2rl.run_directory import find_checkpoint, write_bytes, write_json, write_text
 from d2rl.settings import load, to_yaml
 from d2rl.training import restore
+from d2rl.weights import load_weights
 
 NAME = "pretrained"  # what ckpt= calls the shipped folder, and begins the names of all of them with
 SHIPPED = Path(__file__).parent / "full_duplex"
@@ -92,7 +93,7 @@ def _load_policy(folder: Path, overrides: Sequence[str]) -> D2RL:
         raise CheckpointError(f"{path} does not fit the {CONFIG} beside it: {reason}. Take both from the same place.")
     everything = {name: t for name, t in agent.state_dict().items() if not name.startswith(_prefix(agent))} | weights
     own = {"config": asdict(made_with), "stages": agent.stages}
-    agent.load_weights({"state_dict": everything, "d2rl": own}, str(path))
+    load_weights(agent, {"state_dict": everything, "d2rl": own}, str(path))
     agent.autocast_type = TYPES[config.trainer.precision]
     return agent
 
