@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from d2rl import distributed
+from d2rl.captured import CapturedUpdates, CudaGraphs
 from d2rl.config import Config
 from d2rl.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation
 from d2rl.envs import CellState, FullDuplexEnv, evaluation_states, rates_of, stream
@@ -23,8 +24,11 @@ from d2rl.explorers.action import group_weights
 from d2rl.explorers.reward import designed_reward, rank_correlation, raw_reward, worth
 from d2rl.means import Means
 from d2rl.networks import Observation, decide, make_encoder, make_transition, make_view, observe
+from d2rl.rates import scale_rates
 from d2rl.replay import ReplayBuffer
 from d2rl.sections import Sections
+from d2rl.wireless.channels import ChannelState
+from d2rl.wireless.propagation import LinkGains
 from d2rl.world import make_worlds
 
 HELD_OUT = 64  # states that SENPNN never trains on
@@ -93,8 +97,9 @@ class D2RL(L.LightningModule):
         self.calibrated = False
         self.wandb_id: str | None = None
         self.resumed: dict[str, Any] | None = None
-        self.skipped: Tensor | float = 0.0
-        self.steps = 0
+        self.skipped, self.steps = torch.zeros(()), 0
+        self.rates_on_device = False
+        self.captured: CapturedUpdates | None = None
         self.means = Means()
 
     @property
@@ -140,6 +145,9 @@ class D2RL(L.LightningModule):
                 visited.load_state_dict(saved)
             self.resumed = None
         self.hold_out()
+        self.skipped = self.skipped.to(self.device)
+        self.rates_on_device = self.device.type == "cuda"  # captured or not, for the same numbers
+        self.captured = CapturedUpdates(self, CudaGraphs(self.generator)) if self.config.trainer.cuda_graphs else None
 
     def take_share(self) -> None:
         """This process's part of the cells and of the replay, with random numbers of its own."""
@@ -254,9 +262,7 @@ class D2RL(L.LightningModule):
         """Learning rates fall along half a cosine to ``rate_end`` of their start."""
         end = self.config.ddpg.rate_end
         factor = end + (1 - end) * (1 + math.cos(math.pi * self.progress)) / 2
-        for optimizer in self.optimizers():
-            for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        scale_rates(self.optimizers(), factor, self.device if self.rates_on_device else None)
 
     def measured_reward(self, batch: dict[str, Tensor]) -> Tensor:
         """Reward of measured link rates, in units of ``reward_scale``: raw before the reward stage, then its case."""
@@ -309,18 +315,54 @@ class D2RL(L.LightningModule):
 
     def learn(self) -> None:
         """One update of critic, policy and the explorers that take part."""
-        ddpg = self.config.ddpg
         if self.updates == 0:
             self.calibrate()
-        warming = self.updates < ddpg.warmup_updates
+        if self.captured is not None:
+            self.captured()
+        else:
+            self.update(self.env.state.channels, self.env.state.gains)
+        self.updates += 1
+
+    def update(self, channels: ChannelState, gains: LinkGains) -> None:
+        """The work of an update; what it does in Python is decided by :meth:`kind_of_update` and by nothing else.
+
+        :param channels: of this slot      :param gains: of this slot
+        """
+        ddpg, warming = self.config.ddpg, self.warming
         if not ddpg.analytic:
             for _ in range(ddpg.warmup_critic_updates if warming else 1):
                 self.update_critic()
         if ddpg.analytic or not warming:
             self.update_policy()
-        self.update_reward_explorer()
-        self.update_state_explorer()
-        self.updates += 1
+        if self.reward_explorer_due:
+            self.update_reward_explorer()
+        if self.state_explorer_due:
+            self.update_state_explorer(channels, gains)
+
+    def kind_of_update(self) -> tuple[Any, ...]:
+        """Updates of one kind launch the same operators: everything outside the device that decides which."""
+        due = self.warming, self.chain_step, self.reward_explorer_due, self.state_explorer_due
+        return (self.visited, *self.stages.values(), self.trusts_generated, *due, self.autocast_type)
+
+    @property
+    def warming(self) -> bool:
+        """Whether the critic alone learns in this update."""
+        return self.updates < self.config.ddpg.warmup_updates
+
+    @property
+    def chain_step(self) -> int:
+        """The step of AENPNN's chain whose estimate this update ascends."""
+        return 1 + self.updates % min(self.config.action.gradient_steps, self.config.action.steps)
+
+    @property
+    def reward_explorer_due(self) -> bool:
+        """Whether RENPNN learns in this update; from the start, so that its stage finds it trained."""
+        return self.generates_reward and self.updates % self.config.reward.every == 0
+
+    @property
+    def state_explorer_due(self) -> bool:
+        """Whether SENPNN learns in this update."""
+        return self.config.stages.state is not None and self.updates % self.config.state.every == 0
 
     def draw(self, count: int) -> tuple[Observation, dict[str, Tensor]]:
         """``count`` transitions, over all processes, of the replay: what was observed, and everything by name."""
@@ -391,8 +433,9 @@ class D2RL(L.LightningModule):
         config, penalty = self.config.action, self.config.ddpg.saturation_penalty
         embedding, loss = self.aenpnn.encode(observation), torch.zeros((), device=self.device)
         if config.objective != "weighted":
-            step = 1 + self.updates % min(config.gradient_steps, config.steps)
-            output = self.aenpnn.estimate(observation, config.samples, step, self.generator, embedding=embedding)
+            output = self.aenpnn.estimate(
+                observation, config.samples, self.chain_step, self.generator, embedding=embedding
+            )
             value = self.value(observation, output.tanh())
             share = group_weights(value.detach(), config.temperature)
             loss = loss - (share * value).sum(-1).mean() + penalty * saturation(output)
@@ -421,26 +464,21 @@ class D2RL(L.LightningModule):
         return value.sum(-1)
 
     def update_reward_explorer(self) -> None:
-        """RENPNN's denoising loss on measured rewards, from the start so that its stage finds it trained."""
-        if not self.generates_reward or self.updates % self.config.reward.every:
-            return
+        """RENPNN's denoising loss on measured rewards."""
         observation, batch = self.draw(self.config.ddpg.critic_batch)
         with self.sections("renpnn"), self.autocast():
             loss, metrics = self.renpnn.loss(observation, batch["view"], self.case_reward(batch), self.generator)
             self.step(3, loss)
         self.means.add("losses/renpnn", metrics["loss"])
 
-    def update_state_explorer(self) -> None:
-        """SENPNN's denoising loss on the real states of this slot."""
-        if self.config.stages.state is None or self.updates % self.config.state.every:
-            return
+    def update_state_explorer(self, channels: ChannelState, gains: LinkGains) -> None:
+        """SENPNN's denoising loss on the real states of this slot, or on as many of its bank."""
         with self.sections("senpnn"), self.autocast():
-            state = self.env.state
             if self.senpnn_bank is not None:
                 size, count = self.senpnn_bank.weights.shape[0], self.env.num_envs
                 chosen = torch.randint(size, (count,), generator=self.generator, device=self.device)
-                state = self.senpnn_bank[chosen]
-            loss, metrics = self.senpnn.loss(state.channels, state.gains, self.generator)
+                channels, gains = self.senpnn_bank.channels[chosen], self.senpnn_bank.gains[chosen]
+            loss, metrics = self.senpnn.loss(channels, gains, self.generator)
             self.step(4, loss)
         self.means.add("losses/senpnn", metrics["loss"])
 
@@ -456,7 +494,7 @@ class D2RL(L.LightningModule):
         distributed.largest_(broken)
         adam.grad_scale, adam.found_inf = None, broken  # fused Adam then skips the step by itself
         optimizer.step()
-        self.skipped = self.skipped + broken
+        self.skipped.add_(broken)
         self.steps += 1
 
     @contextlib.contextmanager
@@ -490,7 +528,8 @@ class D2RL(L.LightningModule):
 
     def skipped_steps(self) -> float:
         """Optimizer steps skipped since the last call."""
-        count, self.skipped = float(self.skipped), 0.0
+        count = float(self.skipped)
+        self.skipped.zero_()
         return count
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from d2rl.run_directory import RUNS, RunDirectory, find_checkpoint, run_of, writ
 from d2rl.scheduling import proportional_fair
 from d2rl.schema import leaves
 from d2rl.settings import check, conf_name, link_weights, load, to_yaml
-from d2rl.training import SHAPES, accelerator_device, decision_rule, start_from, train
+from d2rl.training import SHAPES, accelerator_device, decision_rule, start_from, train, training_device
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
@@ -51,7 +51,7 @@ def train_command(arguments: list[str]) -> None:
     config, checkpoint = _configuration(arguments)
     check(config)
     # nothing is written before all that can be refused is known to be usable
-    device = accelerator_device(config.trainer.accelerator, config.trainer.devices)
+    device = training_device(config.trainer)
     check_footprint(share(config) if device.type == "cuda" else config, device)
     if config.scenario.channel_bank:
         try:

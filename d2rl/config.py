@@ -181,6 +181,9 @@ class TrainerConfig:
     devices: int = option(1, "processes on each node, one for each GPU", low=1, high=1024)
     nodes: int = option(1, "machines", low=1, high=10**4)
     precision: str = option("32", "of the networks; physics is always fp32 or better", choices=("32", "bf16"))
+    cuda_graphs: bool = option(
+        False, "on one GPU: capture each kind of update once as a CUDA graph, and replay it afterwards"
+    )
     checkpoint_every: int = option(5, "epochs between two checkpoints", low=1)
     threads: int = option(1, "CPU threads; the small tensors gain nothing from more; 0: one per core", low=0, high=1024)
     progress: bool = option(True, "show a progress bar")

@@ -8,6 +8,8 @@ from torch import Tensor
 class Means:
     """Adds up values by name; only :meth:`collect` and :meth:`current` wait for the device.
 
+    A sum keeps its place in memory from its first value on, so that a captured update can add to it.
+
     Example::
 
         means.add("losses/critic", loss)
@@ -21,15 +23,20 @@ class Means:
     def add(self, name: str, value: Tensor) -> None:
         """Count a value in."""
         value = value.detach()
-        self.totals[name] = self.totals[name] + value if name in self.totals else value
+        if name in self.totals:
+            self.totals[name].add_(value)
+        else:
+            self.totals[name] = value.clone()
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def current(self, name: str) -> float | None:
         """The mean so far, None where nothing was added since the last collection."""
-        return float(self.totals[name]) / self.counts[name] if name in self.totals else None
+        return float(self.totals[name]) / self.counts[name] if name in self.counts else None
 
     def collect(self) -> dict[str, float]:
         """The means since the last call, which begin anew."""
-        means = {name: float(total) / self.counts[name] for name, total in self.totals.items()}
-        self.totals, self.counts = {}, {}
+        means = {name: float(self.totals[name]) / count for name, count in self.counts.items()}
+        for name in means:
+            self.totals[name].zero_()
+        self.counts = {}
         return means

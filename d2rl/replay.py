@@ -22,6 +22,7 @@ class ReplayBuffer:
         self.storage: dict[str, Tensor] = {}
         self.position = 0
         self.filled = 0
+        self.bound = torch.zeros((), dtype=torch.float64)  # ``filled`` on the device, where captured updates read it
         self.refused: Tensor | int = 0
 
     def __len__(self) -> int:
@@ -41,6 +42,7 @@ class ReplayBuffer:
                 name: torch.empty((self.capacity, *tensor.shape[1:]), dtype=tensor.dtype, device=device)
                 for name, tensor in transitions.items()
             }
+            self.bound = self.bound.to(device)
         index = (torch.arange(count, device=device) + self.position) % self.capacity
         finite = _finite(transitions)
         self.refused = self.refused + (~finite).sum()
@@ -49,14 +51,16 @@ class ReplayBuffer:
             self.storage[name].index_copy_(0, index, tensor.detach().index_select(0, source))
         self.position = (self.position + count) % self.capacity
         self.filled = min(self.filled + count, self.capacity)
+        self.bound.fill_(self.filled)
 
     def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """``count`` transitions, uniform with replacement.
 
         :param generator: on the device of the buffer
         """
-        device = next(iter(self.storage.values())).device
-        index = torch.randint(self.filled, (count,), generator=generator, device=device)
+        uniform = torch.rand(count, dtype=torch.float64, generator=generator, device=self.bound.device)
+        # the largest number below 1 times the bound rounds to less than the bound: float64 has digits to spare
+        index = (uniform * self.bound).long()
         return {name: tensor.index_select(0, index) for name, tensor in self.storage.items()}
 
     def refused_transitions(self) -> int:
@@ -80,6 +84,7 @@ class ReplayBuffer:
             ring = torch.empty((self.capacity, *tensor.shape[1:]), dtype=tensor.dtype, device=device)
             ring[: self.filled] = tensor.to(device)
             self.storage[name] = ring
+        self.bound = torch.full_like(self.bound, self.filled, device=device)
 
 
 def _finite(transitions: dict[str, Tensor]) -> Tensor:

@@ -131,6 +131,17 @@ def check(config: Config) -> None:
                 f"{named(key)} must be a multiple of trainer.devices x trainer.nodes ({count}): each process takes "
                 "an equal share of it."
             )
+    if config.trainer.cuda_graphs and config.trainer.accelerator == "cpu":
+        raise ConfigError(
+            "trainer.cuda_graphs=true needs a GPU, and trainer.accelerator=cpu leaves it out; set "
+            "trainer.cuda_graphs=false, or trainer.accelerator=gpu."
+        )
+    if config.trainer.cuda_graphs and (count > 1 or config.trainer.strategy == "ddp"):
+        raise ConfigError(
+            f"trainer.cuda_graphs=true is for one process without DDP, and trainer.devices x trainer.nodes is {count}, "
+            f"trainer.strategy={config.trainer.strategy}: what processes exchange is not captured. Set "
+            "trainer.cuda_graphs=false."
+        )
     near, far = "scenario.minimum_distance", "scenario.cell_radius"
     if known[near].value >= known[far].value:
         raise ConfigError(f"{named(near)} must be below {named(far)}, both in m.")

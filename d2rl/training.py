@@ -78,7 +78,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
             if isinstance(logger, CsvLogger):
                 logger.resume(steps)
     profiler = GpuTimeProfiler(run.timing if first else None)
-    device = accelerator_device(trainer_config.accelerator, trainer_config.devices)
+    device = training_device(trainer_config)
     e = config.evaluation
     evaluation = Evaluation(config.scenario, e.drops, e.seed, device) if first else None
     stop = SaveAndStop(run.last)
@@ -202,6 +202,19 @@ def accelerator_device(name: str, devices: int = 1) -> torch.device:
     device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise ConfigError(f"trainer.devices={devices}, but torch sees {torch.cuda.device_count()} GPUs here.")
+    return device
+
+
+def training_device(config: TrainerConfig) -> torch.device:
+    """The torch device of a training.
+
+    :raises ConfigError: a GPU that is not there
+    """
+    device = accelerator_device(config.accelerator, config.devices)
+    if config.cuda_graphs and device.type != "cuda":
+        raise ConfigError(
+            "trainer.cuda_graphs=true needs a GPU, and torch sees none here; set trainer.cuda_graphs=false."
+        )
     return device
 
 

@@ -117,7 +117,8 @@ def tiny_arguments() -> list[str]:
 def fit() -> Callable[..., Any]:
     """Train an agent in a Trainer with nothing but the callbacks given: ``fit(agent, callback, ..., epochs=1)``.
 
-    A callback may be a function of (trainer, agent), which is called after every training step.
+    A callback may be a function of (trainer, agent), which is called after every training step. ``checkpoint`` is the
+    file to go on from.
     """
     import lightning as L
     from lightning.pytorch.callbacks import Callback, LambdaCallback
@@ -128,10 +129,17 @@ def fit() -> Callable[..., Any]:
     def after_each_step(function: Callable[..., Any]) -> Callback:
         return LambdaCallback(on_train_batch_end=lambda trainer, agent, *_: function(trainer, agent))
 
-    def train(agent: Any, *callbacks: Any, epochs: int = 1, logger: Any = False) -> L.Trainer:
+    def train(
+        agent: Any,
+        *callbacks: Any,
+        epochs: int = 1,
+        logger: Any = False,
+        accelerator: str = "cpu",
+        checkpoint: Path | None = None,
+    ) -> L.Trainer:
         plan = agent.config.trainer
         trainer = L.Trainer(
-            accelerator="cpu",
+            accelerator=accelerator,
             max_epochs=epochs,
             logger=logger,
             callbacks=[one if isinstance(one, Callback) else after_each_step(one) for one in callbacks],
@@ -142,7 +150,8 @@ def fit() -> Callable[..., Any]:
             num_sanity_val_steps=0,
             log_every_n_steps=1,
         )
-        trainer.fit(agent, DataLoader(range(plan.updates_per_epoch // plan.updates_per_step), batch_size=None))
+        steps = DataLoader(range(plan.updates_per_epoch // plan.updates_per_step), batch_size=None)
+        trainer.fit(agent, steps, ckpt_path=checkpoint, weights_only=True)
         return trainer
 
     return train

@@ -45,3 +45,14 @@ def test_a_value_that_is_not_finite_shows():
     means.add("a", torch.tensor(1.0))
     means.add("a", torch.tensor(float("nan")))
     assert means.current("a") != means.current("a")
+
+
+def test_a_sum_stays_where_it_is_when_means_begin_anew():
+    means = Means()
+    means.add("a", torch.tensor(float("nan")))
+    place = means.totals["a"].data_ptr()
+    means.collect()
+    for value in (1.0, 2.0):
+        means.add("a", torch.tensor(value))
+    assert means.totals["a"].data_ptr() == place
+    assert means.collect() == {"a": 1.5}

@@ -71,6 +71,20 @@ def test_a_transition_that_is_not_finite_is_counted_and_leaves_its_place_to_anot
     assert (buffer.refused_transitions(), buffer.refused_transitions()) == (1, 0)
 
 
+@pytest.mark.parametrize("filled", [1, 3, 8, 1000])
+def test_no_sample_lies_beyond_what_was_written(filled, monkeypatch):
+    buffer = ReplayBuffer(1000)
+    buffer.add(numbered(0, filled))
+    for number in (0.0, 1 - 2**-53):  # the smallest and the largest that rand gives
+        monkeypatch.setattr(torch, "rand", lambda *_, number=number, **__: torch.tensor([number], dtype=torch.float64))
+        assert buffer.sample(1, seeded())["action"][0, 0] == (0 if number == 0 else filled - 1)
+
+
+@pytest.mark.parametrize("filled", [2**24 + 1, 10**9, 2**53])
+def test_the_largest_random_number_stays_below_any_bound(filled):
+    assert int((torch.tensor(1 - 2**-53, dtype=torch.float64) * filled).long()) == filled - 1
+
+
 def test_samples_are_uniform_over_what_was_written():
     buffer = ReplayBuffer(1000)
     buffer.add(numbered(5, 8))  # the other 992 places hold whatever memory held

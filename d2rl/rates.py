@@ -1,0 +1,29 @@
+"""Learning rates that a captured step can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def scale_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float, device: torch.device | None) -> None:
+    """Set learning rates to a part of those at the start.
+
+    :param factor: the part
+    :param device: keeps them as float32 tensors there, whose addresses stay, so that a captured step sees the change;
+        None: as numbers. What a checkpoint brought may be either.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            before = group["lr"]
+            if "initial_lr" not in group:
+                group["initial_lr"] = float(before)
+            rate = group["initial_lr"] * factor
+            if device is None:
+                group["lr"] = rate
+            elif isinstance(before, Tensor) and before.device.type == device.type:
+                before.fill_(rate)
+            else:
+                group["lr"] = torch.full((), rate, dtype=torch.float32, device=device)
