@@ -86,7 +86,7 @@ def test_a_channel_that_is_not_finite_never_reaches_the_replay(tiny, fit, kind, 
 )
 def test_a_replay_that_is_not_finite_is_skipped_until_it_is_written_over(tiny, fit, kind, value):
     agent, watch = build(tiny), MixedPrecision()
-    fit(agent, Inject(lambda agent: agent.replay.storage[kind][2].fill_(value)), watch, moved(agent), epochs=5)
+    fit(agent, Inject(lambda agent: agent.replay.storage[kind][2:6].fill_(value)), watch, moved(agent), epochs=5)
     assert watch.skipped >= 1
     assert watch.refused == 0
     assert finite_replay(agent)
