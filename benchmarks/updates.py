@@ -32,6 +32,7 @@ VARIANTS = {
     "DDPG, critic of powers": ["conf=ddpg_powers"],
     "DDPG": ["conf=ddpg"],
 }
+GRAPHS = {"D2RL, CUDA graphs": [*VARIANTS["D2RL"], "trainer.cuda_graphs=true"]}  # on a GPU, besides
 AXES = ("batch", "users", "antennas")
 COLUMNS = {
     "axis": "",
@@ -90,7 +91,7 @@ def overrides(axis: str, value: int) -> list[str]:
 def point(asked: UpdatesConfig, given: list[str], machine: Machine) -> list[tuple[str, float, Work]]:
     """Seconds of an update and the work of a training step, by variant."""
     agents = {}
-    for name, variant in VARIANTS.items():
+    for name, variant in (VARIANTS | (GRAPHS if machine.device.type == "cuda" else {})).items():
         config = load([*variant, "ddpg.warmup_updates=0", f"trainer.updates_per_step={UPDATES}", *given])
         if config.stages.state is not None and config.scenario.transmit_antennas > asked.state_antennas:
             continue
@@ -103,6 +104,7 @@ def point(asked: UpdatesConfig, given: list[str], machine: Machine) -> list[tupl
     times = medians({n: step(agent) for n, agent in agents.items()}, asked.rounds, asked.seconds, machine.device)
     results = []
     for name, agent in agents.items():
+        agent.captured = None  # a replay does the same work, and shows no operators
         with Work() as work:
             agent.training_step(0, 0)
         results.append((name, times[name] / UPDATES, work))

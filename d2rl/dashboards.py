@@ -127,7 +127,7 @@ SECTIONS = (
         (
             Panel(
                 "Sections",
-                _metrics("time", "environment", "actor", "aenpnn", "critic", "renpnn", "senpnn", "replay"),
+                _metrics("time", "environment", "actor", "aenpnn", "critic", "renpnn", "senpnn", "replay", "update"),
                 "s",
                 kind="stacked-area",
             ),

@@ -188,7 +188,7 @@ def precision(agent: D2RL) -> None:
         (("ddpg.warmup_updates=9", "ddpg.warmup_critic_updates=3"), None),
         (("stages.action=null",), None),
         (("stages.action=null", "ddpg.gamma=0.5", "network.critic=numbers"), None),
-        (("action.objective=mixed", "action.gradient_steps=2"), None),
+        (("action.objective=mixed", "action.gradient_steps=2", "reward.every=1"), None),
         (("action.objective=weighted",), None),
         (("reward.case=raw",), None),
         (("reward.risk=cvar",), None),
