@@ -72,6 +72,9 @@ def test_an_interaction_and_an_update_never_wait_for_the_device(tiny, fit, chang
         if agent.updates < 4 or found:  # calibration may look
             return
         agent.chi = 1.0
+        for name in agent.stages:
+            if getattr(agent.config.stages, name) is not None:
+                agent.begin_stage(name)
         with Waits() as waits:
             agent.training_step(0, 0)
         found.append(waits.found)
