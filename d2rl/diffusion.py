@@ -97,7 +97,7 @@ class DiffusionSchedule(nn.Module):
     def ancestral_step(self, x0: Tensor, xp: Tensor, step: int, noise: Tensor) -> Tensor:
         """x_{p-1} drawn from :meth:`posterior`; the step to x_0 adds no noise."""
         mean, variance = self.posterior(x0, xp, step)
-        return mean if variance == 0 else mean + math.sqrt(variance) * noise
+        return mean if variance == 0 else torch.add(mean, noise, alpha=math.sqrt(variance))
 
     def ddim_step(self, x0: Tensor, xp: Tensor, step: int | Tensor) -> Tensor:
         """x_{p-1} on the deterministic path through ``x0`` and ``xp`` (Song et al., ICLR 2021, DDIM, sigma = 0)."""

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from d2rl.agent import D2RL
 from d2rl.config import FullDuplexConfig
-from d2rl.envs import CellState, decided_rates, evaluation_drops, stream
+from d2rl.envs import CellState, evaluation_drops, stream
 from d2rl.errors import ConfigError
 from d2rl.metrics.rates import RateMetrics
-from d2rl.networks import observe
+from d2rl.networks import Observation, observe
+from d2rl.networks import decide as decode
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, mrt, random_decision, rzf, wmmse, zf
 from d2rl.wireless.bounds import interference_free_rates
+from d2rl.wireless.heads import ActionHead
+from d2rl.wireless.wmmse import improve
 
 Decision = tuple[Tensor, Tensor]
 Policy = Callable[[CellState], Decision]
@@ -67,24 +70,34 @@ class Outcome:
 def decide(agent: D2RL, state: CellState, rule: DecisionRule, generator: torch.Generator) -> Decision:
     """Precoder [B, N_t, K_D] and uplink power [B, K_U] for what the base station knows of B cells."""
     known, count = state.estimate, rule.best_of
+    observation = observe(known, state.weights)
     if rule.priority_spread and count > 1:
         weights = diverse_weights(state.weights, known.downlink_users, count, rule.priority_spread, generator)
-        action = agent.propose(observe(known.repeat(count), weights.flatten(0, 1)), 1, generator)
-        action = action.reshape(known.batch, count, -1)
+        action = agent.propose(observation.asking(weights), 1, generator).reshape(known.batch, count, -1)
     else:
-        action = agent.propose(observe(known, state.weights), count, generator)
+        action = agent.propose(observation, count, generator)
     if rule.noise and count > 1:
         noise = rule.noise * torch.randn(action.shape, generator=generator, device=action.device)
         noise[:, 0] = 0
         action = (action + noise).clamp(-1, 1)
-    if count > 1:
-        rates = decided_rates(agent.env.head, known, action)
-        best = (rates * state.weights.unsqueeze(1)).sum(-1).argmax(-1)
-        action = action[torch.arange(known.batch, device=best.device), best]
-    decision = agent.env.head.decode(known, action.reshape(known.batch, -1))
-    if rule.refine:
-        decision = wmmse(known, iterations=rule.refine, weights=state.weights, initial=decision)
-    return decision
+    decision = best_decision(agent.env.head, observation, action)
+    return improve(known, *decision, state.weights, rule.refine) if rule.refine else decision
+
+
+def best_decision(head: ActionHead, observation: Observation, action: Tensor) -> Decision:
+    """What the head makes of one of M actions for each state: of the best by weighted rate on the known channels.
+
+    :param action: [B, M, size]
+    :returns: precoder [B, N_t, K_D] and uplink power [B, K_U]
+    """
+    count, channels = action.shape[1], observation.channels.repeat(action.shape[1])
+    precoder, power = decode(head, observation, action, channels)
+    if count == 1:
+        return precoder, power
+    rates = link_rates(channels, precoder, power).unflatten(0, (-1, count))
+    best = (rates * observation.weights.unsqueeze(1)).sum(-1).argmax(-1)
+    chosen = torch.arange(len(best), device=best.device) * count + best
+    return precoder[chosen], power[chosen]
 
 
 def diverse_weights(

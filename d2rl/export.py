@@ -20,9 +20,9 @@ from torch.export import Dim
 from d2rl.agent import D2RL
 from d2rl.cli import run
 from d2rl.commands import own_keys
-from d2rl.envs import CellState, decided_rates, evaluation_states
+from d2rl.envs import CellState, evaluation_states
 from d2rl.errors import ConfigError, UserError
-from d2rl.evaluation import Decision, DecisionRule, policy_of
+from d2rl.evaluation import Decision, DecisionRule, best_decision, policy_of
 from d2rl.networks import observe
 from d2rl.pretrained import load_agent
 from d2rl.real_decision import OUTPUTS, RealDecision
@@ -173,19 +173,15 @@ def inputs_for(decision: RealDecision, cells: CellState, generator: torch.Genera
 @torch.no_grad()
 def decide_with(agent: D2RL, cells: CellState, inputs: dict[str, Tensor]) -> Decision:
     """The decision in torch's complex numbers from the same weights and noise: precoder and uplink power."""
-    known, batch = cells.estimate, cells.estimate.batch
+    observation = observe(cells.estimate, cells.weights)
     weights = inputs.get("proposal_weights", cells.weights.unsqueeze(1))
-    count = weights.shape[1]
-    observation = observe(known.repeat(count), weights.flatten(0, 1))
+    asked = observation.asking(weights)
     if "noise" in inputs:
         noises = inputs["noise"].flatten(0, 1).transpose(0, 1).unsqueeze(2)
-        action = agent.aenpnn.sample(observation, 1, noises=noises).tanh()
+        action = agent.aenpnn.sample(asked, 1, noises=noises).tanh()
     else:
-        action = agent.actor(observation).tanh()
-    action = action.reshape(batch, count, -1)
-    rates = decided_rates(agent.env.head, known, action)
-    best = (rates * cells.weights.unsqueeze(1)).sum(-1).argmax(-1)
-    return agent.env.head.decode(known, action[torch.arange(batch), best])
+        action = agent.actor(asked).tanh()
+    return best_decision(agent.env.head, observation, action.reshape(*weights.shape[:2], -1))
 
 
 def parity(agent: D2RL, decision: RealDecision, session: Any, cells: CellState) -> float:

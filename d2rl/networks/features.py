@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from d2rl.wireless.channels import ChannelState
-from d2rl.wireless.heads import beam_basis, uplink_combiners
+from d2rl.wireless.channels import ChannelState, repeated
+from d2rl.wireless.heads import beam_basis, mmse_inverse, uplink_combiners
 from d2rl.wireless.precoders import full_uplink_power, rzf
 from d2rl.wireless.rates import link_rates, squared_magnitude
 
@@ -25,7 +25,7 @@ class Observation:
 
     :param channels: estimated channels
     :param weights: [B, K], priority of every link
-    :param nodes: [B, K, NODE_FEATURES]
+    :param nodes: [B, K, NODE_FEATURES], the last of them of the weight
     :param edges: [B, K, K, EDGE_FEATURES]; ``edges[b, i, j]`` tells what link j does to link i
     :param reference: [B, K], link rates of RZF at full power on the estimated channels, bit/s/Hz
     :param basis: [B, N_t, K], :func:`beam_basis` in the precision of the channels
@@ -62,6 +62,16 @@ class Observation:
         """The same on another device; a Trainer moves batches by it."""
         return Observation.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
 
+    def asking(self, weights: Tensor) -> Observation:
+        """The same states under N versions of their link weights, side by side: batch B N.
+
+        :param weights: [B, N, K]
+        """
+        copies, weights = weights.shape[1], weights.flatten(0, 1)
+        tensors = {name: repeated(tensor, copies) for name, tensor in self.tensors().items()}
+        nodes = torch.cat([tensors["nodes"][..., :-1], _log_weight(weights).unsqueeze(-1)], dim=-1)
+        return Observation.from_tensors({**tensors, "weights": weights, "nodes": nodes})
+
 
 def observe(channels: ChannelState, weights: Tensor) -> Observation:
     """Features of the channels; unchanged by antenna order, equivariant to user order.
@@ -76,7 +86,8 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
     :param weights: [B, K_D + K_U], priority of every link
     """
     k_d, g, h = channels.downlink_users, channels.downlink, channels.uplink
-    combiners = uplink_combiners(channels)
+    inverse_down, inverse_up = mmse_inverse(g), mmse_inverse(h)
+    combiners = uplink_combiners(channels, inverse_up)
     basis = beam_basis(channels, combiners).to(g.dtype)
     beams = basis[..., :k_d]
     received = log_gain(_received(channels, combiners, beams, full_uplink_power(channels)))
@@ -90,7 +101,7 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
     leaks_out = squared_magnitude(channels.self_interference @ beams).sum(-2)
     leaks_in = squared_magnitude(channels.self_interference.mH @ combiners).sum(-2)
     gain = torch.cat([squared_magnitude(g).sum(-1), squared_magnitude(h).sum(-1)], dim=-1)
-    suppressed = torch.cat([suppressed_gain(g), suppressed_gain(h)], dim=-1)
+    suppressed = torch.cat([suppressed_gain(inverse_down), suppressed_gain(inverse_up)], dim=-1).to(gain.dtype)
     reference = link_rates(channels, rzf(channels), full_uplink_power(channels))
     is_downlink = torch.zeros_like(gain)
     is_downlink[:, :k_d].fill_(1)
@@ -101,21 +112,17 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
         log_gain(suppressed),
         log_gain(torch.cat([leaks_out, leaks_in], dim=-1)),
         reference / BITS,
-        torch.log(weights.clamp_min(1e-3)),
+        _log_weight(weights),
     ]
     return Observation(channels, weights, torch.stack(features, dim=-1), edges, reference, basis)
 
 
-def suppressed_gain(vectors: Tensor) -> Tensor:
+def suppressed_gain(inverse: Tensor) -> Tensor:
     """Signal-to-noise ratio of each user after linear MMSE suppression of the others: [B, K].
 
-    :param vectors: [B, K, N], one channel vector per user
+    :param inverse: [B, K, K], :func:`mmse_inverse` of the users' channels
     """
-    streams = vectors.to(torch.complex128)
-    gram = streams.conj() @ streams.mT
-    gram = gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    inverse = torch.linalg.inv_ex(gram)[0].diagonal(dim1=-2, dim2=-1).real
-    return (1 / inverse - 1).clamp_min(0).to(vectors.real.dtype)
+    return (1 / inverse.diagonal(dim1=-2, dim2=-1).real - 1).clamp_min(0)
 
 
 def _received(channels: ChannelState, combiners: Tensor, precoder: Tensor, power: Tensor) -> Tensor:
@@ -137,6 +144,10 @@ def _blocks(down: Tensor, up: Tensor) -> Tensor:
     upper = torch.nn.functional.pad(down, (0, up.shape[-1]))
     lower = torch.nn.functional.pad(up, (down.shape[-1], 0))
     return torch.cat([upper, lower], dim=-2)
+
+
+def _log_weight(weights: Tensor) -> Tensor:
+    return torch.log(weights.clamp_min(1e-3))
 
 
 def log_gain(gain: Tensor) -> Tensor:

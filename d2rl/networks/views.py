@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from d2rl.networks.actions import downlink_mask
 from d2rl.networks.features import Observation, log_gain
+from d2rl.wireless.channels import ChannelState, repeated
 from d2rl.wireless.heads import ActionHead
 from d2rl.wireless.rates import link_powers
 
@@ -33,8 +34,9 @@ class PowersView(nn.Module):
         :param decision: what the head makes of the B M actions, where it is at hand
         """
         with torch.autocast(action.device.type, enabled=False):
-            decision = decide(self.head, observation, action) if decision is None else decision
-            signal, disturbance = link_powers(observation.channels.repeat(action.shape[1]), *decision)
+            channels = observation.channels.repeat(action.shape[1])
+            decision = decide(self.head, observation, action, channels) if decision is None else decision
+            signal, disturbance = link_powers(channels, *decision)
             view = torch.stack([log_gain(signal), log_gain(disturbance - 1)], dim=-1)
         return view.unflatten(0, (-1, action.shape[1]))
 
@@ -60,8 +62,13 @@ class NumbersView(nn.Module):
         return torch.cat([numbers * mask, numbers * ~mask], dim=-1)
 
 
-def decide(head: ActionHead, observation: Observation, action: Tensor) -> Decision:
-    """Precoders [B M, N_t, K_D] and uplink powers [B M, K_U] of M actions [B, M, size] of each state."""
+def decide(
+    head: ActionHead, observation: Observation, action: Tensor, channels: ChannelState | None = None
+) -> Decision:
+    """Precoders [B M, N_t, K_D] and uplink powers [B M, K_U] of M actions [B, M, size] of each state.
+
+    :param channels: the observation's, each state M times in a row, where they are at hand
+    """
     count = action.shape[1]
-    basis = observation.basis if count == 1 else observation.basis.repeat_interleave(count, dim=0)
-    return head.decode(observation.channels.repeat(count), action.float().flatten(0, 1), basis)
+    channels = observation.channels.repeat(count) if channels is None else channels
+    return head.decode(channels, action.float().flatten(0, 1), repeated(observation.basis, count))

@@ -70,7 +70,7 @@ class ChannelState:
 
     def repeat(self, copies: int) -> ChannelState:
         """Each state ``copies`` times in a row: batch B becomes B * copies."""
-        return self if copies == 1 else self.map(lambda t: t.repeat_interleave(copies, dim=0))
+        return self if copies == 1 else self.map(lambda tensor: repeated(tensor, copies))
 
     def double(self) -> ChannelState:
         """The same channels in double precision."""
@@ -115,6 +115,11 @@ def concatenate(states: Sequence[ChannelState]) -> ChannelState:
     """Join batches of states along the batch."""
     names = states[0].tensors()
     return ChannelState(**{n: torch.cat([getattr(s, n) for s in states]) for n in names})
+
+
+def repeated(tensor: Tensor, copies: int) -> Tensor:
+    """Each row ``copies`` times in a row: [B, ...] becomes [B copies, ...], of a single row without copying it."""
+    return tensor if copies == 1 else tensor.unsqueeze(1).expand(-1, copies, *tensor.shape[1:]).flatten(0, 1)
 
 
 def _shape(tensor: Tensor, name: str, dims: int) -> tuple[int, ...]:

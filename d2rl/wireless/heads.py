@@ -160,14 +160,27 @@ def beam_basis(channels: ChannelState, combiners: Tensor | None = None) -> Tenso
     return torch.cat([downlink_directions(exact), leakage_directions(exact, combiners)], dim=-1)
 
 
-def uplink_combiners(channels: ChannelState) -> Tensor:
-    """MMSE combiners without self-interference at full uplink power, unit norm: [B, N_r, K_U]."""
+def uplink_combiners(channels: ChannelState, inverse: Tensor | None = None) -> Tensor:
+    """MMSE combiners without self-interference at full uplink power, unit norm: [B, N_r, K_U].
+
+    :param inverse: :func:`mmse_inverse` of the uplink channels, where it is at hand
+    """
     streams = channels.uplink.to(torch.complex128).mT
-    gram = streams.mH @ streams
-    gram = gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    combiners = solve(gram, streams.mH).mH
+    combiners = streams @ (mmse_inverse(channels.uplink) if inverse is None else inverse)
     norm = squared_magnitude(combiners).sum(-2, keepdim=True).clamp_min(1e-60).sqrt()
     return (combiners / norm).to(channels.uplink.dtype)
+
+
+def mmse_inverse(vectors: Tensor) -> Tensor:
+    """(I + H^H H)^-1 of unit noise and K users whose channels are the columns of H: [B, K, K], in double.
+
+    Its diagonal holds the MMSE errors of linear receivers; H times it their combiners.
+
+    :param vectors: [B, K, N], one channel vector per user
+    """
+    streams = vectors.to(torch.complex128).mT
+    gram = streams.mH @ streams
+    return torch.linalg.inv_ex(gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))[0]
 
 
 def downlink_directions(channels: ChannelState) -> Tensor:

@@ -56,17 +56,30 @@ def wmmse(
     else:
         precoder, power = check_decision(channels, *initial)
         starts = 1
-    problem, weights = channels.double().repeat(starts), weights.double().repeat_interleave(starts, dim=0)
-    precoder, amplitude = precoder.to(torch.complex128), power.double().sqrt()
-    for _ in range(iterations):
-        precoder, amplitude = wmmse_iteration(problem, precoder, amplitude, weights)
-    power = amplitude.square()
+    problem, weights = channels.repeat(starts), weights.repeat_interleave(starts, dim=0)
+    precoder, power = improve(problem, precoder, power, weights, iterations)
     if starts > 1:
         rate = (weights * link_rates(problem, precoder, power)).sum(-1)
         best = rate.unflatten(0, (channels.batch, starts)).argmax(-1)
         chosen = torch.arange(channels.batch, device=best.device) * starts + best
         precoder, power = precoder[chosen], power[chosen]
-    return precoder.to(channels.downlink.dtype), power.to(channels.downlink.real.dtype)
+    return precoder, power
+
+
+def improve(
+    channels: ChannelState, precoder: Tensor, power: Tensor, weights: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Decisions that respect the limits after some iterations from there, in which their weighted rate only rises.
+
+    :param channels: B states      :param precoder: [B, N_t, K_D]      :param power: [B, K_U]
+    :param weights: [B, K_D + K_U], priority of every link      :param iterations: 0 or more
+    :returns: precoder and uplink power, in the precision of the channels
+    """
+    problem, weights = channels.double(), weights.double()
+    precoder, amplitude = precoder.to(torch.complex128), power.double().sqrt()
+    for _ in range(iterations):
+        precoder, amplitude = wmmse_iteration(problem, precoder, amplitude, weights)
+    return precoder.to(channels.downlink.dtype), amplitude.square().to(channels.downlink.real.dtype)
 
 
 def wmmse_iteration(

@@ -13,7 +13,7 @@ from torch import Tensor
 from d2rl.networks import Observation, observe
 from d2rl.networks.features import BITS, DECADES, suppressed_gain
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, rzf
-from d2rl.wireless.heads import beam_basis
+from d2rl.wireless.heads import beam_basis, mmse_inverse
 
 UNEVEN = {"downlink_users": 3, "uplink_users": 5, "transmit_antennas": 4, "receive_antennas": 6}
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
@@ -171,11 +171,23 @@ def test_a_silent_cell_has_finite_features(channels):
 
 
 def test_suppression_spares_orthogonal_users_and_costs_parallel_ones():
+    def suppressed(vectors):
+        return suppressed_gain(mmse_inverse(vectors)).float()
+
     orthogonal = torch.diag(torch.tensor([3.0, 4.0, 0.0, 10.0]) + 0j)[None, [0, 1, 3]]
-    torch.testing.assert_close(suppressed_gain(orthogonal), torch.tensor([[9.0, 16.0, 100.0]]))
+    torch.testing.assert_close(suppressed(orthogonal), torch.tensor([[9.0, 16.0, 100.0]]))
     twins = torch.tensor([[[3.0 + 0j, 4.0j], [3.0 + 0j, 4.0j]]])
-    torch.testing.assert_close(suppressed_gain(twins), torch.full((1, 2), 25 / 26))
-    torch.testing.assert_close(suppressed_gain(twins[:, :1]), torch.tensor([[25.0]]))
+    torch.testing.assert_close(suppressed(twins), torch.full((1, 2), 25 / 26))
+    torch.testing.assert_close(suppressed(twins[:, :1]), torch.tensor([[25.0]]))
+
+
+def test_asking_for_other_weights_is_observing_the_same_channels_with_them(channels):
+    weights = torch.rand(channels.batch, 3, channels.links, generator=torch.Generator().manual_seed(5)) + 0.1
+    asked = observe(channels, torch.ones(channels.batch, channels.links)).asking(weights).tensors()
+    observed = observe(channels.repeat(3), weights.flatten(0, 1)).tensors()
+    assert asked.keys() == observed.keys()
+    for name, tensor in observed.items():
+        torch.testing.assert_close(asked[name], tensor, atol=1e-6, rtol=1e-5)
 
 
 def test_observations_come_back_from_their_tensors(channels):
