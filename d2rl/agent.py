@@ -149,6 +149,10 @@ class D2RL(L.LightningModule):
         self.rates_on_device = self.device.type == "cuda"  # captured or not, for the same numbers
         self.captured = CapturedUpdates(self, CudaGraphs(self.generator)) if self.config.trainer.cuda_graphs else None
 
+    def on_fit_end(self) -> None:
+        """Give up recorded updates: they hold memory, and read weights where they are now."""
+        self.captured = None
+
     def take_share(self) -> None:
         """This process's part of the cells and of the replay, with random numbers of its own."""
         seed, name = self.config.seed, f"rank {distributed.rank()} of {self.processes}"
@@ -341,7 +345,9 @@ class D2RL(L.LightningModule):
 
     def kind_of_update(self) -> tuple[Any, ...]:
         """Updates of one kind launch the same operators: everything outside the device that decides which."""
-        due = self.warming, self.chain_step, self.reward_explorer_due, self.state_explorer_due
+        ascends_chain = self.stages["action"] and self.config.action.objective != "weighted"
+        step = self.chain_step if ascends_chain else None
+        due = self.warming, step, self.reward_explorer_due, self.state_explorer_due
         return (self.visited, *self.stages.values(), self.trusts_generated, *due, self.autocast_type)
 
     @property

@@ -8,8 +8,10 @@ updates lies on the device: learning rates, the filled part of the replay, sums 
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -41,8 +43,9 @@ class Recorder(Protocol):
 class CudaGraphs:
     """Records CUDA graphs, which share one stream and one memory pool.
 
-    Sharing is safe whatever the order of replays: they never overlap, and what a graph leaves lies in tensors that
-    were made outside of it, so that one may overwrite what another computed on the way.
+    Sharing is safe whatever the order of replays: they never overlap, and what an update leaves for others lies in
+    tensors that were made outside of the graphs, so that one may overwrite what another computed on the way. Gradients
+    are such passing values: between updates, ``grad`` of a weight holds anything.
 
     :param generator: of the random numbers that are drawn in the work, each replay the next ones
     :raises ConfigError: a generator that is not on a GPU
@@ -60,7 +63,7 @@ class CudaGraphs:
     def rehearse(self, work: Work) -> None:
         """Execute work on the stream of the captures: libraries set up handles and workspaces for a stream."""
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream), _capturable_algebra():
             work()
         torch.cuda.current_stream().wait_stream(self.stream)
 
@@ -69,10 +72,15 @@ class CudaGraphs:
 
         :raises RuntimeError: an operation that cannot be captured
         """
-        graph = torch.cuda.CUDAGraph()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         graph.register_generator_state(self.generator)  # else a graph knows the default generator alone
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            work()
+        gc.collect()  # graphs of an earlier agent that are freed in the middle of a capture would break it
+        try:
+            with _capturable_algebra(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                work()
+        except BaseException:
+            torch.cuda.set_stream(current)  # a capture that failed leaves its own stream behind
+            raise
         graph.replay()
         return graph.replay
 
@@ -83,10 +91,9 @@ class CapturedUpdates:
     Numbers are those of updates that are not captured: random numbers come from the same stream, and what Python
     counts in an update is noted when it is recorded and counted again with every replay.
 
-    Example::
+    Example, in a callback's ``on_train_start``::
 
         agent.captured = CapturedUpdates(agent, CudaGraphs(agent.generator))
-        agent.learn()
 
     :param agent: on the device of the recorder, its optimizers with learning rates on that device
     :param recorder: :class:`CudaGraphs`
@@ -131,7 +138,8 @@ class CapturedUpdates:
             again = self.recorder.record(work)
         except RuntimeError as error:
             # leaving a capture that failed fails again, and says less
-            reason = str(error.__context__ or error).strip().partition("\n")[0]
+            first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            reason = str(first).strip().partition("\n")[0]
             raise TrainingError(
                 f"trainer.cuda_graphs=true: an update cannot be captured as a CUDA graph ({reason}); "
                 "set trainer.cuda_graphs=false."
@@ -153,6 +161,8 @@ class CapturedUpdates:
     def _input(self) -> tuple[ChannelState, LinkGains]:
         """The states of this slot in tensors that stay the same, one set for each world."""
         world, state = self.agent.visited, self.agent.env.state
+        if not self.agent.state_explorer_due:
+            return state.channels, state.gains  # which nothing reads
         if world not in self.inputs:
             gains = LinkGains(**{name: tensor.clone() for name, tensor in state.gains.tensors().items()})
             self.inputs[world] = state, state.channels.map(torch.clone), gains
@@ -161,6 +171,17 @@ class CapturedUpdates:
             torch._foreach_copy_(_tensors(channels, gains), _tensors(state.channels, state.gains))
             self.inputs[world] = state, channels, gains
         return channels, gains
+
+
+@contextmanager
+def _capturable_algebra() -> Iterator[None]:
+    """Linear algebra by cuSOLVER: MAGMA, which torch may choose for many matrices of more than 16 rows, allocates."""
+    before = torch.backends.cuda.preferred_linalg_library()
+    torch.backends.cuda.preferred_linalg_library("cusolver")
+    try:
+        yield
+    finally:
+        torch.backends.cuda.preferred_linalg_library(before)
 
 
 def _tensors(channels: ChannelState, gains: LinkGains) -> list[Tensor]:

@@ -21,7 +21,7 @@ from d2rl.networks import decide as decode
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, mrt, random_decision, rzf, wmmse, zf
 from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.heads import ActionHead
-from d2rl.wireless.wmmse import improve
+from d2rl.wireless.wmmse import check_problem, improve
 
 Decision = tuple[Tensor, Tensor]
 Policy = Callable[[CellState], Decision]
@@ -68,7 +68,10 @@ class Outcome:
 
 @torch.no_grad()
 def decide(agent: D2RL, state: CellState, rule: DecisionRule, generator: torch.Generator) -> Decision:
-    """Precoder [B, N_t, K_D] and uplink power [B, K_U] for what the base station knows of B cells."""
+    """Precoder [B, N_t, K_D] and uplink power [B, K_U] for what the base station knows of B cells.
+
+    :raises InputError: where they are to be refined, channels or weights that cannot be
+    """
     known, count = state.estimate, rule.best_of
     observation = observe(known, state.weights)
     if rule.priority_spread and count > 1:
@@ -81,7 +84,10 @@ def decide(agent: D2RL, state: CellState, rule: DecisionRule, generator: torch.G
         noise[:, 0] = 0
         action = (action + noise).clamp(-1, 1)
     decision = best_decision(agent.env.head, observation, action)
-    return improve(known, *decision, state.weights, rule.refine) if rule.refine else decision
+    if rule.refine:
+        check_problem(known, state.weights)
+        return improve(known, *decision, state.weights, rule.refine)
+    return decision
 
 
 def best_decision(head: ActionHead, observation: Observation, action: Tensor) -> Decision:

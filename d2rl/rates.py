@@ -12,8 +12,8 @@ def scale_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float, devi
     """Set learning rates to a part of those at the start.
 
     :param factor: the part
-    :param device: keeps them as float32 tensors there, whose addresses stay, so that a captured step sees the change;
-        None: as numbers. What a checkpoint brought may be either.
+    :param device: keeps them as tensors on such a device, float32 where they were none, whose addresses stay, so that
+        a captured step sees the change; None: as numbers. What a checkpoint brought may be either.
     """
     for optimizer in optimizers:
         for group in optimizer.param_groups:

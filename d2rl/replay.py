@@ -57,7 +57,10 @@ class ReplayBuffer:
         """``count`` transitions, uniform with replacement.
 
         :param generator: on the device of the buffer
+        :raises ValueError: an empty buffer
         """
+        if not self.filled:
+            raise ValueError("an empty replay buffer has no transition to sample")
         uniform = torch.rand(count, dtype=torch.float64, generator=generator, device=self.bound.device)
         # the largest number below 1 times the bound rounds to less than the bound: float64 has digits to spare
         index = (uniform * self.bound).long()

@@ -1,7 +1,8 @@
 """Captured updates give the numbers of updates that are not captured.
 
-CUDA graphs need a GPU. Everything else that they ask of an update is checked on the CPU by :class:`Emulator`, which
-does with operators what a CUDA graph does with kernels.
+CUDA graphs need a GPU. Much of what they ask of an update is checked on the CPU by :class:`Emulator`, which does with
+operators what a CUDA graph does with kernels. It knows nothing of streams, of what a GPU's libraries refuse to have
+captured, or of one graph that reads memory of another.
 """
 
 from __future__ import annotations
@@ -318,12 +319,39 @@ def test_an_update_that_cannot_be_captured_ends_in_one_message(tiny, fit):
             finally:
                 raise RuntimeError("operation failed due to a previous error during capture")
 
+    agents = []
     with pytest.raises(TrainingError) as error:
-        trained(tiny(*ALL), fit, Refusing())
+        trained(tiny(*ALL), fit, Refusing(), agents.append)
     assert str(error.value) == (
         "training error: trainer.cuda_graphs=true: an update cannot be captured as a CUDA graph (operation not "
         "permitted when stream is capturing); set trainer.cuda_graphs=false."
     )
+    groups = [group for optimizer in agents[0].optimizers() for group in optimizer.param_groups]
+    assert not any(group["capturable"] for group in groups)
+
+
+def test_the_reason_is_that_of_the_capture_whatever_was_handled_before(tiny, fit):
+    class Refusing(Emulator):
+        def record(self, work: Work) -> Work:
+            try:
+                raise KeyError("of no interest")
+            except KeyError:
+                raise RuntimeError("operation not permitted")  # noqa: B904
+
+    with pytest.raises(TrainingError, match=r"as a CUDA graph \(operation not permitted\)"):
+        trained(tiny(*ALL), fit, Refusing())
+
+
+def test_recorded_updates_are_given_up_when_training_ends(tiny, fit):
+    agent = D2RL(tiny(*ALL))
+
+    def begin(trainer, agent) -> None:
+        agent.rates_on_device = True
+        agent.captured = CapturedUpdates(agent, Emulator())
+
+    fit(agent, LambdaCallback(on_train_start=begin))
+    assert agent.updates > 0
+    assert agent.captured is None
 
 
 def test_captured_updates_are_one_section(tiny, fit):
@@ -404,7 +432,14 @@ def test_graphs_without_a_gpu_are_refused(tiny, fit):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="captures CUDA graphs")
 @pytest.mark.parametrize(
     "change",
-    [(), ("ddpg.gamma=0.5",), ("stages.action=null",), ("ddpg.analytic=true",), ("scenario.loads=2+2",)],
+    [
+        (),
+        ("ddpg.gamma=0.5",),
+        ("stages.action=null",),
+        ("ddpg.analytic=true",),
+        ("scenario.loads=2+2",),
+        ("scenario.transmit_antennas=32",),
+    ],
     ids=lambda change: ",".join(change) or "everything",
 )
 def test_graphs_on_a_gpu_give_the_numbers_of_plain_updates(tiny, fit, change):
@@ -413,5 +448,5 @@ def test_graphs_on_a_gpu_give_the_numbers_of_plain_updates(tiny, fit, change):
         for graphs in ("false", "true")
     )
     assert set(differences(plain, captured)) <= {"weights", "optimizers", "replay", "means"}
-    for name in ("weights", "optimizers"):  # sums over many threads may come out in another order
+    for name in ("weights", "optimizers", "replay", "means"):  # sums over many threads may come out in another order
         torch.testing.assert_close(captured[name], plain[name], rtol=1e-3, atol=1e-4)

@@ -17,7 +17,7 @@ from d2rl import evaluation
 from d2rl.agent import D2RL
 from d2rl.config import FullDuplexConfig
 from d2rl.envs import CellState, decided_rates, evaluation_states
-from d2rl.errors import ConfigError
+from d2rl.errors import ConfigError, InputError
 from d2rl.evaluation import DecisionRule, Evaluation, decide, diverse_weights, policy_of, reference_policies
 from d2rl.networks import observe
 from d2rl.report import results_table
@@ -239,6 +239,18 @@ def test_refinement_can_only_gain(tiny):
     for before, after in pairwise(rates):
         assert bool((after >= before - 1e-3).all())
         assert (after - before).mean() > 0.01
+
+
+@pytest.mark.parametrize(("spoilt", "words"), [("channels", "NaN or infinite"), ("weights", "not negative")])
+def test_what_cannot_be_refined_is_refused(tiny, spoilt, words):
+    agent = build(tiny)
+    state = states(agent)
+    if spoilt == "channels":
+        state = replace(state, estimate=state.estimate.map(lambda tensor: tensor * float("nan")))
+    else:
+        state = replace(state, weights=-state.weights)
+    with pytest.raises(InputError, match=words):
+        decide(agent, state, DecisionRule(best_of=4, refine=2), seeded())
 
 
 def test_priorities_move_a_refined_decision(tiny):

@@ -186,3 +186,8 @@ def test_a_batch_larger_than_the_buffer_is_refused():
     assert len(buffer) == 0
     buffer.add(numbered(0, 3))
     assert contents(buffer) == [0, 1, 2]
+
+
+def test_an_empty_buffer_has_nothing_to_sample():
+    with pytest.raises(ValueError, match="empty"):
+        ReplayBuffer(4).sample(1, torch.Generator())

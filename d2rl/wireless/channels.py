@@ -69,7 +69,7 @@ class ChannelState:
         return self.map(lambda tensor: tensor[index])
 
     def repeat(self, copies: int) -> ChannelState:
-        """Each state ``copies`` times in a row: batch B becomes B * copies."""
+        """Each state ``copies`` times in a row: batch B becomes B * copies. Write into none: they may be one memory."""
         return self if copies == 1 else self.map(lambda tensor: repeated(tensor, copies))
 
     def double(self) -> ChannelState:
@@ -118,7 +118,7 @@ def concatenate(states: Sequence[ChannelState]) -> ChannelState:
 
 
 def repeated(tensor: Tensor, copies: int) -> Tensor:
-    """Each row ``copies`` times in a row: [B, ...] becomes [B copies, ...], of a single row without copying it."""
+    """Each row ``copies`` times in a row: [B, ...] becomes [B copies, ...]; copies of a single row are views of it."""
     return tensor if copies == 1 else tensor.unsqueeze(1).expand(-1, copies, *tensor.shape[1:]).flatten(0, 1)
 
 

@@ -1,6 +1,6 @@
 """Full-duplex WMMSE: alternating optimisation of the weighted sum rate (Shi et al., IEEE TSP 2011).
 
-Batched and in double precision; every iteration raises the weighted sum rate.
+Batched, iterations in double precision; every one of them raises the weighted sum rate.
 """
 
 from __future__ import annotations
@@ -38,19 +38,13 @@ def wmmse(
     :raises InputError: channels that are not finite, weights that are negative or do not fit, a start that
         breaks the power limits, more starts than supported
     """
-    channels.validate()
     if not 1 <= starts <= MAXIMUM_STARTS:
         raise InputError(f"wmmse supports 1 to {MAXIMUM_STARTS} starts, got {starts}")
     if iterations < 0:
         raise InputError(f"wmmse needs 0 iterations or more, got {iterations}")
     if weights is None:
         weights = torch.ones(channels.batch, channels.links, device=channels.downlink.device)
-    if weights.shape != (channels.batch, channels.links):
-        raise InputError(
-            f"link weights have shape {tuple(weights.shape)}, channels ask for {(channels.batch, channels.links)}"
-        )
-    if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
-        raise InputError("link weights must be finite and not negative")
+    check_problem(channels, weights)
     if initial is None:
         precoder, power = starting_points(channels, starts)
     else:
@@ -69,7 +63,9 @@ def wmmse(
 def improve(
     channels: ChannelState, precoder: Tensor, power: Tensor, weights: Tensor, iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """Decisions that respect the limits after some iterations from there, in which their weighted rate only rises.
+    """Decisions after some iterations from given ones, which respect the limits; their weighted rate only rises.
+
+    Checks nothing: :func:`wmmse` with ``initial`` does, or :func:`check_problem` and an action head.
 
     :param channels: B states      :param precoder: [B, N_t, K_D]      :param power: [B, K_U]
     :param weights: [B, K_D + K_U], priority of every link      :param iterations: 0 or more
@@ -146,6 +142,20 @@ def starting_points(channels: ChannelState, starts: int) -> tuple[Tensor, Tensor
     precoder = torch.stack([point[0] for point in points], dim=1).flatten(0, 1)
     power = torch.stack([point[1] for point in points], dim=1).flatten(0, 1)
     return precoder, power
+
+
+def check_problem(channels: ChannelState, weights: Tensor) -> None:
+    """Refuse channels and link weights that have no best decision.
+
+    :raises InputError: channels that are not finite, weights that are negative, not finite or do not fit
+    """
+    channels.validate()
+    if weights.shape != (channels.batch, channels.links):
+        raise InputError(
+            f"link weights have shape {tuple(weights.shape)}, channels ask for {(channels.batch, channels.links)}"
+        )
+    if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise InputError("link weights must be finite and not negative")
 
 
 def check_decision(channels: ChannelState, precoder: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
