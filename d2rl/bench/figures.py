@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,11 +187,15 @@ def _latency(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
         colour = colours.get(name, "0.6")
         face = colour if policy == AGENT else "none"
         axes.plot(latency, rate, marker, color=colour, markerfacecolor=face, label=label, markersize=6)
+    labelled: list[float] = []
     for name in LABELS:
         reference = _point([result.policies.get(name, {}) for some in results.values() for result in some])
         if reference:
             axes.plot(*reference, "x", color="0.35")
-            axes.annotate(LABELS[name], reference, xytext=(5, 3), textcoords="offset points", fontsize=8, color="0.35")
+            below = any(math.isclose(reference[1], rate, rel_tol=0.03) for rate in labelled)  # RZF and ZF may coincide
+            place = {"xytext": (5, -11 if below else 3), "textcoords": "offset points"}
+            axes.annotate(LABELS[name], reference, **place, fontsize=8, color="0.35")
+            labelled.append(reference[1])
     axes.set_xscale("log")
     axes.margins(x=0.12)
     axes.set_xlabel("time of one decision for one cell (ms); filled: one proposal, open: best of 16")
