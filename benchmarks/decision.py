@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from machine import Measurement, Work, axes, cell, measure, medians, report
 from rich.progress import track
 
@@ -72,7 +73,8 @@ def decision_command(arguments: list[str]) -> None:
         policies = {name: policy_of(agent, rule) for name, rule in RULES.items()}
         policies[REFERENCE] = reference_policies()["wmmse"]
         subjects = {name: lambda policy=policy, state=state: policy(state) for name, policy in policies.items()}
-        times = medians(subjects, asked.rounds, asked.seconds, machine.device)
+        with torch.inference_mode():  # as a base station would, for the policy and for WMMSE
+            times = medians(subjects, asked.rounds, asked.seconds, machine.device)
         for name, subject in subjects.items():
             with Work() as work:
                 subject()

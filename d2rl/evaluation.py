@@ -66,9 +66,9 @@ class Outcome:
     uplink_power: Tensor
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decide(agent: D2RL, state: CellState, rule: DecisionRule, generator: torch.Generator) -> Decision:
-    """Precoder [B, N_t, K_D] and uplink power [B, K_U] for what the base station knows of B cells.
+    """Precoder [B, N_t, K_D] and uplink power [B, K_U] for what the base station knows of B cells; no gradient passes.
 
     :raises InputError: where they are to be refined, channels or weights that cannot be
     """
@@ -209,6 +209,7 @@ class Evaluation:
         """Link rates [B, K_D + K_U] that a policy reaches on the true channels."""
         return link_rates(self.state.channels, *policy(self.state))
 
+    @torch.inference_mode()
     def score(self, name: str, policy: Policy, latency: bool = False) -> dict[str, float]:
         """Metrics of a policy, kept under ``name`` with its outcome; ``latency`` adds the median ms of one decision."""
         decision = policy(self.state)
@@ -233,6 +234,7 @@ class Evaluation:
         rates = interference_free_rates(self.state.channels, self.state.weights)
         return float((rates * self.state.weights).sum(-1).mean())
 
+    @torch.inference_mode()
     def latency(self, policy: Policy) -> float:
         """Median milliseconds of one decision for one cell, warm-up left out."""
         one = self.state[:1]
