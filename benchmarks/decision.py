@@ -3,23 +3,29 @@
     python benchmarks/decision.py [device=auto] [threads=1] [only=batch,users,antennas] [out=FILE.csv]
 
 The policy is AENPNN over the link graph, untrained: latency does not depend on weights. What is timed is the whole
-decision, from channel estimates to precoder and powers, in rounds that alternate between the rules.
+decision, from channel estimates to precoder and powers, in rounds that alternate between the rules. Decisions exported
+to ONNX (the extra ``export``) are timed for one default cell, refined ones with the iterations in torch; their work is
+not counted.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from machine import Measurement, Work, axes, cell, measure, medians, report
 from rich.progress import track
 
+from d2rl import export
 from d2rl.agent import D2RL
 from d2rl.cli import run
 from d2rl.config import option
-from d2rl.envs import evaluation_states
-from d2rl.evaluation import BEST_OF, WMMSE_ITERATIONS, DecisionRule, policy_of, reference_policies
+from d2rl.envs import CellState, evaluation_states
+from d2rl.evaluation import BEST_OF, WMMSE_ITERATIONS, Decision, DecisionRule, Policy, policy_of, reference_policies
+from d2rl.real_decision import OUTPUTS, RealDecision
 from d2rl.settings import load
+from d2rl.wireless.wmmse import improve
 
 AXES = ("batch", "users", "antennas")
 RULES = {
@@ -27,6 +33,11 @@ RULES = {
     f"best of {BEST_OF}": DecisionRule(best_of=BEST_OF, priority_spread=0.3),
     "policy, refine 5": DecisionRule(refine=5),
     f"best of {BEST_OF}, refine 5": DecisionRule(best_of=BEST_OF, priority_spread=0.3, refine=5),
+}
+EXPORTED = {
+    "policy, ONNX": (1, 0),
+    f"best of {BEST_OF}, ONNX": (BEST_OF, 0),
+    f"best of {BEST_OF}, ONNX, refine 5": (BEST_OF, 5),
 }
 REFERENCE = f"WMMSE, {WMMSE_ITERATIONS} iterations"
 COLUMNS = {
@@ -53,6 +64,7 @@ class DecisionConfig(Measurement):
     batch: str = option("1,1024", "cells decided at once")
     users: str = option("10,20,40,80,160", "links, six of ten downlink, one cell")
     antennas: str = option("8,16,32,64", "antennas in each direction, one cell")
+    onnx: bool = option(True, "also what is exported to ONNX, for one cell, on a CPU")
 
 
 def decision_command(arguments: list[str]) -> None:
@@ -71,6 +83,8 @@ def decision_command(arguments: list[str]) -> None:
         agent.begin_stage("action")
         state = evaluation_states(config.scenario, batch, 0, machine.device)
         policies = {name: policy_of(agent, rule) for name, rule in RULES.items()}
+        if axis == "batch" and batch == 1 and asked.onnx and machine.device.type == "cpu":
+            policies |= exported(agent, state)
         policies[REFERENCE] = reference_policies()["wmmse"]
         subjects = {name: lambda policy=policy, state=state: policy(state) for name, policy in policies.items()}
         with torch.inference_mode():  # as a base station would, for the policy and for WMMSE
@@ -78,12 +92,34 @@ def decision_command(arguments: list[str]) -> None:
         for name, subject in subjects.items():
             with Work() as work:
                 subject()
+            if name in EXPORTED:
+                work.operators = work.flops = work.bytes = math.nan
             seconds = times[name]
             growth, gain = seconds / first.setdefault((axis, name), seconds), times[REFERENCE] / seconds
             each = (1e3 * seconds, 1e6 * seconds / batch, growth, gain)
             counts = (work.operators, work.flops / 1e6, work.bytes / 1e6)
             rows.append([axis, str(value), name, *each, *counts, *machine.shares(work, seconds)])
     report(f"Latency of a decision, {machine}", COLUMNS, rows, asked.out)
+
+
+def exported(agent: D2RL, state: CellState) -> dict[str, Policy]:
+    """Decisions of onnxruntime on one thread, by the names of ``EXPORTED``; each is for ``state`` alone."""
+    runtime, feeds, policies = export.require_libraries(), {}, {}
+    for best_of in (1, BEST_OF):
+        decision = RealDecision(agent, best_of)
+        session = export.make_session(runtime, export.to_bytes(decision))
+        inputs = export.inputs_for(decision, state, torch.Generator().manual_seed(0))
+        feeds[best_of] = session, export.arrays(inputs)
+    for name, (best_of, refine) in EXPORTED.items():
+
+        def policy(state: CellState, best_of=best_of, refine=refine) -> Decision:
+            session, feed = feeds[best_of]
+            pairs, power = (torch.from_numpy(array) for array in session.run(list(OUTPUTS), feed))
+            precoder = torch.view_as_complex(pairs)
+            return improve(state.estimate, precoder, power, state.weights, refine) if refine else (precoder, power)
+
+        policies[name] = policy
+    return policies
 
 
 if __name__ == "__main__":

@@ -10,8 +10,12 @@ import pytest
 import torch
 from conftest import read_csv
 
-from d2rl import evaluation
+from d2rl import evaluation, export
+from d2rl.agent import D2RL
+from d2rl.envs import evaluation_states
 from d2rl.errors import ConfigError
+from d2rl.real_decision import RealDecision
+from d2rl.wireless import link_rates
 
 TINY = ("device=cpu", "rounds=1", "matrix=32", "megabytes=1")
 SCRIPTS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -65,7 +69,7 @@ def test_environment_steps_are_measured(script, tmp_path):
 
 def test_decisions_are_timed_beside_wmmse(script, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "WMMSE_ITERATIONS", 5)
-    given = ["batch=1,2", "users=3", "antennas=2", f"out={tmp_path / 'd.csv'}"]
+    given = ["batch=1,2", "users=3", "antennas=2", "onnx=false", f"out={tmp_path / 'd.csv'}"]
     decision = script("decision")
     decision.decision_command([*TINY, *given])
     rows = read_csv(tmp_path / "d.csv")
@@ -73,6 +77,23 @@ def test_decisions_are_timed_beside_wmmse(script, tmp_path, monkeypatch):
     reference = [row for row in rows if row["decision"] == decision.REFERENCE]
     assert [float(row["WMMSE's / its"]) for row in reference] == [1] * 4
     assert all(float(row["MFLOP"]) > 0 for row in rows)
+
+
+def test_exported_decisions_are_those_of_the_policy_and_are_refined(script, tiny):
+    pytest.importorskip("onnxruntime")
+    agent = D2RL(tiny("trainer.num_envs=1")).eval()
+    agent.begin_stage("action")
+    state = evaluation_states(agent.config.scenario, 1, 0)
+    decision = script("decision")
+    policies = decision.exported(agent, state)
+    assert policies.keys() == decision.EXPORTED.keys()
+    example = RealDecision(agent)
+    inputs = export.inputs_for(example, state, torch.Generator().manual_seed(0))
+    for found, expected in zip(policies["policy, ONNX"](state), export.decide_with(agent, state, inputs), strict=True):
+        torch.testing.assert_close(found, expected, atol=export.PARITY, rtol=0)
+    names = [name for name, (best_of, _) in decision.EXPORTED.items() if best_of > 1]
+    plain, refined = (link_rates(state.estimate, *policies[name](state)).sum() for name in names)
+    assert refined > plain
 
 
 def test_the_profile_lists_sections_and_operators(script, tmp_path):
