@@ -21,7 +21,7 @@ from d2rl.networks import decide as decode
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, mrt, random_decision, rzf, wmmse, zf
 from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.heads import ActionHead
-from d2rl.wireless.wmmse import check_problem, improve
+from d2rl.wireless.wmmse import check_weights, improve
 
 Decision = tuple[Tensor, Tensor]
 Policy = Callable[[CellState], Decision]
@@ -85,7 +85,7 @@ def decide(agent: D2RL, state: CellState, rule: DecisionRule, generator: torch.G
         action = (action + noise).clamp(-1, 1)
     decision = best_decision(agent.env.head, observation, action)
     if rule.refine:
-        check_problem(known, state.weights)
+        check_weights(known.validate(), state.weights)
         return improve(known, *decision, state.weights, rule.refine)
     return decision
 

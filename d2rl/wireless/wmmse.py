@@ -38,13 +38,14 @@ def wmmse(
     :raises InputError: channels that are not finite, weights that are negative or do not fit, a start that
         breaks the power limits, more starts than supported
     """
+    channels.validate()
     if not 1 <= starts <= MAXIMUM_STARTS:
         raise InputError(f"wmmse supports 1 to {MAXIMUM_STARTS} starts, got {starts}")
     if iterations < 0:
         raise InputError(f"wmmse needs 0 iterations or more, got {iterations}")
     if weights is None:
         weights = torch.ones(channels.batch, channels.links, device=channels.downlink.device)
-    check_problem(channels, weights)
+    check_weights(channels, weights)
     if initial is None:
         precoder, power = starting_points(channels, starts)
     else:
@@ -65,7 +66,7 @@ def improve(
 ) -> tuple[Tensor, Tensor]:
     """Decisions after some iterations from given ones, which respect the limits; their weighted rate only rises.
 
-    Checks nothing: :func:`wmmse` with ``initial`` does, or :func:`check_problem` and an action head.
+    Checks nothing; :func:`wmmse` with ``initial`` does.
 
     :param channels: B states      :param precoder: [B, N_t, K_D]      :param power: [B, K_U]
     :param weights: [B, K_D + K_U], priority of every link      :param iterations: 0 or more
@@ -144,12 +145,11 @@ def starting_points(channels: ChannelState, starts: int) -> tuple[Tensor, Tensor
     return precoder, power
 
 
-def check_problem(channels: ChannelState, weights: Tensor) -> None:
-    """Refuse channels and link weights that have no best decision.
+def check_weights(channels: ChannelState, weights: Tensor) -> None:
+    """Refuse link weights for which no decision is the best.
 
-    :raises InputError: channels that are not finite, weights that are negative, not finite or do not fit
+    :raises InputError: weights that are negative, not finite or do not fit the channels
     """
-    channels.validate()
     if weights.shape != (channels.batch, channels.links):
         raise InputError(
             f"link weights have shape {tuple(weights.shape)}, channels ask for {(channels.batch, channels.links)}"

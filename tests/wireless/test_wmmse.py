@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -322,3 +323,8 @@ def test_a_start_above_the_limit_by_rounding_is_taken(channels, generator):
     refined = wmmse(channels, iterations=0, initial=(precoder * (1 + 1e-5), power))
     assert (total_power(refined[0]) <= 1 + 1e-6).all()
     assert (refined[1] <= 1).all()
+
+
+def test_channels_without_a_batch_are_refused_before_anything_is_read_off_them(channels):
+    with pytest.raises(InputError, match="needs 3 dimensions"):
+        wmmse(replace(channels, downlink=channels.downlink[0, 0]))
