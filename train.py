@@ -1,7 +1,7 @@
 """Train an agent: ``python train.py conf=full_duplex [key=value ...]``."""
 
-from d2rl.cli import run
-from d2rl.commands import train_command
+from d2rl.commands.train_eval import train_command
+from d2rl.common.command_line import run
 
 if __name__ == "__main__":
     run(train_command)

@@ -15,9 +15,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from d2rl.checkpoint import config_of, load_checkpoint
-from d2rl.evaluation import DecisionRule, Evaluation, policy_of
-from d2rl.training import restore
+from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.training.checkpoint import config_of, load_checkpoint
+from d2rl.training.train import restore
 from d2rl.wireless import wmmse
 
 RULES = {

@@ -17,14 +17,22 @@ import torch
 from machine import Measurement, Work, axes, cell, measure, medians, report
 from rich.progress import track
 
-from d2rl import export
-from d2rl.agent import D2RL
-from d2rl.cli import run
-from d2rl.config import option
-from d2rl.envs import CellState, evaluation_states
-from d2rl.evaluation import BEST_OF, WMMSE_ITERATIONS, Decision, DecisionRule, Policy, policy_of, reference_policies
-from d2rl.real_decision import OUTPUTS, RealDecision
-from d2rl.settings import load
+from d2rl.algorithm.agent import D2RL
+from d2rl.common.command_line import run
+from d2rl.config.defaults import option
+from d2rl.config.load import load
+from d2rl.deploy import export
+from d2rl.deploy.real_decision import OUTPUTS, RealDecision
+from d2rl.evaluation.evaluate import (
+    BEST_OF,
+    WMMSE_ITERATIONS,
+    Decision,
+    DecisionRule,
+    Policy,
+    policy_of,
+    reference_policies,
+)
+from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.wireless.wmmse import improve
 
 AXES = ("batch", "users", "antennas")

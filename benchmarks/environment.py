@@ -14,10 +14,10 @@ import torch
 from machine import Measurement, Work, axes, cell, measure, medians, report
 from rich.progress import track
 
-from d2rl.cli import run
-from d2rl.config import Config, option
-from d2rl.envs import FullDuplexEnv
-from d2rl.settings import load
+from d2rl.common.command_line import run
+from d2rl.config.defaults import Config, option
+from d2rl.config.load import load
+from d2rl.problems.full_duplex.simulator import FullDuplexEnv
 
 AXES = ("cells", "users", "antennas")
 COLUMNS = {

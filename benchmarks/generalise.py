@@ -21,18 +21,18 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from d2rl.checkpoint import config_of, load_checkpoint
-from d2rl.cli import run
-from d2rl.config import Config, FullDuplexConfig, option
-from d2rl.envs import evaluation_states
-from d2rl.envs.bank import cell_of
-from d2rl.errors import ConfigError
-from d2rl.evaluation import BEST_OF, DecisionRule, Policy, policy_of, reference_policies
-from d2rl.plots import COLOURS
-from d2rl.run_directory import find_checkpoint
-from d2rl.schema import either
-from d2rl.settings import load
-from d2rl.training import restore
+from d2rl.common.command_line import run
+from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import Config, FullDuplexConfig, option
+from d2rl.config.load import load
+from d2rl.config.schema import either
+from d2rl.evaluation.evaluate import BEST_OF, DecisionRule, Policy, policy_of, reference_policies
+from d2rl.problems.full_duplex.scenario_bank import cell_of
+from d2rl.problems.full_duplex.simulator import evaluation_states
+from d2rl.report.learning_curve import COLOURS
+from d2rl.runs.run_directory import find_checkpoint
+from d2rl.training.checkpoint import config_of, load_checkpoint
+from d2rl.training.train import restore
 from d2rl.wireless import link_rates
 from d2rl.wireless.bank_file import load_bank
 

@@ -18,11 +18,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
-from d2rl.agent import D2RL
-from d2rl.callbacks import GpuTimeProfiler, StagedIntegration
-from d2rl.config import Config
-from d2rl.sections import TimedSections
-from d2rl.settings import load
+from d2rl.algorithm.agent import D2RL
+from d2rl.common.timing import TimedSections
+from d2rl.config.defaults import Config
+from d2rl.config.load import load
+from d2rl.training.callbacks import GpuTimeProfiler, StagedIntegration
 
 
 class Clock(Callback):

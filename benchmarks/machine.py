@@ -26,12 +26,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from d2rl.cli import run
-from d2rl.config import option
-from d2rl.errors import ConfigError
-from d2rl.schema import either
-from d2rl.settings import load
-from d2rl.training import accelerator_device
+from d2rl.common.command_line import run
+from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import option
+from d2rl.config.load import load
+from d2rl.config.schema import either
+from d2rl.training.train import accelerator_device
 
 WIDTH = 160  # of a table that goes to a file
 ENOUGH_ROUNDS = 2  # of what takes longer than its budget

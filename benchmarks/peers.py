@@ -5,9 +5,9 @@
 Needs the extra ``peers``. ``--help`` lists every key.
 """
 
-from d2rl.bench.peer_config import PeersConfig
-from d2rl.bench.peers import peers_command
-from d2rl.cli import run
+from d2rl.benchmark.peer_config import PeersConfig
+from d2rl.benchmark.peers import peers_command
+from d2rl.common.command_line import run
 
 if __name__ == "__main__":
     run(peers_command, PeersConfig)

@@ -18,10 +18,10 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 from updates import UPDATES, prepared
 
-from d2rl.cli import run
-from d2rl.config import option
-from d2rl.sections import Sections, TimedSections
-from d2rl.settings import load
+from d2rl.common.command_line import run
+from d2rl.common.timing import Sections, TimedSections
+from d2rl.config.defaults import option
+from d2rl.config.load import load
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
 

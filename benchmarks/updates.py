@@ -17,10 +17,10 @@ from lightning_overhead import plain_agent
 from machine import Machine, Measurement, Work, axes, cell, measure, medians, report
 from rich.progress import track
 
-from d2rl.agent import D2RL
-from d2rl.cli import run
-from d2rl.config import option
-from d2rl.settings import load
+from d2rl.algorithm.agent import D2RL
+from d2rl.common.command_line import run
+from d2rl.config.defaults import option
+from d2rl.config.load import load
 
 UPDATES = 10  # in a training step, as in training
 VARIANTS = {

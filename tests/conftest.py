@@ -102,7 +102,7 @@ TINY = (
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Any]:
     """Factory of small configurations: ``tiny("reward.case=raw", ...)``."""
-    from d2rl.settings import load
+    from d2rl.config.load import load
 
     return lambda *overrides: load([*TINY, *overrides])
 
@@ -124,7 +124,7 @@ def fit() -> Callable[..., Any]:
     from lightning.pytorch.callbacks import Callback, LambdaCallback
     from torch.utils.data import DataLoader
 
-    from d2rl.checkpoint import CheckpointFiles
+    from d2rl.training.checkpoint import CheckpointFiles
 
     def after_each_step(function: Callable[..., Any]) -> Callback:
         return LambdaCallback(on_train_batch_end=lambda trainer, agent, *_: function(trainer, agent))

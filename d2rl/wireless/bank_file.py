@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2rl.errors import InputError
-from d2rl.wireless.bank import ChannelBank, estimated_gains
-from d2rl.wireless.channels import ChannelState
+from d2rl.common.errors import InputError
+from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
+from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.propagation import LinkGains
 
 COEFFICIENTS = {

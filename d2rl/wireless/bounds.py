@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2rl.wireless.channels import ChannelState
-from d2rl.wireless.rates import squared_magnitude
+from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.link_rates import squared_magnitude
 
 
 def interference_free_rates(channels: ChannelState, weights: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from d2rl.wireless.channels import ChannelState
+from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.propagation import LinkGains
 
 SPEED_OF_LIGHT = 299_792_458.0  # m/s

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from d2rl.wireless.channels import ChannelState
-from d2rl.wireless.rates import solve, squared_magnitude
+from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.link_rates import solve, squared_magnitude
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2rl.wireless.channels import ChannelState
+from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import complex_normal
-from d2rl.wireless.rates import solve, squared_magnitude
+from d2rl.wireless.link_rates import solve, squared_magnitude
 
 
 def mrt(channels: ChannelState) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from d2rl.wireless.channels import ChannelState
+from d2rl.wireless.channel_state import ChannelState
 
 
 @dataclass(frozen=True)

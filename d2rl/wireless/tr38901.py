@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2rl.errors import InputError
+from d2rl.common.errors import InputError
 
 BASE_STATION_HEIGHT = {"umi": 10.0, "uma": 25.0}  # m, TR 38.901 tables 7.2-1
 USER_HEIGHT = 1.5  # m

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2rl.errors import InputError
-from d2rl.wireless.channels import ChannelState
+from d2rl.common.errors import InputError
+from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.link_rates import link_rates, squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power, mrt, random_decision, rzf, zf
-from d2rl.wireless.rates import link_rates, squared_magnitude
 
 MAXIMUM_STARTS = 12
 SECULAR_BISECTIONS = 6  # bring mu within a small factor of its root

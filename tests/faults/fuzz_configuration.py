@@ -30,9 +30,10 @@ from typing import Any
 import lightning as L
 from odd_configurations import Case, cases
 
-from d2rl import evaluation, training
-from d2rl.cli import run
-from d2rl.commands import train_command
+from d2rl.commands.train_eval import train_command
+from d2rl.common.command_line import run
+from d2rl.evaluation import evaluate as evaluation
+from d2rl.training import train as training
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 60  # that a case may take, many times what it needs

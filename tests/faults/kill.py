@@ -22,7 +22,7 @@ from pathlib import Path
 
 from runs import equal, finish, metrics, start, trained
 
-from d2rl.checkpoint import load_checkpoint
+from d2rl.training.checkpoint import load_checkpoint
 
 POLL = 0.0005  # seconds
 MOST = 3  # checkpoints between two kills, so that a run of a given length is long enough

@@ -25,18 +25,18 @@ PRECODERS, PROPAGATION, FADING = "wireless/precoders.py", "wireless/propagation.
 CELL, BANK, BOUNDS, REWARD = "envs/full_duplex.py", "envs/bank.py", "wireless/bounds.py", "explorers/reward.py"
 VIEWS, ACTION = "networks/views.py", "explorers/action.py"
 TESTS = {  # of a part; the first file that fails ends a mutant
-    RATES: "tests/wireless/test_rates.py",
+    RATES: "tests/wireless/test_link_rates.py",
     HEADS: "tests/wireless/test_heads.py",
     WMMSE: "tests/wireless/test_wmmse.py",
     PRECODERS: "tests/wireless/test_precoders.py",
     PROPAGATION: "tests/wireless/test_propagation.py",
     FADING: "tests/wireless/test_fading.py",
-    CELL: "tests/envs/test_full_duplex.py",
-    BANK: "tests/envs/test_full_duplex.py",
+    CELL: "tests/problems/full_duplex/test_simulator.py",
+    BANK: "tests/problems/full_duplex/test_simulator.py",
     BOUNDS: "tests/wireless/test_bounds.py",
-    REWARD: "tests/explorers/test_reward.py",
-    VIEWS: "tests/networks/test_views.py",
-    ACTION: "tests/explorers/test_action.py",
+    REWARD: "tests/algorithm/explorers/test_reward.py",
+    VIEWS: "tests/problems/full_duplex/test_views.py",
+    ACTION: "tests/algorithm/explorers/test_action.py",
 }
 
 

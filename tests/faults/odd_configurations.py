@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from d2rl.config import Config
-from d2rl.schema import Leaf, leaves
+from d2rl.config.defaults import Config
+from d2rl.config.schema import Leaf, leaves
 
 KEYS = leaves(Config)
 FREE = ("run_dir", "resume", "initial")  # paths, which only the lists below try

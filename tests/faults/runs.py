@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from d2rl.checkpoint import load_checkpoint
+from d2rl.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

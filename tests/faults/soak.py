@@ -22,8 +22,8 @@ from pathlib import Path
 
 from runs import finish, start
 
-from d2rl.checkpoint import load_checkpoint
-from d2rl.plots import read_metrics
+from d2rl.report.learning_curve import read_metrics
+from d2rl.training.checkpoint import load_checkpoint
 
 ENDLESS = ("trainer.epochs=1000000", "trainer.progress=false", "logger.mode=offline")
 MIB = 1 << 20

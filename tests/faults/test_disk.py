@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from runs import SMALL, equal, metrics, trained
 
-from d2rl.agent import D2RL
-from d2rl.checkpoint import load_checkpoint
-from d2rl.config import Config
-from d2rl.errors import ConfigError, RunError
-from d2rl.run_directory import RunDirectory
-from d2rl.settings import load
-from d2rl.training import train
+from d2rl.algorithm.agent import D2RL
+from d2rl.common.errors import ConfigError, RunError
+from d2rl.config.defaults import Config
+from d2rl.config.load import load
+from d2rl.runs.run_directory import RunDirectory
+from d2rl.training.checkpoint import load_checkpoint
+from d2rl.training.train import train
 
 PLAN = (*SMALL, "trainer.epochs=4", "stages.state=1")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from runs import SMALL, finish, metrics, start
 
-from d2rl import tracking
-from d2rl.run_directory import RunDirectory
-from d2rl.settings import load
+from d2rl.config.load import load
+from d2rl.runs import tracking
+from d2rl.runs.run_directory import RunDirectory
 
 ISOLATED = ("unshare", "--net", sys.executable, str(Path(__file__).with_name("isolated.py")))
 REACH_OUT = """

@@ -9,12 +9,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from d2rl import evaluation, training
-from d2rl.agent import D2RL
-from d2rl.callbacks import MixedPrecision
-from d2rl.checkpoint import load_checkpoint
-from d2rl.errors import TrainingError
-from d2rl.run_directory import RunDirectory
+from d2rl.algorithm.agent import D2RL
+from d2rl.common.errors import TrainingError
+from d2rl.evaluation import evaluate as evaluation
+from d2rl.runs.run_directory import RunDirectory
+from d2rl.training import train as training
+from d2rl.training.callbacks import MixedPrecision
+from d2rl.training.checkpoint import load_checkpoint
 
 EVERYTHING = ("stages.state=0", "reward.case=designed_gdm", "ddpg.warmup_updates=0", "scenario.csi_error=0.1")
 SHORT = ("ddpg.replay=32", "scenario.episode_length=4")

@@ -12,9 +12,9 @@ from runs import ENVIRONMENT, SMALL, equal, finish, metrics, start, trained
 RUNS_AT_ONCE = 6
 BEGIN = """
 import sys
-from d2rl.config import Config
-from d2rl.errors import ConfigError
-from d2rl.run_directory import RunDirectory
+from d2rl.config.defaults import Config
+from d2rl.common.errors import ConfigError
+from d2rl.runs.run_directory import RunDirectory
 print("ready", flush=True)
 sys.stdin.readline()
 try:

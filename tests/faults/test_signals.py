@@ -14,12 +14,12 @@ import pytest
 from kill import chain, differing
 from runs import SMALL, equal, finish, metrics, start, trained
 
-from d2rl.agent import D2RL
-from d2rl.checkpoint import load_checkpoint
-from d2rl.errors import Interrupted
-from d2rl.run_directory import RunDirectory
-from d2rl.settings import load
-from d2rl.training import train
+from d2rl.algorithm.agent import D2RL
+from d2rl.common.errors import Interrupted
+from d2rl.config.load import load
+from d2rl.runs.run_directory import RunDirectory
+from d2rl.training.checkpoint import load_checkpoint
+from d2rl.training.train import train
 
 PLAN = (*SMALL, "trainer.epochs=4", "stages.state=1", "evaluation.every=2")
 
@@ -96,7 +96,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
 def test_sigterm_while_a_command_begins_is_one_line(tmp_path):
     """Before training there is nothing to save."""
     script = (
-        "import os, signal; from d2rl.cli import run\n"
+        "import os, signal; from d2rl.common.command_line import run\n"
         "def main(arguments):\n    os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"
         "run(main)"
     )

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from d2rl.errors import InputError
+from d2rl.common.errors import InputError
 from d2rl.wireless import ChannelState
-from d2rl.wireless.bank import ChannelBank, estimated_gains
 from d2rl.wireless.bank_file import load_bank, save_bank
+from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
 from d2rl.wireless.fading import complex_normal
 from d2rl.wireless.propagation import LinkBudget, LinkGains
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2rl.errors import InputError
+from d2rl.common.errors import InputError
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, random_decision, rzf, wmmse
 from d2rl.wireless.wmmse import _power_constrained, starting_points, wmmse_iteration
 

@@ -1,0 +1,1 @@
+"""The algorithm: agent, explorers, networks, replay. It knows no physics."""

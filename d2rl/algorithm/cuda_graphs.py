@@ -1,0 +1,197 @@
+"""Updates that are captured once and replayed: ``trainer.cuda_graphs``.
+
+A small network's update is hundreds of short kernels, and on a GPU their launches cost more than their work. A CUDA
+graph launches them all at once. What it launches is fixed: no Python runs, every tensor keeps its address, and every
+Python number is the one of the capture. So there is one graph for each kind of update, and what changes between
+updates lies on the device: learning rates, the filled part of the replay, sums of metrics, the states of the slot.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+
+from d2rl.common.errors import ConfigError, TrainingError
+from d2rl.common.timing import Sections
+from d2rl.problems.full_duplex.simulator import CellState
+from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.propagation import LinkGains
+
+if TYPE_CHECKING:
+    from d2rl.algorithm.agent import D2RL
+
+Work = Callable[[], None]
+
+
+class Recorder(Protocol):
+    """Executes work, and records it as something that can be executed again without Python."""
+
+    def rehearse(self, work: Work) -> None:
+        """Execute work as it will be recorded, so that all that it sets up at its first execution is there."""
+
+    def record(self, work: Work) -> Work:
+        """Execute work and record it; the function returned executes it again, over the same tensors."""
+
+
+class CudaGraphs:
+    """Records CUDA graphs, which share one stream and one memory pool.
+
+    Sharing is safe whatever the order of replays: they never overlap, and what an update leaves for others lies in
+    tensors that were made outside of the graphs, so that one may overwrite what another computed on the way. Gradients
+    are such passing values: between updates, ``grad`` of a weight holds anything.
+
+    :param generator: of the random numbers that are drawn in the work, each replay the next ones
+    :raises ConfigError: a generator that is not on a GPU
+    """
+
+    def __init__(self, generator: torch.Generator):
+        if generator.device.type != "cuda":
+            raise ConfigError(
+                f"trainer.cuda_graphs=true needs a GPU, and the agent is on {generator.device}; set "
+                "trainer.cuda_graphs=false."
+            )
+        self.generator = generator
+        self.stream, self.pool = torch.cuda.Stream(generator.device), torch.cuda.graph_pool_handle()
+
+    def rehearse(self, work: Work) -> None:
+        """Execute work on the stream of the captures: libraries set up handles and workspaces for a stream."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream), _capturable_algebra():
+            work()
+        torch.cuda.current_stream().wait_stream(self.stream)
+
+    def record(self, work: Work) -> Work:
+        """Capture work, which executes nothing, and replay it.
+
+        :raises RuntimeError: an operation that cannot be captured
+        """
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        graph.register_generator_state(self.generator)  # else a graph knows the default generator alone
+        gc.collect()  # graphs of an earlier agent that are freed in the middle of a capture would break it
+        try:
+            with _capturable_algebra(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                work()
+        except BaseException:
+            torch.cuda.set_stream(current)  # a capture that failed leaves its own stream behind
+            raise
+        graph.replay()
+        return graph.replay
+
+
+class CapturedUpdates:
+    """Makes an agent's updates: the first of a kind eagerly, the second while it is recorded, all others as replays.
+
+    Numbers are those of updates that are not captured: random numbers come from the same stream, and what Python
+    counts in an update is noted when it is recorded and counted again with every replay.
+
+    Example, in a callback's ``on_train_start``::
+
+        agent.captured = CapturedUpdates(agent, CudaGraphs(agent.generator))
+
+    :param agent: on the device of the recorder, its optimizers with learning rates on that device
+    :param recorder: :class:`CudaGraphs`
+    """
+
+    def __init__(self, agent: D2RL, recorder: Recorder):
+        self.agent, self.recorder = agent, recorder
+        self.kinds: dict[Hashable, Work | None] = {}  # None: rehearsed
+        self.inputs: dict[int, tuple[CellState, ChannelState, LinkGains]] = {}
+
+    def __call__(self) -> None:
+        """One update, timed as the section ``update``: events inside a graph would time its capture.
+
+        :raises TrainingError: an operation that cannot be captured
+        """
+        agent = self.agent
+        sections, agent.sections = agent.sections, Sections()
+        try:
+            with sections("update"):
+                channels, gains = self._input()
+                self._perform(agent.kind_of_update(), lambda: agent.update(channels, gains))
+        finally:
+            agent.sections = sections
+
+    def _perform(self, kind: Hashable, work: Work) -> None:
+        if kind not in self.kinds:
+            self.recorder.rehearse(work)
+            self.kinds[kind] = None
+        elif (replay := self.kinds[kind]) is not None:
+            replay()
+        else:
+            self.kinds[kind] = self._recorded(work)
+
+    def _recorded(self, work: Work) -> Work:
+        """Execute work and record it, with what it counts in Python."""
+        agent = self.agent
+        groups = [group for optimizer in agent.optimizers() for group in optimizer.param_groups]
+        steps, counts = agent.steps, Counter(agent.means.counts)
+        try:
+            for group in groups:  # says that step counts are on the device, as those of fused optimizers always are
+                group["capturable"] = True
+            again = self.recorder.record(work)
+        except RuntimeError as error:
+            # leaving a capture that failed fails again, and says less
+            first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            reason = str(first).strip().partition("\n")[0]
+            raise TrainingError(
+                f"trainer.cuda_graphs=true: an update cannot be captured as a CUDA graph ({reason}); "
+                "set trainer.cuda_graphs=false."
+            ) from error
+        finally:
+            for group in groups:
+                group["capturable"] = False
+        steps, counts = agent.steps - steps, Counter(agent.means.counts) - counts
+
+        def replay() -> None:
+            again()
+            agent.steps += steps
+            for name, count in counts.items():
+                agent.means.counts[name] = agent.means.counts.get(name, 0) + count
+            _count_in_trainer(agent, steps)
+
+        return replay
+
+    def _input(self) -> tuple[ChannelState, LinkGains]:
+        """The states of this slot in tensors that stay the same, one set for each world."""
+        world, state = self.agent.visited, self.agent.env.state
+        if not self.agent.state_explorer_due:
+            return state.channels, state.gains  # which nothing reads
+        if world not in self.inputs:
+            gains = LinkGains(**{name: tensor.clone() for name, tensor in state.gains.tensors().items()})
+            self.inputs[world] = state, state.channels.map(torch.clone), gains
+        copied, channels, gains = self.inputs[world]
+        if copied is not state:
+            torch._foreach_copy_(_tensors(channels, gains), _tensors(state.channels, state.gains))
+            self.inputs[world] = state, channels, gains
+        return channels, gains
+
+
+@contextmanager
+def _capturable_algebra() -> Iterator[None]:
+    """Linear algebra by cuSOLVER: MAGMA, which torch may choose for many matrices of more than 16 rows, allocates."""
+    before = torch.backends.cuda.preferred_linalg_library()
+    torch.backends.cuda.preferred_linalg_library("cusolver")
+    try:
+        yield
+    finally:
+        torch.backends.cuda.preferred_linalg_library(before)
+
+
+def _tensors(channels: ChannelState, gains: LinkGains) -> list[Tensor]:
+    return [*channels.tensors().values(), *gains.tensors().values()]
+
+
+def _count_in_trainer(agent: D2RL, steps: int) -> None:
+    """Lightning's ``global_step`` is the number of optimizer steps, by which it knows what it has saved."""
+    optimizer = agent.optimizers()[0]
+    if isinstance(optimizer, LightningOptimizer):
+        for _ in range(steps):
+            optimizer._on_before_step()
+            optimizer._on_after_step()

@@ -1,0 +1,251 @@
+"""The diffusion core that the explorers share: schedule, forward corruption, reverse chain.
+
+Steps are numbered 1 to P as in the paper: x_0 is data, x_P is almost pure noise, and the reverse
+chain runs from x_P down to x_0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from d2rl.common.errors import CheckpointError, ConfigError
+
+Denoiser = Callable[[Tensor, int], Tensor]
+
+KINDS = ("vp", "cosine")
+BETA_MIN, BETA_MAX = 0.1, 10.0  # noise rates of the VP-SDE at its two ends
+
+
+class DiffusionSchedule(nn.Module):
+    r"""Variance-preserving noise schedule of P steps, with corruption and the reverse chain.
+
+    ``kind="vp"`` discretises the VP-SDE (Song et al., ICLR 2021) as Diffusion-QL does:
+
+    .. math::
+        \beta_p = 1 - \exp(-\beta_{min} / P - (\beta_{max} - \beta_{min}) (2p - 1) / (2 P^2))
+
+    with beta_min = 0.1, beta_max = 10. The exponents add up to (beta_min + beta_max) / 2, so
+    alpha_bar_P = exp(-5.05) = 0.0064 for every P. ``kind="cosine"`` is alpha_bar_p = cos^2(theta p / P)
+    (after Nichol and Dhariwal, ICML 2021) with theta such that it ends at the same value.
+
+    Every coefficient is a function of the constructor's arguments. A step is a Python int (one step
+    for all, exact constants, nothing for a device to wait on) or an integer tensor whose shape leads
+    that of the sample (one step per row).
+
+    Buffers ``alphas_bar`` (alpha_bar_0 = 1), ``betas``, ``alphas``, the posterior's ``posterior_x0``,
+    ``posterior_xp``, ``posterior_variance`` and DDIM's ``ddim_x0``, ``ddim_xp`` have shape [P + 1] and are
+    indexed by p itself; entry 0 is not used by any step.
+
+    Example::
+
+        schedule = DiffusionSchedule(6)
+        action = schedule.reverse(network, (batch, 20), generator=generator)
+
+    :param steps: P, at least 1
+    :param kind: ``vp`` or ``cosine``
+    :param final: alpha_bar_P, in (0, 1); ``vp`` scales its rates to end there
+    :raises ConfigError: P below 1, an unknown kind, alpha_bar_P outside (0, 1)
+    """
+
+    alphas_bar: Tensor
+    posterior_x0: Tensor
+    posterior_variance: Tensor
+
+    def __init__(self, steps: int, kind: str = "vp", final: float = math.exp(-(BETA_MIN + BETA_MAX) / 2)):
+        super().__init__()
+        if steps < 1:
+            raise ConfigError(f"a diffusion chain needs at least 1 denoising step, got {steps}")
+        if kind not in KINDS:
+            raise ConfigError(f"diffusion schedule {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+        if not 0 < final < 1:
+            raise ConfigError(f"alpha_bar of the last step must lie strictly between 0 and 1, got {final:g}")
+        self.steps, self.kind = int(steps), kind
+        self._table = {name: tuple(values.tolist()) for name, values in _coefficients(self.steps, kind, final).items()}
+        for name, values in self._table.items():
+            self.register_buffer(name, torch.tensor(values), persistent=name == "alphas_bar")
+
+    def corrupt(self, x0: Tensor, step: int | Tensor, noise: Tensor) -> Tensor:
+        """Forward marginal, x_p = sqrt(alpha_bar_p) x_0 + sqrt(1 - alpha_bar_p) noise.
+
+        :param x0: [..., d]      :param step: p, int or integer tensor      :param noise: like ``x0``, N(0, 1)
+        """
+        signal, spread = self._signal_and_spread(step, x0)
+        return signal * x0 + spread * noise
+
+    def predict_x0_from_noise(self, xp: Tensor, noise: Tensor, step: int | Tensor) -> Tensor:
+        """x_0 of which ``xp`` is the corruption by ``noise``; the inverse of :meth:`corrupt`."""
+        signal, spread = self._signal_and_spread(step, xp)
+        return (xp - spread * noise) / signal
+
+    def predict_noise_from_x0(self, xp: Tensor, x0: Tensor, step: int | Tensor) -> Tensor:
+        """Noise that corrupts ``x0`` to ``xp``."""
+        signal, spread = self._signal_and_spread(step, xp)
+        return (xp - signal * x0) / spread
+
+    def posterior(self, x0: Tensor, xp: Tensor, step: int | Tensor) -> tuple[Tensor, Tensor | float]:
+        """Mean and variance of the Gaussian q(x_{p-1} | x_p, x_0) (Ho et al., NeurIPS 2020, eq. 6, 7).
+
+        :returns: mean, shaped as ``x0``; variance, a number for an int step, else broadcastable to it
+        """
+        mean = self._at("posterior_x0", step, xp) * x0 + self._at("posterior_xp", step, xp) * xp
+        return mean, self._at("posterior_variance", step, xp)
+
+    def ancestral_step(self, x0: Tensor, xp: Tensor, step: int, noise: Tensor) -> Tensor:
+        """x_{p-1} drawn from :meth:`posterior`; the step to x_0 adds no noise."""
+        mean, variance = self.posterior(x0, xp, step)
+        return mean if variance == 0 else torch.add(mean, noise, alpha=math.sqrt(variance))
+
+    def ddim_step(self, x0: Tensor, xp: Tensor, step: int | Tensor) -> Tensor:
+        """x_{p-1} on the deterministic path through ``x0`` and ``xp`` (Song et al., ICLR 2021, DDIM, sigma = 0)."""
+        return self._at("ddim_x0", step, xp) * x0 + self._at("ddim_xp", step, xp) * xp
+
+    def reverse(
+        self,
+        denoiser: Denoiser,
+        start_or_shape: Tensor | Sequence[int] | None,
+        *,
+        prediction: str = "x0",
+        sampler: str = "ancestral",
+        clip: float | None = None,
+        generator: torch.Generator | None = None,
+        noises: Tensor | None = None,
+        start: int | None = None,
+        stop: int = 0,
+        noise_factors: Tensor | None = None,
+    ) -> Tensor:
+        """Run the reverse chain x_start, ..., x_0; differentiable, with no wait on the device.
+
+        All noise comes from ``generator`` or, for export and tests, from ``noises``: row i is the noise of
+        x_{start-i}, that is row 0 the starting noise and row i what the i-th step adds.
+
+        :param denoiser: (x_p, p) -> prediction shaped as x_p; p is a Python int from ``start`` down to 1
+        :param start_or_shape: the sample x_start itself, or the shape of the noise to start from; None takes
+            row 0 of ``noises``
+        :param prediction: what the denoiser predicts, ``x0`` or ``noise``
+        :param sampler: ``ancestral`` or ``ddim``
+        :param clip: clamp the estimate of x_0 to [-clip, clip] at every step; outside, the gradient is zero
+        :param noises: [start, ...]; [start + 1, ...] with ``noise_factors``
+        :param start: first step of the chain, default P; Mode II starts at p < P from a corrupted sample
+        :param stop: the chain ends with x_stop
+        :param noise_factors: [P + 1, d, d], from :meth:`noise_factors`; ancestral noise that keeps the second
+            moments of the data however few the steps
+        :returns: x_stop
+        """
+        start = self.steps if start is None else start
+        if not 1 <= start <= self.steps:
+            raise ValueError(f"a chain of {self.steps} steps cannot start at step {start}")
+        if prediction not in ("x0", "noise") or sampler not in ("ancestral", "ddim"):
+            raise ValueError(f"unknown prediction {prediction!r} or sampler {sampler!r}")
+        random_steps = 0 if sampler == "ddim" else start - 1 if noise_factors is None else start
+        x, noises = self._start(start_or_shape, noises, random_steps, generator)
+        for i, step in enumerate(range(start, stop, -1), start=1):
+            x0 = denoiser(x, step)
+            if prediction == "noise":
+                x0 = self.predict_x0_from_noise(x, x0, step)
+            if clip is not None:
+                x0 = x0.clamp(-clip, clip)
+            if i > random_steps or noises is None:
+                x = self.ddim_step(x0, x, step) if sampler == "ddim" else self.posterior(x0, x, step)[0]
+            elif noise_factors is None:
+                x = self.ancestral_step(x0, x, step, noises[i])
+            else:
+                x = self.posterior(x0, x, step)[0] + noises[i] @ noise_factors[step].mT
+        return x
+
+    def noise_factors(self, error: Tensor) -> Tensor:
+        r"""Factors of the covariance that an exact reverse step has beyond the posterior's.
+
+        The mean of x_{p-1} given x_p leaves out that x_0 is not known: its error covariance C_p adds to the
+        covariance, which is posterior_variance_p I + posterior_x0_p^2 C_p (Bao et al., Analytic-DPM, ICLR 2022,
+        there with a scalar). Without it a short chain shrinks the data; with it Gaussian data is exact.
+
+        :param error: [P + 1, d, d], covariance of x_0 minus its estimate at each step; entry 0 is not used
+        :returns: [P + 1, d, d], lower triangular
+        """
+        identity = torch.eye(error.shape[-1], dtype=error.dtype, device=error.device)
+        own = self.posterior_variance.to(error)[:, None, None] + torch.finfo(error.dtype).eps
+        spread = own * identity + self.posterior_x0.to(error).square()[:, None, None] * error
+        return torch.linalg.cholesky_ex(spread)[0]
+
+    def noise_floor(self) -> float:
+        """Smallest mean squared error of predicted noise for white unit-power Gaussian data: mean alpha_bar_p.
+
+        About 0.305 at P = 6. Data with structure (correlation, a line of sight) can be predicted better.
+        """
+        return math.fsum(self._table["alphas_bar"][1:]) / self.steps
+
+    def _start(
+        self,
+        start_or_shape: Tensor | Sequence[int] | None,
+        noises: Tensor | None,
+        random_steps: int,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        given = start_or_shape if isinstance(start_or_shape, Tensor) else None
+        if noises is not None:
+            if noises.shape[0] <= random_steps:
+                raise ValueError(f"this chain needs noises of {random_steps + 1} rows, got {noises.shape[0]}")
+            return noises[0] if given is None else given, noises
+        if given is not None and random_steps == 0:
+            return given, None
+        if generator is None or start_or_shape is None:
+            raise ValueError("the reverse chain needs a generator and a start or shape, or explicit noises")
+        like = self.alphas_bar if given is None else given
+        shape = tuple(start_or_shape if given is None else given.shape)
+        noises = torch.randn((random_steps + 1, *shape), generator=generator, dtype=like.dtype, device=like.device)
+        return noises[0] if given is None else given, noises
+
+    def _signal_and_spread(self, step: int | Tensor, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        signal = self._at("alphas_bar", step, like)
+        if isinstance(signal, float):
+            return math.sqrt(signal), math.sqrt(1 - signal)
+        return signal.sqrt(), (1 - signal).sqrt()
+
+    def _at(self, name: str, step: int | Tensor, like: Tensor) -> Tensor | float:
+        if not isinstance(step, Tensor):
+            if not 1 <= step <= self.steps:
+                raise ValueError(f"diffusion steps run from 1 to {self.steps}, got {step}")
+            return self._table[name][step]
+        values = getattr(self, name)[step]
+        return values.to(like.dtype).reshape(step.shape + (1,) * (like.dim() - step.dim()))
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        stored = state_dict.get(f"{prefix}alphas_bar")
+        if stored is not None and (
+            stored.shape != self.alphas_bar.shape
+            or not torch.allclose(stored.to(self.alphas_bar), self.alphas_bar, atol=1e-2)
+        ):
+            raise CheckpointError(
+                f"the checkpoint has a diffusion schedule of {stored.numel() - 1} steps that differs from this "
+                f"{self.kind} schedule of {self.steps}; use the steps and kind it was trained with"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _coefficients(steps: int, kind: str, final: float) -> dict[str, Tensor]:
+    """Every coefficient in double precision, [P + 1]."""
+    time = torch.arange(steps + 1, dtype=torch.float64) / steps
+    if kind == "vp":
+        rate = (BETA_MIN * time + (BETA_MAX - BETA_MIN) * time.square() / 2) / ((BETA_MIN + BETA_MAX) / 2)
+        alphas_bar = torch.exp(math.log(final) * rate)
+    else:
+        alphas_bar = torch.cos(math.acos(math.sqrt(final)) * time).square()
+    before = torch.cat([alphas_bar[:1], alphas_bar[:-1]])
+    alphas = alphas_bar / before
+    betas = 1 - alphas
+    noise = (1 - alphas_bar).clamp_min(torch.finfo(torch.float64).tiny)
+    ddim_xp = ((1 - before) / noise).sqrt()
+    return {
+        "alphas_bar": alphas_bar,
+        "alphas": alphas,
+        "betas": betas,
+        "posterior_x0": before.sqrt() * betas / noise,
+        "posterior_xp": alphas.sqrt() * (1 - before) / noise,
+        "posterior_variance": betas * (1 - before) / noise,
+        "ddim_x0": before.sqrt() - ddim_xp * alphas_bar.sqrt(),
+        "ddim_xp": ddim_xp,
+    }

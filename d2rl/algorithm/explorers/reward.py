@@ -1,0 +1,152 @@
+"""RENPNN: the reward explorer, and the rewards that it learns to generate."""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2rl.algorithm.diffusion import DiffusionSchedule
+from d2rl.algorithm.networks import Observation
+
+
+class RewardDenoiser(nn.Module):
+    """Estimates the clean reward from a noisy one, given the embedding of state and action.
+
+    :param width: of the embeddings      :param steps: P
+    """
+
+    def __init__(self, width: int, steps: int):
+        super().__init__()
+        self.noisy = nn.Linear(1, width)
+        self.step = nn.Embedding(steps + 1, width)
+        self.hidden = nn.Linear(width, width)
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, embedding: Tensor, noisy: Tensor, step: int | Tensor) -> Tensor:
+        """The clean reward [..., K or 1] from embeddings [..., K or 1, width], at one step or at those of a tensor."""
+        level = self.step(step).unsqueeze(-2) if isinstance(step, Tensor) else self.step.weight[step]
+        hidden = F.relu(embedding + self.noisy(noisy.unsqueeze(-1)) + level)
+        return self.out(F.relu(self.hidden(hidden))).squeeze(-1)
+
+
+class RENPNN(L.LightningModule):
+    """Reward explorer: generates a discriminative reward from noise (Mode I).
+
+    Conditioned on state and action, P reverse steps turn Gaussian noise into one reward per link, or
+    into one for all. Trained by denoising measured rewards (x0-prediction).
+
+    Example::
+
+        explorer = RENPNN(transition, width=32, steps=6, per_link=True)
+        loss, metrics = explorer.loss(observation, views, measured, generator)
+        reward = explorer.generate(observation, views, samples=4, generator=generator)  # [B, M, K]
+
+    :param transition: (state, views of actions) -> [B, M, K, width]
+    :param width: of the embeddings      :param steps: P
+    :param per_link: one reward per link, else one for the state
+    :param risk: ``mean`` of the generated rewards, or ``cvar``, the mean of their worst part
+    :param quantile: the worst part that cvar averages, in (0, 1]
+    :param rate: learning rate
+    """
+
+    def __init__(
+        self,
+        transition: nn.Module,
+        width: int,
+        steps: int,
+        per_link: bool,
+        risk: str = "mean",
+        quantile: float = 0.25,
+        rate: float = 3e-3,
+    ):
+        super().__init__()
+        self.schedule = DiffusionSchedule(steps)
+        self.transition, self.denoiser = transition, RewardDenoiser(width, steps)
+        self.per_link, self.risk, self.quantile, self.rate = per_link, risk, quantile, rate
+        self.register_buffer("centre", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+
+    def loss(
+        self, observation: Observation, view: Tensor, reward: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error of the clean reward estimated from a corrupted one.
+
+        :param view: of the actions, [B, M, K, view]
+        :param reward: measured, [B, M, K or 1]
+        :returns: loss; metrics, detached
+        """
+        target = (reward - self.centre) / self.spread
+        embedding = self._embed(observation, view)
+        steps, shape, device = self.schedule.steps, target.shape, target.device
+        step = torch.randint(1, steps + 1, shape[:2], generator=generator, device=device)
+        noise = torch.randn(shape, generator=generator, device=device)
+        estimate = self.denoiser(embedding, self.schedule.corrupt(target, step, noise), step).float()
+        loss = F.mse_loss(estimate, target)
+        return loss, {"loss": loss.detach()}
+
+    def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Generated rewards after ``risk``: [B, M, K or 1], in the unit of the measured ones.
+
+        With ``cvar`` each state and action is judged by the worst part of its samples, ranked by their
+        sum over links.
+        """
+        embedding = self._embed(observation, view).unsqueeze(2)
+        shape = (*embedding.shape[:2], samples, embedding.shape[3])
+
+        def denoise(noisy: Tensor, step: int) -> Tensor:
+            return self.denoiser(embedding, noisy, step).float()
+
+        drawn = self.schedule.reverse(denoise, shape, generator=generator)
+        if self.risk == "cvar":
+            worst = max(1, round(self.quantile * samples))
+            order = drawn.sum(-1).argsort(dim=2)[:, :, :worst]
+            drawn = drawn.gather(2, order.unsqueeze(-1).expand(-1, -1, -1, drawn.shape[-1]))
+        return drawn.mean(2) * self.spread + self.centre
+
+    @torch.no_grad()
+    def calibrate(self, reward: Tensor) -> None:
+        """Fix the unit in which rewards are diffused from a first batch of measured ones."""
+        self.centre.copy_(reward.mean())
+        self.spread.copy_(reward.std().clamp_min(1e-3))
+
+    def training_step(self, batch: tuple[Observation, Tensor, Tensor], batch_index: int) -> Tensor:
+        """Denoise measured rewards, when this module has a Trainer of its own."""
+        generator = torch.Generator(self.device).manual_seed(self.global_step)
+        loss, _ = self.loss(*batch, generator)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over the conditioning network and the denoiser."""
+        return torch.optim.Adam(self.parameters(), lr=self.rate, fused=True)
+
+    def _embed(self, observation: Observation, view: Tensor) -> Tensor:
+        embedding = self.transition(observation, view)
+        return embedding if self.per_link else embedding.mean(-2, keepdim=True)
+
+
+def raw_reward(rates: Tensor, weights: Tensor) -> Tensor:
+    """Case ``raw``: the weighted sum rate, [B, M, 1], from link rates [B, M, K] and weights [B, K]."""
+    return (rates * weights.unsqueeze(1)).sum(-1, keepdim=True)
+
+
+def designed_reward(rates: Tensor, reference: Tensor) -> Tensor:
+    """Case ``designed``: each link's rate beyond what RZF at full power gives it on the same state, [B, M, K]."""
+    return rates - reference.unsqueeze(1)
+
+
+def worth(reward: Tensor, weights: Tensor) -> Tensor:
+    """What rewards of either shape say of a decision: [B, M], link rewards weighted by priority [B, K]."""
+    return reward.squeeze(-1) if reward.shape[-1] == 1 else (reward * weights.unsqueeze(1)).sum(-1)
+
+
+def rank_correlation(generated: Tensor, measured: Tensor) -> Tensor:
+    """Spearman correlation of two values of M actions within a state, averaged over states.
+
+    :param generated: [B, M]      :param measured: [B, M]
+    """
+    ranks = [value.argsort(-1).argsort(-1).to(torch.float32) for value in (generated, measured)]
+    first, second = (rank - rank.mean(-1, keepdim=True) for rank in ranks)
+    return ((first * second).sum(-1) / (first.square().sum(-1) * second.square().sum(-1)).sqrt().clamp_min(1e-9)).mean()

@@ -1,0 +1,94 @@
+"""Message passing between links: equivariant to the order of users, one set of weights for any K and N."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2rl.problems.full_duplex.observation import EDGE_FEATURES, NODE_FEATURES, Observation
+
+
+class MessageLayer(nn.Module):
+    """h_i <- h_i + relu(W [h_i, K^-1/2 sum_j m_ij]) with m_ij = relu(A h_i + B h_j + C e_ij).
+
+    The first linear map of a message is split over receiver, sender and edge, so that nothing of size
+    K x K is ever multiplied by a width x width matrix.
+    """
+
+    def __init__(self, width: int, edge_features: int):
+        super().__init__()
+        self.ends = nn.Linear(width, 2 * width)
+        self.edge = nn.Linear(edge_features, width, bias=False)
+        self.update = nn.Linear(2 * width, width)
+
+    def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
+        """Nodes [..., K, width] after one exchange over edges [..., K, K, edge_features], which broadcast."""
+        receiver, sender = self.ends(nodes).chunk(2, dim=-1)
+        # in place: at this size the memory traffic of every pass over K x K costs more than its arithmetic;
+        # only the first sum is not, since edges may be shared by several sets of nodes
+        messages = (self.edge(edges) + receiver.unsqueeze(-2)).add_(sender.unsqueeze(-3)).relu_()
+        gathered = messages.sum(-2) * nodes.shape[-2] ** -0.5
+        return nodes + F.relu(self.update(torch.cat([nodes, gathered], dim=-1)))
+
+
+class LinkGraphEncoder(nn.Module):
+    """Embeds every link of a state.
+
+    :param width: size of an embedding
+    :param layers: rounds of message passing
+    """
+
+    def __init__(self, width: int, layers: int):
+        super().__init__()
+        self.inlet = nn.Linear(NODE_FEATURES, width)
+        self.layers = nn.ModuleList(MessageLayer(width, EDGE_FEATURES) for _ in range(layers))
+
+    def forward(self, observation: Observation) -> Tensor:
+        """Embeddings [B, K, width]."""
+        nodes = F.relu(self.inlet(observation.nodes))
+        for layer in self.layers:
+            nodes = layer(nodes, observation.edges)
+        return nodes
+
+
+class LinkGraphTransition(nn.Module):
+    """Embeds every link of a state together with what an action means for it, by message passing.
+
+    :param view: numbers that tell a link what an action does
+    :param width: size of an embedding      :param layers: rounds of message passing
+    """
+
+    def __init__(self, view: int, width: int, layers: int):
+        super().__init__()
+        self.inlet = nn.Linear(NODE_FEATURES + view, width)
+        self.layers = nn.ModuleList(MessageLayer(width, EDGE_FEATURES) for _ in range(layers))
+        self.outlet = nn.Linear(width, width)
+
+    def forward(self, observation: Observation, view: Tensor) -> Tensor:
+        """Embeddings [B, M, K, width] from views [B, M, K, view] of M actions for each state."""
+        nodes = observation.nodes.unsqueeze(1).expand(-1, view.shape[1], -1, -1)
+        nodes = F.relu(self.inlet(torch.cat([nodes, view], dim=-1)))
+        for layer in self.layers:
+            nodes = layer(nodes, observation.edges.unsqueeze(1))
+        return F.relu(self.outlet(nodes))
+
+
+class LinkTransition(nn.Module):
+    """Embeds every link by itself, together with what an action means for it and for the average link.
+
+    Enough where the view tells the powers that a link receives: nothing else decides its reward.
+
+    :param view: numbers that tell a link what an action does
+    :param width: size of an embedding
+    """
+
+    def __init__(self, view: int, width: int):
+        super().__init__()
+        self.state, self.view = nn.Linear(NODE_FEATURES, width), nn.Linear(view, width, bias=False)
+        self.hidden, self.mean = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+
+    def forward(self, observation: Observation, view: Tensor) -> Tensor:
+        """Embeddings [B, M, K, width] from views [B, M, K, view] of M actions for each state."""
+        links = F.relu(self.view(view) + self.state(observation.nodes).unsqueeze(1))
+        return F.relu(self.hidden(links) + self.mean(links.mean(-2, keepdim=True)))

@@ -1,0 +1,33 @@
+"""Make a policy folder of a checkpoint: ``python -m d2rl.pretrained ckpt=PATH out=DIR [drops=256] [seed=0]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from d2rl.commands.train_eval import evaluate, own_keys
+from d2rl.common.errors import ConfigError
+from d2rl.deploy.pretrained import load_agent, save_policy
+from d2rl.report.terminal import results_table
+
+
+def pretrained_command(arguments: list[str]) -> None:
+    """python -m d2rl.pretrained ckpt=PATH out=DIR [drops=256] [seed=0] [key=value ...]
+
+    Evaluates a checkpoint and writes the folder that ckpt=DIR can use from then on: policy.safetensors,
+    config.yaml and eval.json.
+    """
+    given, rest = own_keys(arguments)
+    for key, meaning in (("ckpt", "PATH, a checkpoint or a run directory"), ("out", "DIR, the folder to write")):
+        if key not in given:
+            raise ConfigError(f"python -m d2rl.pretrained needs {key}={meaning}.")
+    agent, _ = load_agent(given["ckpt"], rest)
+    (_, report), out = evaluate(agent), Path(given["out"]).expanduser()
+    try:
+        path = save_policy(agent, report, out)
+    except OSError as error:
+        raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
+    console = Console()
+    console.print(results_table(report))
+    console.print(f"written: {path} ({path.stat().st_size / 1e3:.0f} kB)", markup=False, soft_wrap=True)

@@ -1,0 +1,194 @@
+"""What ``train.py`` and ``eval.py`` do."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from d2rl.algorithm.agent import D2RL
+from d2rl.common.distributed import launch_rank, share
+from d2rl.common.errors import CheckpointError, ConfigError, InputError, Interrupted, RunError, UserError
+from d2rl.config.defaults import Config
+from d2rl.config.load import check, conf_name, link_weights, load, to_yaml
+from d2rl.config.schema import leaves
+from d2rl.deploy.pretrained import load_agent
+from d2rl.evaluation.evaluate import Evaluation, score_agent
+from d2rl.evaluation.scheduling import proportional_fair
+from d2rl.problems.full_duplex.scenario_bank import CELL, scenario_bank
+from d2rl.report.learning_curve import learning_curve
+from d2rl.report.page import save_report_page
+from d2rl.report.terminal import results_table, wandb_notice
+from d2rl.runs.run_directory import RUNS, RunDirectory, find_checkpoint, run_of, write_json
+from d2rl.training.checkpoint import config_of, load_checkpoint
+from d2rl.training.footprint import check_footprint
+from d2rl.training.memory import check_memory
+from d2rl.training.train import SHAPES, accelerator_device, decision_rule, start_from, train, training_device
+
+SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
+SHORT |= {"refine": "evaluation.refine"}
+BOUND = (  # what stored weights, replay and world are tied to
+    *(f"scenario.{key}" for key in (*CELL, "loads", "stored_states", "channel_bank")),
+    *SHAPES,
+    *("action.candidates", "reward.case", "ddpg.gamma", "trainer.num_envs"),
+)
+
+
+def train_command(arguments: list[str]) -> None:
+    """python train.py conf=NAME [key=value ...] [run_dir=PATH] [resume=PATH | initial=PATH]
+
+    Trains an agent; conf=NAME is a file in conf/. A resumed run goes on exactly where its last
+    checkpoint was written, with that checkpoint's configuration and the overrides given here.
+    initial=PATH is a new run that starts from the weights of another, such as after a change of the cell.
+    """
+    _quiet()
+    config, checkpoint = _configuration(arguments)
+    check(config)
+    # nothing is written before all that can be refused is known to be usable
+    device = training_device(config.trainer)
+    check_footprint(share(config) if device.type == "cuda" else config, device)
+    if config.scenario.channel_bank:
+        try:
+            scenario_bank(config.scenario)
+        except InputError as error:
+            raise ConfigError(f"scenario.channel_bank: {error.args[0]}") from None
+    resumed = str(checkpoint) if checkpoint else None
+    if config.initial and not resumed:
+        start_from(D2RL(config), config.initial)
+    if launch_rank(config.trainer) > 0:
+        _assist(config, resumed)
+        return
+    memory = check_memory(config, device)
+    run = RunDirectory.create(config, conf_name(arguments))
+    console = Console()
+    console.print(to_yaml(config), markup=False, highlight=False)
+    console.print(memory, highlight=False)
+    console.print(f"run directory: {run.path}", markup=False)
+    result = train(config, run, resumed)
+    assert result.evaluation is not None  # this is the first process
+    report = score_agent(result.agent, result.evaluation, decision_rule(config))
+    console.print(results_table(report, result.profiler.report()))
+    try:
+        write_json(run.evaluation, report)
+        learning_curve(run.metrics, result.evaluation.policies, run.path / "learning_curve.png")
+    except OSError as error:
+        raise RunError(
+            f"training is complete and {run.last} is kept, but {run.path} cannot be written any more: "
+            f"{error.strerror or error}; make room, then python eval.py ckpt={run.last} writes the results."
+        ) from None
+    page = save_report_page(run.path, config, result.evaluation, report, run)
+    console.print(f"learning curve: {run.path / 'learning_curve.png'}", markup=False)
+    if page:
+        console.print(f"report: {page}", markup=False)
+    wandb_notice(console, run)
+
+
+def _assist(config: Config, checkpoint: str | None) -> None:
+    """Take part in a run of several processes, of which the first one writes and speaks."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    with suppress(UserError, Interrupted):  # the first one meets it too
+        train(config, RunDirectory(RUNS), checkpoint)
+
+
+def evaluate_command(arguments: list[str]) -> None:
+    """python eval.py ckpt=PATH [out=DIR] [drops=256] [seed=0] [best_of=1] [refine=0] [key=value ...]
+
+    Evaluates a checkpoint beside the references on frozen drops; needs nothing but the checkpoint.
+    ckpt=pretrained is the policy that comes with the package, ckpt=pretrained/any_load one for any number of users.
+    """
+    _quiet()
+    given, rest = own_keys(arguments)
+    if "ckpt" not in given:
+        raise ConfigError(
+            "eval.py needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
+        )
+    agent, path = load_agent(given["ckpt"], rest)
+    evaluation, report = evaluate(agent)
+    # a policy folder keeps the evaluation that it came with
+    beside = RUNS / path.parent.name if path.suffix == ".safetensors" else run_of(path) or path.parent
+    out = Path(given["out"]).expanduser() if "out" in given else beside
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "eval.json", report)
+    except OSError as error:
+        raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
+    trained_in = run_of(path)
+    page = save_report_page(out, agent.config, evaluation, report, RunDirectory(trained_in) if trained_in else None)
+    console = Console()
+    console.print(results_table(report))
+    console.print(f"written: {out / 'eval.json'}", markup=False)
+    if page:
+        console.print(f"report: {page}", markup=False)
+
+
+def evaluate(agent: D2RL) -> tuple[Evaluation, dict[str, Any]]:
+    """An agent on the frozen drops, as its configuration asks, and what eval.json holds of it."""
+    config, e = agent.config, agent.config.evaluation
+    device, weights = accelerator_device(config.trainer.accelerator), link_weights(config)
+    check_footprint(config, device, training=False)
+    agent.to(device)
+    priorities = None if weights is None else torch.tensor(weights)
+    evaluation = Evaluation(config.scenario, e.drops, e.seed, device, priorities)
+    report = score_agent(agent, evaluation, decision_rule(config))
+    if e.slots:
+        report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
+    return evaluation, report
+
+
+def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
+    asked = load(arguments)
+    if asked.resume is None:
+        return asked, None
+    if asked.initial is not None:
+        raise ConfigError(
+            f"resume={asked.resume} goes on with a run and initial={asked.initial} starts a new one; leave one of them "
+            "out."
+        )
+    try:
+        path = find_checkpoint(asked.resume, prefer="last")
+        saved = config_of(load_checkpoint(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"resume={asked.resume}: {error.args[0]}") from None
+    config = replace(load(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
+    before, now = leaves(saved), leaves(config)
+    for key in BOUND:
+        if now[key].value != before[key].value:
+            raise CheckpointError(
+                f"{path} cannot go on with {key}={now[key].value}: what it holds was made with {before[key].value}; "
+                "leave that key out, or train anew."
+            )
+    return config, path
+
+
+def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """ckpt and out, the keys of a command itself, and the others under their full names."""
+    given: dict[str, str] = {}
+    rest = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in ("ckpt", "out"):
+            if not value:
+                raise ConfigError(f"{key}= has no value; give a path.")
+            given[key] = value
+        else:
+            rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else argument)
+    return given, rest
+
+
+def _quiet() -> None:
+    """Keep the terminal for what the person asked for."""
+    logging.basicConfig(format="%(message)s")
+    logging.raiseExceptions = False  # W&B's log on a full disk
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # its lost connection
+    logging.getLogger("d2rl").setLevel(logging.INFO)
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+    for message in ("does not have many workers", "Checkpoint directory", "isinstance\\(treespec, LeafSpec\\)"):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -1,0 +1,1 @@
+"""What every level may use: errors, processes, timing, the command line."""

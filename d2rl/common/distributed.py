@@ -1,0 +1,134 @@
+"""One run in several processes, each with its share of the cells, the replay and the batches.
+
+Gradients are averaged by Lightning's DDP. What else decides how the run goes on (judgements of callbacks, skipped
+steps, running moments) goes through the functions here, so that every process decides alike. In a run of one process
+they change nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+
+from d2rl.config.defaults import Config, TrainerConfig
+from d2rl.config.load import processes
+
+
+def launch_rank(config: TrainerConfig) -> int:
+    """The number of this process among them, known before they have met; 0 writes the run directory."""
+    if processes(config) == 1:
+        return 0
+    for environment in (TorchElasticEnvironment, SLURMEnvironment):
+        if environment.detect():
+            return environment().global_rank()
+    here = LightningEnvironment()
+    return here.node_rank() * config.devices + int(os.environ.get("LOCAL_RANK", 0))
+
+
+def strategy(config: TrainerConfig) -> Any:
+    """Lightning's strategy: DDP when asked for or when there is more than one process.
+
+    An update steps one optimizer after the other, each on a part of the module: DDP has to look for the parameters
+    that a loss leaves out.
+    """
+    if config.strategy == "auto" and processes(config) == 1:
+        return "auto"
+    return DDPStrategy(find_unused_parameters=True)
+
+
+def share(config: Config) -> Config:
+    """The configuration of what one process holds."""
+    count = processes(config.trainer)
+    return replace(
+        config,
+        trainer=replace(config.trainer, num_envs=config.trainer.num_envs // count),
+        ddpg=replace(
+            config.ddpg,
+            **{name: getattr(config.ddpg, name) // count for name in ("replay", "batch", "critic_batch")},
+        ),
+    )
+
+
+def world_size() -> int:
+    """Processes that have met; 1 outside a distributed run."""
+    return dist.get_world_size() if _met() else 1
+
+
+def rank() -> int:
+    """The number of this process among them."""
+    return dist.get_rank() if _met() else 0
+
+
+@torch.no_grad()
+def average_(*tensors: Tensor) -> None:
+    """Replace tensors by their means over all processes, in one message."""
+    if world_size() > 1:
+        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = (flat / world_size()).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def largest_(tensor: Tensor) -> None:
+    """Replace a tensor by the largest of all processes."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+
+
+def mean(value: float, device: torch.device) -> float:
+    """Mean of a number over all processes."""
+    return means({"": value}, device)[""]
+
+
+def largest(value: int, device: torch.device) -> int:
+    """Largest of a number over all processes."""
+    if world_size() == 1:
+        return value
+    number = torch.tensor(value, device=device)
+    largest_(number)
+    return int(number)
+
+
+def total(value: int, device: torch.device) -> int:
+    """Sum of a count over all processes."""
+    return round(mean(float(value), device) * world_size())
+
+
+def means(values: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Means of numbers over all processes, which must bring the same names."""
+    if world_size() == 1 or not values:
+        return values
+    names = sorted(values)
+    numbers = torch.tensor([values[name] for name in names], dtype=torch.float64, device=device)
+    average_(numbers)
+    return dict(zip(names, numbers.tolist(), strict=True))
+
+
+def gather(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The nested containers of all processes on the first one, by rank; elsewhere this process's own alone."""
+    if world_size() == 1:
+        return [state]
+    states: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(_on_cpu(state), states)
+    return states or [state]
+
+
+def _met() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _on_cpu(data: Any) -> Any:
+    """Tensors in nested containers, where any process can receive them."""
+    if isinstance(data, dict):
+        return {key: _on_cpu(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_on_cpu(value) for value in data]
+    return data.cpu() if isinstance(data, Tensor) else data

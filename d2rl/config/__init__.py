@@ -1,0 +1,1 @@
+"""The configuration: defaults, schema, and how it is read."""

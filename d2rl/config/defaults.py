@@ -1,0 +1,239 @@
+"""Every default, with its meaning, unit, symbol of the paper and range; a YAML only says what differs.
+
+``load`` in :mod:`d2rl.config.load` builds a :class:`Config` from a name in ``conf/`` and overrides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field with its meaning and its range: ``low <= x <= high``, ``above < x < below``, or choices."""
+    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    return field(default=default, metadata={"meaning": meaning, **limits})
+
+
+@dataclass
+class FullDuplexConfig:
+    """The cell; values common in the full-duplex small-cell literature (3GPP TR 36.828 pico)."""
+
+    transmit_antennas: int = option(8, "N_t, antennas that transmit at the base station", low=1, high=1024)
+    receive_antennas: int = option(8, "N_r, antennas that receive at the base station", low=1, high=1024)
+    downlink_users: int = option(6, "K_D", low=1, high=1024)
+    uplink_users: int = option(4, "K_U", low=1, high=1024)
+    cell_radius: float = option(100.0, "m", above=0, high=1e5)
+    minimum_distance: float = option(10.0, "m, between a user and the base station", low=0.1)
+    bandwidth: float = option(10.0, "MHz", low=1e-6, high=1e6)
+    noise_density: float = option(-174.0, "dBm/Hz", low=-250, high=0)
+    noise_figure_downlink: float = option(9.0, "dB", low=0, high=60)
+    noise_figure_uplink: float = option(5.0, "dB", low=0, high=60)
+    bs_power: float = option(26.0, "P_BS, dBm", low=-100, high=100)
+    user_power: float = option(23.0, "P_UE, dBm", low=-100, high=100)
+    path_loss: str = option("los", "base station to user, 3GPP TR 36.828", choices=("los", "nlos"))
+    self_interference: float = option(-90.0, "residual self-interference after cancellation, dB", low=-200, high=0)
+    self_interference_rician: float = option(1.0, "Rician K of the residual self-interference, dB", low=-100, high=100)
+    rician: float | None = option(
+        None, "Rician K of the user channels, dB; null is Rayleigh fading", low=-100, high=100
+    )
+    speed: float = option(3.0, "of the users, km/h", low=0, high=1e4)
+    carrier: float = option(2.0, "GHz", low=1e-3, high=1e4)
+    slot: float = option(10.0, "time between two decisions, ms", low=1e-6, high=1e6)
+    episode_length: int = option(10, "slots before the users are dropped anew (a truncation)", low=1)
+    csi_error: float = option(0.0, "e of the channel estimate sqrt(1-e) h + sqrt(e) n", low=0, high=1)
+    stored_states: int = option(
+        0, "train on this many stored states (scarce CSI); 0: new drops without end", low=0, high=10**7
+    )
+    channel_bank: str | None = option(None, "file of channel states to train and evaluate on; null: drawn channels")
+    head: str = option("structured", "what an action means", choices=("structured", "switching", "beamforming"))
+    loads: str | None = option(
+        None, "K_D+K_U of further cells that training visits in turn, @N for other antennas, such as 2+2,8+8,6+4@4"
+    )
+    priority_direction: float = option(0.0, "spread of the log weight common to a direction", low=0, high=3)
+    priority_user: float = option(0.0, "spread of the log weight of every link", low=0, high=3)
+
+
+@dataclass
+class NetworkConfig:
+    """Actor, critic and the explorers' conditioning."""
+
+    kind: str = option(
+        "link_graph", "link_graph serves any number of users, mlp a fixed one", choices=("link_graph", "mlp")
+    )
+    width: int = option(32, "size of an embedding (link_graph) or eight times a hidden layer (mlp)", low=1, high=4096)
+    layers: int = option(2, "rounds of message passing (a critic of powers has none), or hidden layers", low=1, high=64)
+    critic: str = option(
+        "powers",
+        "how Q sees an action: the powers it makes links receive, or its numbers",
+        choices=("powers", "numbers"),
+    )
+
+
+@dataclass
+class DDPGConfig:
+    """The learner that every variant shares."""
+
+    gamma: float = option(0.0, "discount; channels do not depend on actions, so 0 is best", low=0, below=1)
+    batch: int = option(32, "states in an update of the policy", low=1, high=10**6)
+    critic_batch: int = option(64, "states in an update of the critic", low=1, high=10**6)
+    replay: int = option(8192, "states kept of each load", low=1, high=10**9)
+    actor_rate: float = option(8e-3, "learning rate of the policy", above=0, high=1)
+    critic_rate: float = option(1e-2, "learning rate of the critic", above=0, high=1)
+    target_rate: float = option(0.01, "tau, step of the target networks", above=0, high=1)
+    warmup_updates: int = option(5, "updates at the start in which the critic alone learns", low=0)
+    warmup_critic_updates: int = option(8, "updates of the critic in each of them", low=1)
+    noise: float = option(0.6, "standard deviation of the Gaussian exploration at the start", low=0, high=10)
+    noise_end: float = option(0.1, "the same at the end of training", low=0, high=10)
+    rate_end: float = option(0.1, "learning rates at the end of training, as a part of the start", above=0, high=1)
+    analytic: bool = option(False, "differentiate the simulator instead of a critic (the ceiling, no RL)")
+    saturation_penalty: float = option(1e-2, "weight of the squared output before tanh", low=0, high=1e3)
+    reward_scale: float = option(10.0, "bit/s/Hz of sum rate that count as one", low=1e-3, high=1e6)
+
+
+@dataclass
+class AENPNNConfig:
+    """Action explorer (Mode I)."""
+
+    steps: int = option(6, "P, denoising steps", low=1, high=1000)
+    objective: str = option(
+        "chain",
+        "chain: ascend Q at the end of the chain; weighted: regress on good candidates; mixed: both",
+        choices=("chain", "weighted", "mixed"),
+    )
+    samples: int = option(
+        2, "M_c, actions drawn for one state by the chain objective; better ones weigh more", low=1, high=1024
+    )
+    gradient_steps: int = option(1, "last steps of the chain that are trained, in turn, by the chain objective", low=1)
+    candidates: int = option(4, "M_a, actions measured for one state", low=1, high=1024)
+    temperature: float = option(2.0, "of the weights among candidates, in standard deviations", low=1e-3, high=1e3)
+    weighted_scale: float = option(1.0, "weight of the regression beside the chain", low=0, high=1e3)
+    sampler: str = option("ancestral", "reverse chain", choices=("ancestral", "ddim"))
+
+
+@dataclass
+class RENPNNConfig:
+    """Reward explorer (Mode I)."""
+
+    case: str = option("designed", "the paper's four cases", choices=("raw", "designed", "raw_gdm", "designed_gdm"))
+    steps: int = option(6, "P, denoising steps", low=1, high=1000)
+    rate: float = option(3e-3, "learning rate", above=0, high=1)
+    every: int = option(4, "updates of the agent for each update of the explorer", low=1)
+    samples: int = option(1, "rewards generated for one state and action", low=1, high=1024)
+    risk: str = option("mean", "what is taken of the generated rewards", choices=("mean", "cvar"))
+    quantile: float = option(0.25, "worst part of them that cvar averages", above=0, high=1)
+    guard: float = option(0.8, "rank correlation below which measured rewards are used instead", low=-1, high=1)
+
+
+@dataclass
+class SENPNNConfig:
+    """State explorer (Mode II)."""
+
+    steps: int = option(6, "P, denoising steps", low=1, high=1000)
+    corrupt: int = option(0, "step p to which a real state is corrupted; 0 is P", low=0)
+    rate: float = option(1e-2, "learning rate", above=0, high=1)
+    width: int = option(64, "of its hidden layers", low=1, high=4096)
+    every: int = option(8, "updates of the agent for each update of the explorer", low=1)
+
+
+@dataclass
+class ChiConfig:
+    """State replacement (SENPNN)."""
+
+    policy: str = option("threshold", "how chi moves", choices=("fixed", "threshold", "adaptive"))
+    eta: float = option(0.01, "eta, step of chi", above=0, high=1)
+    maximum: float = option(0.5, "M, largest probability of replacement", low=0, high=1)
+    threshold: float = option(0.35, "T, loss of SENPNN below which chi grows; must exceed the loss's floor", above=0)
+
+
+@dataclass
+class StagesConfig:
+    """Staged integration: the epoch at which each explorer begins; null is never."""
+
+    action: int | None = option(0, "AENPNN replaces the deterministic actor", low=0)
+    reward: int | None = option(0, "RENPNN's reward case replaces the raw sum rate", low=0)
+    state: int | None = option(None, "SENPNN begins to replace states", low=0)
+    plateau: int = option(0, "begin the next stage earlier when this many evaluations brought nothing; 0: never", low=0)
+
+
+@dataclass
+class TrainerConfig:
+    """Length, hardware and speed."""
+
+    epochs: int = option(10, "length of the run", low=1)
+    updates_per_epoch: int = option(100, "updates in an epoch", low=1)
+    updates_per_step: int = option(10, "updates in one training step, after which metrics are logged", low=1)
+    updates_per_slot: int = option(
+        5, "updates learned from the replay for each slot of the cells; a training step begins with one", low=1
+    )
+    num_envs: int = option(32, "cells simulated side by side, over all processes", low=1, high=10**6)
+    accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
+    strategy: str = option("auto", "auto: ddp where there are several devices or nodes", choices=("auto", "ddp"))
+    devices: int = option(1, "processes on each node, one for each GPU", low=1, high=1024)
+    nodes: int = option(1, "machines", low=1, high=10**4)
+    precision: str = option("32", "of the networks; physics is always fp32 or better", choices=("32", "bf16"))
+    cuda_graphs: bool = option(
+        False, "on one GPU: capture each kind of update once as a CUDA graph, and replay it afterwards"
+    )
+    checkpoint_every: int = option(5, "epochs between two checkpoints", low=1)
+    threads: int = option(1, "CPU threads; the small tensors gain nothing from more; 0: one per core", low=0, high=1024)
+    progress: bool = option(True, "show a progress bar")
+
+
+@dataclass
+class EvaluationConfig:
+    """The frozen evaluation set."""
+
+    every: int = option(1, "training steps between two evaluations", low=1)
+    drops: int = option(256, "states, the same for every policy", low=1, high=10**7)
+    seed: int = option(0, "of the evaluation drops", low=0)
+    best_of: int = option(1, "N, candidates of one decision", low=1, high=10**5)
+    refine: int = option(0, "K, WMMSE iterations from the chosen action", low=0, high=10**4)
+    priority_spread: float = option(
+        0.0, "candidates after the first are made for weights changed by this spread", low=0, high=3
+    )
+    noise: float = option(0.0, "Gaussian noise on candidates after the first (a control)", low=0, high=10)
+    weights: str | None = option(None, "priority of every link, K_D + K_U numbers with commas; null: all 1")
+    slots: int = option(0, "length of a proportional-fair schedule to report; 0: none", low=0, high=10**6)
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go; metrics.csv is always written."""
+
+    mode: str = option("offline", "Weights & Biases", choices=("online", "offline", "disabled"))
+    project: str = option("d2rl", "W&B project")
+    name: str | None = option(None, "W&B run name")
+    tensorboard: bool = option(False, "write TensorBoard event files, too")
+
+
+@dataclass
+class Config:
+    """Everything a run needs."""
+
+    scenario: FullDuplexConfig = field(default_factory=FullDuplexConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    ddpg: DDPGConfig = field(default_factory=DDPGConfig)
+    action: AENPNNConfig = field(default_factory=AENPNNConfig)
+    reward: RENPNNConfig = field(default_factory=RENPNNConfig)
+    state: SENPNNConfig = field(default_factory=SENPNNConfig)
+    chi: ChiConfig = field(default_factory=ChiConfig)
+    stages: StagesConfig = field(default_factory=StagesConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    seed: int = option(0, "of everything but the evaluation drops", low=0)
+    run_dir: str | None = option(None, "where the run writes; null: runs/<conf>-<time>")
+    resume: str | None = option(None, "checkpoint or run directory to continue exactly")
+    initial: str | None = option(
+        None, "checkpoint or run directory whose weights a new run starts from; null: drawn anew"
+    )

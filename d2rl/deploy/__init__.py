@@ -1,0 +1,1 @@
+"""A trained policy as an artefact: policy folders and ONNX export."""

@@ -1,0 +1,151 @@
+"""Policies that ship: a folder of weights, configuration and evaluation, read without running any code.
+
+``policy.safetensors`` holds the weights that decisions need and nothing else, ``config.yaml`` how the policy was
+made, ``eval.json`` what it reached. ``python -m d2rl.pretrained ckpt=PATH out=DIR`` makes such a folder of a
+checkpoint; ``ckpt=DIR`` uses it, ``ckpt=pretrained`` the one of ``conf=full_duplex`` that comes with the package, and
+``ckpt=pretrained/any_load`` the one that has seen many loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from d2rl.algorithm.agent import D2RL
+from d2rl.common.errors import CheckpointError
+from d2rl.config.defaults import Config
+from d2rl.config.load import load, to_yaml
+from d2rl.runs.run_directory import find_checkpoint, write_bytes, write_json, write_text
+from d2rl.training.callbacks.precision import TYPES
+from d2rl.training.checkpoint import config_of, load_checkpoint
+from d2rl.training.train import restore
+from d2rl.training.warm_start import load_weights
+
+NAME = "pretrained"  # what ckpt= calls the shipped folder, and begins the names of all of them with
+SHIPPED = Path(__file__).parent / "full_duplex"
+WEIGHTS, CONFIG, REPORT = "policy.safetensors", "config.yaml", "eval.json"
+FORMAT = "d2rl policy 1"
+
+
+def load_agent(given: str, overrides: Sequence[str]) -> tuple[D2RL, Path]:
+    """An agent that is ready to decide, and the file that it came from.
+
+    :param given: a checkpoint, a run directory, a policy folder, ``pretrained`` or ``pretrained/NAME``
+    :param overrides: ``key=value`` over the configuration that it carries
+    :raises CheckpointError: it cannot be read, or does not fit the configuration
+    """
+    folder = policy_folder(given)
+    if folder is not None:
+        return _load_policy(folder, overrides), folder / WEIGHTS
+    path = find_checkpoint(given, prefer="best")
+    checkpoint = load_checkpoint(path)
+    config: Config = load(overrides, base=asdict(config_of(checkpoint)))
+    return restore(checkpoint, config, str(path)), path
+
+
+def policy_folder(given: str | Path) -> Path | None:
+    """The policy folder that ``ckpt=`` means, None if it means a checkpoint."""
+    if str(given) == NAME:
+        return SHIPPED
+    if str(given).startswith(f"{NAME}/") and (SHIPPED.parent / Path(given).name / WEIGHTS).is_file():
+        return SHIPPED.parent / Path(given).name
+    path = Path(os.path.expanduser(given))
+    if path.suffix == ".safetensors":
+        return path.parent
+    return path if (path / WEIGHTS).is_file() else None
+
+
+def save_policy(agent: D2RL, report: Mapping[str, Any], folder: str | Path) -> Path:
+    """Write the weights that an agent's decisions need, its configuration and an evaluation into a folder.
+
+    :param report: content of eval.json
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = _prefix(agent)
+    weights = {name: t.cpu().contiguous() for name, t in agent.state_dict().items() if name.startswith(prefix)}
+    metadata = {"format": FORMAT, "sha256": _digest(weights)}
+    write_bytes(folder / WEIGHTS, safetensors.torch.save(weights, metadata))
+    write_text(folder / CONFIG, to_yaml(replace(agent.config, run_dir=None, resume=None, initial=None)))
+    write_json(folder / REPORT, report)
+    return folder / WEIGHTS
+
+
+def _load_policy(folder: Path, overrides: Sequence[str]) -> D2RL:
+    path = folder / WEIGHTS
+    weights = _read(path)
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{path} cannot be used: the {CONFIG} beside it is missing.")
+    made_with: Config = load([f"conf={folder / CONFIG}"])
+    config: Config = load(overrides, base=asdict(made_with))
+    agent = D2RL(config)
+    agent.stages = {"action": any(name.startswith("aenpnn.") for name in weights), "reward": False, "state": False}
+    if _mismatch(weights, agent) and (reason := _mismatch(weights, _like(agent, made_with))):
+        raise CheckpointError(f"{path} does not fit the {CONFIG} beside it: {reason}. Take both from the same place.")
+    everything = {name: t for name, t in agent.state_dict().items() if not name.startswith(_prefix(agent))} | weights
+    own = {"config": asdict(made_with), "stages": agent.stages}
+    load_weights(agent, {"state_dict": everything, "d2rl": own}, str(path))
+    agent.autocast_type = TYPES[config.trainer.precision]
+    return agent
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The weights of a file that is whole."""
+    damaged = f"{path} cannot be read, it is damaged or not a policy ({{}}); give another one."
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(damaged.format(str(error).splitlines()[0][:200])) from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(damaged.format(f"its format is {metadata.get('format')!r}, not {FORMAT!r}"))
+    if metadata.get("sha256") != _digest(weights):
+        raise CheckpointError(damaged.format("its checksum is wrong"))
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise CheckpointError(damaged.format("it holds NaN or infinite weights"))
+    return weights
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _mismatch(weights: Mapping[str, Tensor], agent: D2RL) -> str | None:
+    """The first thing in which weights differ from those of an agent's policy."""
+    expected = {name: t for name, t in agent.state_dict().items() if name.startswith(_prefix(agent))}
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} is none of its weights"
+        found, wanted = ((tuple(t.shape), t.dtype) for t in (weights[name], expected[name]))
+        if found != wanted:
+            return f"{name} is {found[0]} of {found[1]} instead of {wanted[0]} of {wanted[1]}"
+    return None
+
+
+def _like(agent: D2RL, config: Config) -> D2RL:
+    other = D2RL(config)
+    other.stages = agent.stages
+    return other
+
+
+def _prefix(agent: D2RL) -> str:
+    return "aenpnn." if agent.stages["action"] else "actor."

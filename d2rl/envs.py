@@ -1,0 +1,35 @@
+"""Batched environments of the full-duplex cell; importing them registers ``d2rl/FullDuplex-v0`` with Gymnasium."""
+
+import gymnasium
+
+from d2rl.config.defaults import FullDuplexConfig
+from d2rl.problems.full_duplex.simulator import (
+    CellState,
+    FullDuplexEnv,
+    Positions,
+    decided_rates,
+    evaluation_drops,
+    evaluation_states,
+    rates_of,
+    steering,
+    stream,
+)
+
+gymnasium.register(
+    "d2rl/FullDuplex-v0",
+    entry_point="d2rl.problems.full_duplex.gymnasium_env:FullDuplexGymEnv",
+    vector_entry_point="d2rl.problems.full_duplex.gymnasium_env:FullDuplexVectorEnv",
+)
+
+__all__ = [
+    "CellState",
+    "FullDuplexConfig",
+    "FullDuplexEnv",
+    "Positions",
+    "decided_rates",
+    "evaluation_drops",
+    "evaluation_states",
+    "rates_of",
+    "steering",
+    "stream",
+]

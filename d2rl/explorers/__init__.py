@@ -1,7 +1,0 @@
-"""The three diffusion explorers; none knows of the others."""
-
-from d2rl.explorers.action import AENPNN
-from d2rl.explorers.reward import RENPNN
-from d2rl.explorers.state import SENPNN
-
-__all__ = ["AENPNN", "RENPNN", "SENPNN"]

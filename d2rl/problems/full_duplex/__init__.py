@@ -1,0 +1,1 @@
+"""The full-duplex cell: simulator, action heads, what a policy observes."""

@@ -1,0 +1,80 @@
+"""The loads that one training visits: cells of other numbers of users, and perhaps of antennas."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from d2rl.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from d2rl.config.defaults import Config, FullDuplexConfig
+
+LOAD = re.compile(r"\s*(\d{1,9})\s*\+\s*(\d{1,9})\s*(?:@\s*(\d{1,9})\s*)?")
+LIMIT = 1024  # of users and of antennas, as for the scenario's own
+
+
+def cells_of(scenario: FullDuplexConfig) -> list[FullDuplexConfig]:
+    """The scenario's own cell, then one for each other of ``scenario.loads``; none of them has loads.
+
+    :raises ConfigError: what is no load, is out of range, or stands there twice
+    """
+    own = replace(scenario, loads=None)
+    cells = [own]
+    for text in [] if scenario.loads is None else scenario.loads.split(","):
+        found = LOAD.fullmatch(text)
+        if not found:
+            raise ConfigError(
+                f"scenario.loads={scenario.loads}: {text.strip()!r} is no load; write K_D+K_U, with @N for N antennas, "
+                "and commas between loads, such as 2+2,8+8,6+4@4."
+            )
+        downlink, uplink, *antennas = (int(number) for number in found.groups() if number is not None)
+        if not all(1 <= number <= LIMIT for number in (downlink, uplink, *antennas)):
+            raise ConfigError(
+                f"scenario.loads={scenario.loads}: {text.strip()} is out of range; users and antennas are 1 to {LIMIT}."
+            )
+        cell = replace(own, downlink_users=downlink, uplink_users=uplink)
+        if antennas:
+            cell = replace(cell, transmit_antennas=antennas[0], receive_antennas=antennas[0])
+        if cell in cells[1:]:
+            raise ConfigError(f"scenario.loads={scenario.loads}: {text.strip()} is there twice.")
+        if cell != own:
+            cells.append(cell)
+    return cells
+
+
+def check_loads(config: Config) -> None:
+    """Refuse loads that the rest of the configuration cannot serve. :raises ConfigError: says why"""
+    scenario = config.scenario
+    own, *others = cells_of(scenario)
+    if not others:
+        return
+    asked = f"scenario.loads={scenario.loads}"
+    if config.network.kind == "mlp":
+        raise ConfigError(
+            f"{asked}, but network.kind=mlp is built for one number of users; network.kind=link_graph serves any."
+        )
+    if scenario.head == "beamforming":
+        raise ConfigError(
+            f"{asked}, but scenario.head=beamforming reads a beam off its user alone, whatever the others are; "
+            "scenario.head=switching or structured serves any load."
+        )
+    if scenario.channel_bank is not None:
+        raise ConfigError(
+            f"{asked}, but all states of scenario.channel_bank={scenario.channel_bank} are of one load; "
+            "set one of the two to null."
+        )
+    if scenario.stored_states:
+        raise ConfigError(
+            f"{asked}, but scenario.stored_states={scenario.stored_states} asks for scarce states of one load; "
+            "set it to 0, or scenario.loads to null."
+        )
+    antennas = own.transmit_antennas, own.receive_antennas
+    other = [cell for cell in others if (cell.transmit_antennas, cell.receive_antennas) != antennas]
+    if other and config.stages.state is not None:
+        raise ConfigError(
+            f"{asked} has a cell of {other[0].transmit_antennas} antennas, but SENPNN "
+            f"(stages.state={config.stages.state}) is built for {antennas[0]} + {antennas[1]}; leave out the @, or set "
+            "stages.state=null."
+        )

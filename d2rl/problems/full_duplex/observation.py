@@ -1,0 +1,155 @@
+"""What the agent sees: users as nodes, the channels between them as edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from d2rl.wireless.channel_state import ChannelState, repeated
+from d2rl.wireless.heads import beam_basis, mmse_inverse, uplink_combiners
+from d2rl.wireless.link_rates import link_rates, squared_magnitude
+from d2rl.wireless.precoders import full_uplink_power, rzf
+
+NODE_FEATURES = 7
+EDGE_FEATURES = 4
+DECADES = 3.0  # a feature of 1 is 30 dB above noise
+BITS = 10.0  # a feature of 1 is 10 bit/s/Hz
+OWN = ("weights", "nodes", "edges", "reference", "basis")  # what an observation has beside the channels
+
+
+@dataclass(frozen=True)
+class Observation:
+    """B states as the agent knows them, K = K_D + K_U links, downlink first.
+
+    :param channels: estimated channels
+    :param weights: [B, K], priority of every link
+    :param nodes: [B, K, NODE_FEATURES], the last of them of the weight
+    :param edges: [B, K, K, EDGE_FEATURES]; ``edges[b, i, j]`` tells what link j does to link i
+    :param reference: [B, K], link rates of RZF at full power on the estimated channels, bit/s/Hz
+    :param basis: [B, N_t, K], :func:`beam_basis` in the precision of the channels
+    """
+
+    channels: ChannelState
+    weights: Tensor
+    nodes: Tensor
+    edges: Tensor
+    reference: Tensor
+    basis: Tensor
+
+    @property
+    def batch(self) -> int:
+        """Number of states B."""
+        return self.channels.batch
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, for a replay buffer."""
+        own = {name: getattr(self, name) for name in OWN}
+        return {**self.channels.tensors(), **own}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Observation:
+        """The inverse of :meth:`tensors`; further entries are ignored."""
+        channels = ChannelState(*(tensors[n] for n in ("downlink", "uplink", "cross", "self_interference")))
+        return cls(channels, *(tensors[n] for n in OWN))
+
+    def __getitem__(self, index: Tensor | slice) -> Observation:
+        """States selected along the batch."""
+        return Observation.from_tensors({name: tensor[index] for name, tensor in self.tensors().items()})
+
+    def to(self, device: torch.device) -> Observation:
+        """The same on another device; a Trainer moves batches by it."""
+        return Observation.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def asking(self, weights: Tensor) -> Observation:
+        """The same states under N versions of their link weights, side by side: batch B N.
+
+        :param weights: [B, N, K]
+        """
+        copies, weights = weights.shape[1], weights.flatten(0, 1)
+        tensors = {name: repeated(tensor, copies) for name, tensor in self.tensors().items()}
+        nodes = torch.cat([tensors["nodes"][..., :-1], _log_weight(weights).unsqueeze(-1)], dim=-1)
+        return Observation.from_tensors({**tensors, "weights": weights, "nodes": nodes})
+
+
+def observe(channels: ChannelState, weights: Tensor) -> Observation:
+    """Features of the channels; unchanged by antenna order, equivariant to user order.
+
+    A node knows its direction, its gain, its gain after MMSE suppression of the others, its part in
+    self-interference, its rate under RZF at full power, and its weight. An edge knows the
+    interference between two links with matched beams, both ways (downlink: |g_i^H g_j|, uplink:
+    |v_i^H h_k|, uplink to downlink: |f_kj|, downlink to uplink: |v_k^H H_S g_j|), how parallel the
+    two channels are, and whether the links share a direction.
+
+    :param channels: B states as the agent knows them
+    :param weights: [B, K_D + K_U], priority of every link
+    """
+    k_d, g, h = channels.downlink_users, channels.downlink, channels.uplink
+    inverse_down, inverse_up = mmse_inverse(g), mmse_inverse(h)
+    combiners = uplink_combiners(channels, inverse_up)
+    basis = beam_basis(channels, combiners).to(g.dtype)
+    beams = basis[..., :k_d]
+    received = log_gain(_received(channels, combiners, beams, full_uplink_power(channels)))
+    matched = h.mT / squared_magnitude(h).sum(-1).clamp_min(1e-30).sqrt().unsqueeze(-2)
+    parallel = _blocks(squared_magnitude(beams.mH @ beams), squared_magnitude(matched.mH @ matched))
+    same = torch.zeros_like(parallel)
+    same[:, :k_d, :k_d].fill_(1)
+    same[:, k_d:, k_d:].fill_(1)
+    edges = torch.stack([received, received.mT, parallel, same], dim=-1)
+
+    leaks_out = squared_magnitude(channels.self_interference @ beams).sum(-2)
+    leaks_in = squared_magnitude(channels.self_interference.mH @ combiners).sum(-2)
+    gain = torch.cat([squared_magnitude(g).sum(-1), squared_magnitude(h).sum(-1)], dim=-1)
+    suppressed = torch.cat([suppressed_gain(inverse_down), suppressed_gain(inverse_up)], dim=-1).to(gain.dtype)
+    reference = link_rates(channels, rzf(channels), full_uplink_power(channels))
+    is_downlink = torch.zeros_like(gain)
+    is_downlink[:, :k_d].fill_(1)
+    features = [
+        is_downlink,
+        1 - is_downlink,
+        log_gain(gain),
+        log_gain(suppressed),
+        log_gain(torch.cat([leaks_out, leaks_in], dim=-1)),
+        reference / BITS,
+        _log_weight(weights),
+    ]
+    return Observation(channels, weights, torch.stack(features, dim=-1), edges, reference, basis)
+
+
+def suppressed_gain(inverse: Tensor) -> Tensor:
+    """Signal-to-noise ratio of each user after linear MMSE suppression of the others: [B, K].
+
+    :param inverse: [B, K, K], :func:`mmse_inverse` of the users' channels
+    """
+    return (1 / inverse.diagonal(dim1=-2, dim2=-1).real - 1).clamp_min(0)
+
+
+def _received(channels: ChannelState, combiners: Tensor, precoder: Tensor, power: Tensor) -> Tensor:
+    """Power that link i (row) receives from link j (column), noise 1: [B, K, K]."""
+    fraction = power.unsqueeze(-2)
+    to_downlink = [
+        squared_magnitude(channels.downlink.conj() @ precoder),
+        squared_magnitude(channels.cross).mT * fraction,
+    ]
+    to_uplink = [
+        squared_magnitude(combiners.mH @ channels.self_interference @ precoder),
+        squared_magnitude(combiners.mH @ channels.uplink.mT) * fraction,
+    ]
+    return torch.cat([torch.cat(to_downlink, dim=-1), torch.cat(to_uplink, dim=-1)], dim=-2)
+
+
+def _blocks(down: Tensor, up: Tensor) -> Tensor:
+    """Block-diagonal [B, K, K] from [B, K_D, K_D] and [B, K_U, K_U]."""
+    upper = torch.nn.functional.pad(down, (0, up.shape[-1]))
+    lower = torch.nn.functional.pad(up, (down.shape[-1], 0))
+    return torch.cat([upper, lower], dim=-2)
+
+
+def _log_weight(weights: Tensor) -> Tensor:
+    return torch.log(weights.clamp_min(1e-3))
+
+
+def log_gain(gain: Tensor) -> Tensor:
+    """log10(1 + gain) in units of 30 dB."""
+    return torch.log10(1 + gain) / DECADES

@@ -1,0 +1,97 @@
+"""The channel bank of a scenario: read once, checked against the cell, noise-normalised, split."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import FullDuplexConfig
+from d2rl.wireless.bank_file import load_bank
+from d2rl.wireless.channel_bank import ChannelBank
+from d2rl.wireless.propagation import LinkBudget, thermal_noise
+
+CELL = ("downlink_users", "uplink_users", "transmit_antennas", "receive_antennas")
+BUDGET = ("bandwidth", "noise_density", "noise_figure_downlink", "noise_figure_uplink", "bs_power", "user_power")
+# keys that say how channels are drawn, which a bank has in their place
+DRAWING = (
+    *("cell_radius", "minimum_distance", "path_loss", "self_interference", "self_interference_rician"),
+    *("rician", "speed", "carrier", "slot", "episode_length"),
+)
+
+
+def link_budget(config: FullDuplexConfig) -> LinkBudget:
+    """Powers, noise and path loss of a scenario."""
+    return LinkBudget(
+        bs_power=config.bs_power,
+        user_power=config.user_power,
+        noise_downlink=thermal_noise(config.bandwidth, config.noise_density, config.noise_figure_downlink),
+        noise_uplink=thermal_noise(config.bandwidth, config.noise_density, config.noise_figure_uplink),
+        self_interference=config.self_interference,
+        path_loss=config.path_loss,
+    )
+
+
+def scenario_bank(config: FullDuplexConfig) -> ChannelBank:
+    """The whole bank of ``scenario.channel_bank``, noise-normalised.
+
+    :raises InputError: a file that cannot be used
+    :raises ConfigError: a bank of another cell, or too small to be split
+    """
+    path = Path(str(config.channel_bank)).expanduser()
+    bank = _read(path, *_version(path))
+    found, asked = cell_of(bank), {key: getattr(config, key) for key in CELL}
+    if found != asked:
+        remedy = " ".join(f"scenario.{key}={size}" for key, size in found.items() if size != asked[key])
+        raise ConfigError(
+            f"scenario.channel_bank={config.channel_bank} holds {_described(found)}, the scenario has "
+            f"{_described(asked)}; set {remedy}, or give a bank of this cell."
+        )
+    if len(bank) < 2 * bank.slots:
+        raise ConfigError(
+            f"scenario.channel_bank={config.channel_bank} holds one {'episode' if bank.slots > 1 else 'state'}; two "
+            "are needed at least, one to train on and one kept for evaluation."
+        )
+    _notice_void(config, bank.noise_normalised)
+    return bank.normalised(link_budget(config))
+
+
+def cell_of(bank: ChannelBank) -> dict[str, int]:
+    """Users and antennas of a bank, by the scenario's keys."""
+    return {key: getattr(bank.channels, key) for key in CELL}
+
+
+def _described(cell: dict[str, int]) -> str:
+    return "{} + {} users and {} + {} antennas".format(*cell.values())
+
+
+def _notice_void(config: FullDuplexConfig, noise_normalised: bool) -> None:
+    """Say which of the scenario's changes a bank makes void."""
+    defaults, void = asdict(FullDuplexConfig()), (*DRAWING, *(BUDGET if noise_normalised else ()))
+    changed = [f"scenario.{key}={getattr(config, key)}" for key in void if getattr(config, key) != defaults[key]]
+    if changed:
+        notice_once(
+            f"scenario.channel_bank={config.channel_bank} decides the channels: {', '.join(changed)} changes nothing."
+        )
+
+
+@lru_cache(maxsize=32)
+def notice_once(text: str) -> None:
+    """Warn a person, once in a process."""
+    logging.getLogger(__name__).warning(text)
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What changes when the file does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, changed: int, size: int) -> ChannelBank:
+    return load_bank(path)

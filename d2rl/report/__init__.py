@@ -1,0 +1,1 @@
+"""What people look at: terminal table, report page, figures."""

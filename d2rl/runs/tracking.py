@@ -1,0 +1,112 @@
+"""Loggers: metrics.csv always, Weights & Biases as asked; x-axis environment steps."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
+
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+from wandb.errors import AuthenticationError, CommError
+
+from d2rl.config.defaults import Config
+from d2rl.runs.csv_logger import STEP, CsvLogger
+from d2rl.common.errors import ConfigError
+from d2rl.runs.event_files import EventFiles
+from d2rl.runs.run_directory import RunDirectory
+
+PATIENCE = 30.0  # seconds for W&B to answer
+GROUPS = ("charts", "losses", "eval", "time", "senpnn", "renpnn")
+
+
+def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None = None) -> list[Logger]:
+    """metrics.csv, W&B unless disabled (offline where online cannot be had), and event files if asked for.
+
+    :param values: the resolved configuration
+    :param run_id: W&B run to continue
+    :raises ConfigError: W&B refuses the account
+    """
+    loggers: list[Logger] = [CsvLogger(run.metrics)]
+    if config.logger.mode != "disabled":
+        logger = _wandb_logger(config, run, values, run_id)
+        logger.experiment.define_metric(STEP)
+        for group in GROUPS:
+            logger.experiment.define_metric(f"{group}/*", step_metric=STEP)
+        loggers.append(logger)
+    if config.logger.tensorboard:
+        loggers.append(EventFiles(run.tensorboard))
+    return loggers
+
+
+def _wandb_logger(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None) -> WandbLogger:
+    def make(offline: bool) -> WandbLogger:
+        logger = WandbLogger(
+            project=config.logger.project,
+            name=config.logger.name or run.path.name,
+            save_dir=str(run.path),
+            id=run_id,
+            resume="allow" if run_id else None,
+            offline=offline,  # sets WANDB_MODE, without which W&B's telemetry calls home
+            mode="offline" if offline else "online",  # WANDB_MODE is not heard a second time in a process
+            config=values,
+            settings=wandb.Settings(init_timeout=PATIENCE),
+        )
+        _ = logger.experiment  # begins the W&B run
+        return logger
+
+    try:
+        return make(config.logger.mode == "offline")
+    except AuthenticationError as error:
+        raise ConfigError(f"logger.mode=online, but W&B refuses the account: {_first_line(error)}") from None
+    except CommError as error:
+        message = f"W&B cannot be reached ({_first_line(error)}); the dashboards are kept offline"
+        warnings.warn(message, stacklevel=3)
+        return make(offline=True)
+
+
+def wandb_id(loggers: list[Logger]) -> str | None:
+    """Id of the W&B run among the loggers."""
+    return next((logger.version for logger in loggers if isinstance(logger, WandbLogger)), None)
+
+
+def alert(loggers: list[Logger], title: str, text: str) -> None:
+    """Tell the person, in the terminal and on the dashboard, that a failure signature has shown."""
+    warnings.warn(f"{title}: {text}", stacklevel=3)
+    for logger in _dashboards(loggers):
+        with _survived(loggers, logger):
+            logger.experiment.alert(title=title, text=text, level="WARN")
+
+
+def log(loggers: list[Logger], metrics: dict[str, float], environment_steps: int) -> None:
+    """Send metrics to every logger, with environment steps as the x-axis."""
+    for logger in loggers:
+        if not isinstance(logger, WandbLogger):
+            logger.log_metrics(metrics, environment_steps)
+    for logger in _dashboards(loggers):
+        with _survived(loggers, logger):
+            logger.experiment.log({**metrics, STEP: environment_steps})
+
+
+def _dashboards(loggers: list[Logger]) -> list[WandbLogger]:
+    return [logger for logger in loggers if isinstance(logger, WandbLogger)]
+
+
+@contextmanager
+def _survived(loggers: list[Logger], logger: WandbLogger) -> Iterator[None]:
+    """W&B lives in a process of its own; whatever happens to that, training goes on without."""
+    try:
+        yield
+    except Exception as error:
+        loggers.remove(logger)
+        with suppress(Exception, SystemExit):
+            wandb.teardown()  # what it would do at exit cannot work any more
+        warnings.warn(f"W&B has ended ({_first_line(error)}); metrics.csv goes on without it", stacklevel=4)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,117 @@
+"""ChiSchedule: how often SENPNN replaces a state."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from d2rl.algorithm.diagnostics import gradient_cosine, state_explorer_loss
+from d2rl.common.distributed import mean
+from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import ChiConfig
+from d2rl.runs.tracking import alert, log
+
+SMOOTHING = 0.8  # of the held-out loss from one training step to the next
+DIVERGENCE = 3.0  # times the critic's best smoothed loss
+CHECK_EVERY = 5  # training steps between two comparisons of gradients, which cost two updates
+
+
+class ChiSchedule(Callback):
+    """Moves chi, the probability that a state is replaced by a synthetic one, once the state stage is on.
+
+    ``fixed``: chi = M. ``threshold`` (the paper's): chi starts at 0, and each update at which SENPNN's
+    smoothed held-out loss is below T moves it by eta, up to M. ``adaptive``: as threshold, but down by eta
+    instead of up while the policy gradients on real and on synthetic states point apart. Whatever the
+    policy, chi halves, and an alert is logged, when the critic's loss diverges after states were replaced.
+
+    Example::
+
+        Trainer(callbacks=[ChiSchedule(ChiConfig(policy="threshold", eta=0.01, maximum=0.5))])
+
+    :param config: policy, eta, M, T
+    :raises ConfigError: eta outside (0, 1] or M outside [0, 1]
+    """
+
+    def __init__(self, config: ChiConfig):
+        if not 0 < config.eta <= 1:
+            raise ConfigError(f"chi.eta={config.eta} must lie in (0, 1]")
+        if not 0 <= config.maximum <= 1:
+            raise ConfigError(f"chi.maximum={config.maximum} (M) must lie in [0, 1]")
+        self.config = config
+        self.loss: float | None = None
+        self.critic: float | None = None
+        self.best_critic = float("inf")
+        self.cosine = 1.0
+        self.alerts = 0
+
+    def on_fit_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Warn of a threshold that white data can never pass."""
+        planned = agent.config.stages.state is not None and self.config.policy != "fixed"
+        if planned and self.config.threshold <= agent.senpnn.floor:
+            warnings.warn(
+                f"chi.threshold={self.config.threshold:g} (T) is not above the floor {agent.senpnn.floor:.3f} of "
+                f"SENPNN's loss at P={agent.senpnn.schedule.steps}: on white channels chi will stay 0",
+                stacklevel=2,
+            )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """Move chi by one training step's worth of updates."""
+        if not agent.stages["state"]:
+            return
+        loss = mean(float(state_explorer_loss(agent)), agent.device)
+        self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+        step = self.config.eta * agent.config.trainer.updates_per_step
+        agent.chi = self._moved(agent, self.loss, step, batch_index)
+        self._guard(trainer, agent)
+        metrics = {"charts/chi": agent.chi, "senpnn/held_out_loss": self.loss, "senpnn/gradient_cosine": self.cosine}
+        log(trainer.loggers, metrics, agent.environment_steps)
+
+    def _moved(self, agent: L.LightningModule, loss: float, step: float, batch_index: int) -> float:
+        if self.config.policy == "fixed":
+            return self.config.maximum if self.alerts == 0 else agent.chi
+        if loss >= self.config.threshold:
+            return agent.chi
+        if self.config.policy == "adaptive":
+            if batch_index % CHECK_EVERY == 0:
+                self.cosine = mean(float(gradient_cosine(agent)), agent.device)
+            if self.cosine < 0:
+                return max(0.0, agent.chi - step)
+        return min(self.config.maximum, agent.chi + step)
+
+    def _guard(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """The paper's failure signature "early divergence": chi too high before SENPNN has converged."""
+        loss = agent.means.current("losses/critic")
+        if loss is None:
+            return
+        loss = mean(loss, agent.device)
+        finite = math.isfinite(loss)
+        if finite:
+            self.critic = loss if self.critic is None else SMOOTHING * self.critic + (1 - SMOOTHING) * loss
+            self.best_critic = min(self.best_critic, self.critic)
+        if agent.chi > 0 and not (finite and self.critic is not None and self.critic <= DIVERGENCE * self.best_critic):
+            self.alerts += 1
+            agent.chi /= 2
+            self.best_critic = float("inf") if self.critic is None else self.critic
+            reached = self.critic if finite else loss
+            alert(
+                trainer.loggers,
+                "early divergence",
+                f"the critic's loss rose to {reached:.3g} while states were replaced; chi backs off to {agent.chi:.3g}",
+            )
+            log(trainer.loggers, {"charts/alert_early_divergence": float(self.alerts)}, agent.environment_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the schedule remembers."""
+        names = ("loss", "critic", "best_critic", "cosine", "alerts")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue."""
+        for name, value in saved.items():
+            setattr(self, name, value)

@@ -1,0 +1,83 @@
+"""PolicyEvaluation: the policy beside the references, on the frozen drops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from d2rl.common.distributed import means
+from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.runs.tracking import log
+from d2rl.training.callbacks.gpu_time import GpuTimeProfiler
+from d2rl.training.callbacks.stages import StagedIntegration
+
+
+class PolicyEvaluation(Callback):
+    """Scores the policy every few training steps, logs it, and tells the callbacks that wait for it.
+
+    A policy that came from a checkpoint is scored before its first update, too: it may be good enough as it is.
+
+    :param evaluation: the frozen set with its references; None in a process that is not the first of several
+    :param rule: how a decision is made
+    :param every: training steps between two evaluations
+    """
+
+    def __init__(self, evaluation: Evaluation | None, rule: DecisionRule | None = None, every: int = 1):
+        self.evaluation, self.rule, self.every = evaluation, rule or DecisionRule(), every
+        self.latest: dict[str, float] = {}
+
+    def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Evaluate what a new run started from; now, since stages that begin with the run have begun."""
+        if self.latest or agent.config.initial is None:
+            return
+        metrics = self._evaluated(trainer, agent)
+        log(trainer.loggers, {"charts/updates": 0.0, "time/total": 0.0, **metrics}, agent.environment_steps)
+        self._tell(trainer, agent)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """Evaluate when due, and log what the agent has gathered since."""
+        metrics = means(agent.means.collect(), agent.device)
+        steps = agent.updates // agent.config.trainer.updates_per_step
+        if steps % self.every == 0:
+            metrics.update(self._evaluated(trainer, agent))
+        metrics["charts/exploration_noise"] = agent.noise_deviation()
+        metrics["charts/updates"] = float(agent.updates)
+        log(trainer.loggers, metrics, agent.environment_steps)
+        if self.latest:
+            agent.log("sum_rate", self.latest["weighted_sum_rate"], logger=False)
+        if steps % self.every == 0:
+            self._tell(trainer, agent)
+
+    def _tell(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Last of all, since the beginning of a stage saves a checkpoint."""
+        for callback in trainer.callbacks:
+            if isinstance(callback, GpuTimeProfiler):
+                callback.evaluated(self.latest["gap_closed"])
+            if isinstance(callback, StagedIntegration):
+                callback.evaluated(self.latest["weighted_sum_rate"], trainer, agent)
+
+    def _evaluated(self, trainer: L.Trainer, agent: L.LightningModule) -> dict[str, float]:
+        """What the first process finds, for all of them, under the names it is logged by."""
+        self.latest = trainer.strategy.broadcast(self._summary(agent) if trainer.is_global_zero else {})
+        return {f"eval/{name}": value for name, value in self.latest.items()}
+
+    def _summary(self, agent: L.LightningModule) -> dict[str, float]:
+        assert self.evaluation is not None  # the first process has one
+        return self.evaluation.summary(self.evaluation.rates(policy_of(agent, self.rule)))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Bring the files up to date."""
+        for logger in trainer.loggers:
+            logger.save()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest scores, by which the best checkpoint is chosen."""
+        return {"latest": dict(self.latest)}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue."""
+        self.latest = saved["latest"]

@@ -1,0 +1,40 @@
+"""StatePlausibility: does SENPNN make states that could be real?"""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from d2rl.evaluation.plausibility import plausibility
+from d2rl.runs.tracking import log
+
+BOOTSTRAP = 10  # resamples of real states against real ones
+
+
+class StatePlausibility(Callback):
+    """Compares synthetic states with real ones that SENPNN was not trained on, every few epochs.
+
+    Logs each metric as ``senpnn/<kind>/<metric>`` and the share of them that lies within what chance gives
+    between real states as ``senpnn/plausible_share``.
+
+    :param every: epochs between two comparisons
+    """
+
+    def __init__(self, every: int = 5):
+        self.every = every
+
+    def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Compare when due, once the state stage is planned; of several processes the first does."""
+        due = (trainer.current_epoch + 1) % self.every == 0 and trainer.is_global_zero
+        if agent.config.stages.state is None or not due:
+            return
+        real, generator = agent.held_out, torch.Generator(agent.device).manual_seed(agent.updates)
+        synthetic = agent.senpnn.generate(real.channels, real.gains, generator=generator)
+        result = plausibility(
+            real.channels, synthetic, real.gains, real.gains, bootstrap=BOOTSTRAP, generator=generator
+        )
+        metrics = {f"senpnn/{name}": float(entry["value"]) for name, entry in result.items()}
+        within = [float(entry["within"]) for entry in result.values()]
+        metrics["senpnn/plausible_share"] = sum(within) / len(within)
+        log(trainer.loggers, metrics, agent.environment_steps)

@@ -1,0 +1,57 @@
+"""Progress: one line that tells how far training is and how good the policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from d2rl.training.callbacks.evaluation import PolicyEvaluation
+
+
+class TrainingProgress(Callback):
+    """A progress bar over all updates: sum rate, share of WMMSE, time left and device."""
+
+    def __init__(self) -> None:
+        self.bar: Progress | None = None
+
+    def on_train_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Show the bar."""
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[quality]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        ]
+        planned = agent.config.trainer.epochs * agent.config.trainer.updates_per_epoch
+        self.bar = Progress(*columns)
+        self.bar.start()
+        self.task = self.bar.add_task(
+            f"updates on {agent.device.type}", total=planned, completed=agent.updates, quality=""
+        )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """Move the bar."""
+        latest = next((c.latest for c in trainer.callbacks if isinstance(c, PolicyEvaluation)), {})
+        quality = f"{latest['sum_rate']:.1f} bit/s/Hz, {100 * latest['wmmse_ratio']:.1f} % of WMMSE" if latest else ""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=agent.updates, quality=quality)
+
+    def on_train_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Leave the last state on the screen."""
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, agent: L.LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()

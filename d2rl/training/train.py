@@ -1,0 +1,232 @@
+"""From a configuration to a trained agent in a run directory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
+
+from d2rl.algorithm.agent import D2RL
+from d2rl.common.distributed import launch_rank, strategy
+from d2rl.common.errors import CheckpointError, ConfigError, RunError
+from d2rl.config.defaults import Config, TrainerConfig
+from d2rl.config.load import processes
+from d2rl.config.schema import leaves
+from d2rl.evaluation.evaluate import DecisionRule, Evaluation
+from d2rl.runs.artifacts import upload_checkpoints
+from d2rl.runs.run_directory import RunDirectory, find_checkpoint
+from d2rl.runs.tracking import CsvLogger, make_loggers, wandb_id
+from d2rl.training.callbacks import (
+    ChiSchedule,
+    GpuTimeProfiler,
+    KeptCheckpoint,
+    MixedPrecision,
+    PolicyEvaluation,
+    RewardGuard,
+    RunKeeper,
+    SaveAndStop,
+    StagedIntegration,
+    StatePlausibility,
+    TrainingProgress,
+)
+from d2rl.training.callbacks.precision import TYPES
+from d2rl.training.checkpoint import CheckpointFiles, config_of, load_checkpoint
+from d2rl.training.warm_start import begin_from, load_weights
+
+SHAPES = (  # what the shapes and the meaning of weights follow from, beside the cell
+    *("scenario.head", "network.kind", "network.width", "network.layers", "network.critic"),
+    *("action.steps", "reward.steps", "state.steps", "state.width"),
+)
+
+
+@dataclass
+class TrainingResult:
+    """What a finished run leaves.
+
+    :param agent: with its last weights      :param evaluation: with the references' rates, in the first process
+    :param profiler: seconds spent      :param run: the run's files
+    """
+
+    agent: D2RL
+    evaluation: Evaluation | None
+    profiler: GpuTimeProfiler
+    run: RunDirectory
+
+
+def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> TrainingResult:
+    """Train one agent, in one process or, with ``trainer.devices`` and ``trainer.nodes``, as one of several.
+
+    :param run: where the first process writes; the others write nothing
+    :param checkpoint: file to continue from, exactly
+    """
+    trainer_config = config.trainer
+    torch.set_num_threads(trainer_config.threads or torch.get_num_threads())
+    L.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no larger one
+    agent = D2RL(config)
+    wandb, steps = _begun(agent, checkpoint) if checkpoint else (None, None)
+    if config.initial and not checkpoint:
+        start_from(agent, config.initial)
+    first = launch_rank(trainer_config) == 0
+    loggers = make_loggers(config, run, asdict(config), wandb) if first else []
+    agent.wandb_id = wandb_id(loggers)
+    if steps is not None:
+        for logger in loggers:
+            if isinstance(logger, CsvLogger):
+                logger.resume(steps)
+    profiler = GpuTimeProfiler(run.timing if first else None)
+    device = training_device(trainer_config)
+    e = config.evaluation
+    evaluation = Evaluation(config.scenario, e.drops, e.seed, device) if first else None
+    stop = SaveAndStop(run.last)
+    last = _checkpoints(run, trainer_config, "last")
+    callbacks: list[Callback] = [
+        *([RunKeeper(run)] if first else []),
+        StagedIntegration(config.stages, run.checkpoints),
+        ChiSchedule(config.chi),
+        MixedPrecision(trainer_config.precision),
+        RewardGuard(config.reward.guard),
+        profiler,
+        StatePlausibility(trainer_config.checkpoint_every),
+        PolicyEvaluation(evaluation, decision_rule(config), config.evaluation.every),
+        _checkpoints(run, trainer_config, "best", monitor="sum_rate", mode="max"),
+        last,
+        *([TrainingProgress()] if trainer_config.progress and first else []),
+        stop,
+    ]
+    batches = range(trainer_config.updates_per_epoch // trainer_config.updates_per_step)
+    trainer = L.Trainer(
+        accelerator=trainer_config.accelerator,
+        strategy=strategy(trainer_config),
+        devices=trainer_config.devices,
+        num_nodes=trainer_config.nodes,
+        use_distributed_sampler=False,  # every process takes all steps, each with its share of the cells
+        max_epochs=trainer_config.epochs,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[CheckpointFiles()],
+        default_root_dir=run.path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+    trainer.fit(agent, DataLoader(batches, batch_size=None), ckpt_path=checkpoint, weights_only=True)
+    last_epoch_is_due = trainer_config.epochs % trainer_config.checkpoint_every == 0
+    if last.failed or not last_epoch_is_due:
+        _keep_last(trainer, run)
+    profiler.write()
+    stop.end_if_asked(f"training is complete and saved; resume={run.path} evaluates it")
+    agent.to(device)  # the Trainer leaves it on the CPU
+    upload_checkpoints(loggers, run)
+    return TrainingResult(agent, evaluation, profiler, run)
+
+
+def _begun(agent: D2RL, checkpoint: str) -> tuple[str | None, int]:
+    """W&B run and environment steps of the checkpoint to continue, once its weights are known to fit."""
+    content = load_checkpoint(checkpoint)
+    _check_processes(1 + len(content["d2rl"].get("others", [])), agent.config.trainer)
+    load_weights(agent, content, checkpoint)
+    return content["d2rl"].get("wandb"), content["d2rl"]["environment_steps"]
+
+
+def start_from(agent: D2RL, initial: str) -> None:
+    """Give a new agent the weights of ``initial``, a checkpoint or a run directory, as ``eval.py`` finds them.
+
+    :raises CheckpointError: it cannot be read, or does not fit the agent's configuration
+    """
+    try:
+        path = find_checkpoint(initial, prefer="best")
+        content = load_checkpoint(path)
+        before, now = leaves(config_of(content)), leaves(agent.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"initial={initial}: {error.args[0]}") from None
+    for key in SHAPES:
+        if now[key].value != before[key].value:
+            raise CheckpointError(
+                f"initial={initial}: its weights were made with {key}={before[key].value} and cannot start a run with "
+                f"{now[key].value}; set {key}={before[key].value}."
+            )
+    begin_from(agent, content, f"initial={path}")
+
+
+def _keep_last(trainer: L.Trainer, run: RunDirectory) -> None:
+    """The end of the training must be on the disk; here a failure is one."""
+    try:
+        trainer.save_checkpoint(run.last, weights_only=False)
+    except OSError as error:
+        raise RunError(
+            f"training is complete, but {run.last} cannot be written: {error.strerror or error}; "
+            f"what is there is from before: make room, then resume={run.path}."
+        ) from None
+
+
+def _checkpoints(run: RunDirectory, config: TrainerConfig, name: str, **options: Any) -> KeptCheckpoint:
+    """Keeps ``name``.ckpt up to date, the best of all epochs that are looked at or simply the last."""
+    every = min(config.checkpoint_every, config.epochs)
+    return KeptCheckpoint(
+        run.checkpoints,
+        filename=name,
+        every_n_epochs=every,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+        **options,
+    )
+
+
+def decision_rule(config: Config) -> DecisionRule:
+    """How decisions are made in evaluations."""
+    e = config.evaluation
+    return DecisionRule(e.best_of, e.refine, e.priority_spread, e.noise)
+
+
+def _check_processes(before: int, config: TrainerConfig) -> None:
+    if before != processes(config):
+        raise CheckpointError(
+            f"the run was on {before} processes, each with its part of the world, and goes on exactly on as many only; "
+            f"trainer.devices x trainer.nodes is {processes(config)}."
+        )
+
+
+def accelerator_device(name: str, devices: int = 1) -> torch.device:
+    """The torch device of ``trainer.accelerator``.
+
+    :param devices: GPUs that this machine must have
+    :raises ConfigError: a GPU that is not there
+    """
+    if name == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu")
+    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(f"trainer.devices={devices}, but torch sees {torch.cuda.device_count()} GPUs here.")
+    return device
+
+
+def training_device(config: TrainerConfig) -> torch.device:
+    """The torch device of a training.
+
+    :raises ConfigError: a GPU that is not there
+    """
+    device = accelerator_device(config.accelerator, config.devices)
+    if config.cuda_graphs and device.type != "cuda":
+        raise ConfigError(
+            "trainer.cuda_graphs=true needs a GPU, and torch sees none here; set trainer.cuda_graphs=false."
+        )
+    return device
+
+
+def restore(checkpoint: dict[str, Any], config: Config, name: str) -> D2RL:
+    """An agent with a checkpoint's weights and stages, ready to decide.
+
+    :param checkpoint: content of the file
+    :param config: its own configuration, or one with another scenario
+    :param name: of the file, for messages
+    :raises CheckpointError: weights that do not fit the configuration
+    """
+    agent = D2RL(config)
+    load_weights(agent, checkpoint, name)
+    agent.autocast_type = TYPES[config.trainer.precision]
+    return agent

@@ -1,0 +1,128 @@
+"""The channels of one full-duplex cell, batched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from d2rl.common.errors import InputError
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """Noise-normalised channels of B states; noise, P_BS and P_UE are folded in.
+
+    :param downlink: [B, K_D, N_t], complex; ``downlink[b, j]`` is g_j, the user receives g_j^H w
+    :param uplink: [B, K_U, N_r], complex; ``uplink[b, k]`` is h_k
+    :param cross: [B, K_U, K_D], complex; ``cross[b, k, j]`` is f_kj
+    :param self_interference: [B, N_r, N_t], complex; H_S
+    """
+
+    downlink: Tensor
+    uplink: Tensor
+    cross: Tensor
+    self_interference: Tensor
+
+    @property
+    def batch(self) -> int:
+        """Number of states B."""
+        return self.downlink.shape[0]
+
+    @property
+    def downlink_users(self) -> int:
+        """K_D."""
+        return self.downlink.shape[-2]
+
+    @property
+    def uplink_users(self) -> int:
+        """K_U."""
+        return self.uplink.shape[-2]
+
+    @property
+    def links(self) -> int:
+        """K_D + K_U."""
+        return self.downlink_users + self.uplink_users
+
+    @property
+    def transmit_antennas(self) -> int:
+        """N_t."""
+        return self.downlink.shape[-1]
+
+    @property
+    def receive_antennas(self) -> int:
+        """N_r."""
+        return self.uplink.shape[-1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The four tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> ChannelState:
+        """Apply ``function`` to each tensor."""
+        return ChannelState(**{name: function(tensor) for name, tensor in self.tensors().items()})
+
+    def __getitem__(self, index: Tensor | slice) -> ChannelState:
+        """States selected along the batch."""
+        return self.map(lambda tensor: tensor[index])
+
+    def repeat(self, copies: int) -> ChannelState:
+        """Each state ``copies`` times in a row: batch B becomes B * copies. Write into none: they may be one memory."""
+        return self if copies == 1 else self.map(lambda tensor: repeated(tensor, copies))
+
+    def double(self) -> ChannelState:
+        """The same channels in double precision."""
+        return self.map(lambda tensor: tensor.to(torch.complex128))
+
+    def permute_users(self, downlink: Sequence[int], uplink: Sequence[int]) -> ChannelState:
+        """The same cell with its users in another order."""
+        down, up = list(downlink), list(uplink)
+        return ChannelState(
+            self.downlink[:, down],
+            self.uplink[:, up],
+            self.cross[:, up][:, :, down],
+            self.self_interference,
+        )
+
+    def validate(self) -> ChannelState:
+        """Check shapes and values once, where channels enter.
+
+        :raises InputError: zero users, shapes that do not fit, NaN or infinite values
+        """
+        b, k_d, n_t = _shape(self.downlink, "downlink", 3)
+        _, k_u, n_r = _shape(self.uplink, "uplink", 3)
+        if min(k_d, k_u, n_t, n_r) == 0:
+            raise InputError(
+                f"channels need at least one user and one antenna in each direction, "
+                f"got {k_d} downlink and {k_u} uplink users, {n_t} and {n_r} antennas"
+            )
+        expected = {"uplink": (b, k_u, n_r), "cross": (b, k_u, k_d), "self_interference": (b, n_r, n_t)}
+        for name, shape in expected.items():
+            found = tuple(getattr(self, name).shape)
+            if found != shape:
+                raise InputError(f"channels.{name} has shape {found}, the others ask for {shape}")
+        for name, tensor in self.tensors().items():
+            if not tensor.is_complex():
+                raise InputError(f"channels.{name} must be complex, got {tensor.dtype}")
+            if not torch.isfinite(torch.view_as_real(tensor.resolve_conj())).all():
+                raise InputError(f"channels.{name} holds NaN or infinite values; remove those states")
+        return self
+
+
+def concatenate(states: Sequence[ChannelState]) -> ChannelState:
+    """Join batches of states along the batch."""
+    names = states[0].tensors()
+    return ChannelState(**{n: torch.cat([getattr(s, n) for s in states]) for n in names})
+
+
+def repeated(tensor: Tensor, copies: int) -> Tensor:
+    """Each row ``copies`` times in a row: [B, ...] becomes [B copies, ...]; copies of a single row are views of it."""
+    return tensor if copies == 1 else tensor.unsqueeze(1).expand(-1, copies, *tensor.shape[1:]).flatten(0, 1)
+
+
+def _shape(tensor: Tensor, name: str, dims: int) -> tuple[int, ...]:
+    if tensor.dim() != dims:
+        raise InputError(f"channels.{name} needs {dims} dimensions, got shape {tuple(tensor.shape)}")
+    return tuple(tensor.shape)

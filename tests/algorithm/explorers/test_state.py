@@ -1,0 +1,302 @@
+"""The state explorer on channels whose distribution is known."""
+
+import dataclasses
+import warnings
+
+import lightning as L
+import pytest
+import torch
+
+from d2rl.algorithm.explorers.state import SENPNN, StateDataset
+from d2rl.common.errors import CheckpointError
+from d2rl.wireless import ChannelState
+from d2rl.wireless.fading import complex_normal, rician, scale, whiten
+from d2rl.wireless.propagation import LinkGains
+
+ANTENNAS = 4
+CORRELATION = 0.9
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(
+    batch: int, seed: int, correlation: float = 0.0, users: tuple[int, int] = (3, 2)
+) -> tuple[ChannelState, LinkGains]:
+    """Rayleigh channels over random mean gains; adjacent antennas correlated at both arrays."""
+    generator = seeded(seed)
+    k_d, k_u = users
+    shapes = ((k_d, ANTENNAS), (k_u, ANTENNAS), (k_u, k_d), (ANTENNAS, ANTENNAS))
+    small = ChannelState(*(complex_normal((batch, *shape), generator, torch.device("cpu")) for shape in shapes))
+    index = torch.arange(ANTENNAS)
+    root = torch.linalg.cholesky(correlation ** (index[:, None] - index).abs().float()).to(torch.complex64).mT
+    small = ChannelState(small.downlink @ root, small.uplink @ root, small.cross, small.self_interference)
+    gains = LinkGains(
+        *(10 ** (4 * torch.rand((batch, *s), generator=generator)) for s in ((k_d,), (k_u,), (k_u, k_d), ()))
+    )
+    return scale(small, gains), gains
+
+
+def train(explorer: SENPNN, data: tuple[ChannelState, LinkGains], updates: int) -> SENPNN:
+    optimizer, generator = explorer.configure_optimizers(), seeded(1)
+    for _ in range(updates):
+        chosen = torch.randint(0, data[0].batch, (64,), generator=generator)
+        loss, _ = explorer.loss(data[0][chosen], data[1][chosen], generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return explorer
+
+
+def build(steps: int = 6, lr: float = 3e-3, **kwargs) -> SENPNN:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SENPNN(ANTENNAS, ANTENNAS, steps, width=48, lr=lr, **kwargs)
+
+
+def adjacent_correlation(rows: torch.Tensor) -> float:
+    rows = rows.flatten(0, -2)
+    inner = (rows[:, 1:] * rows[:, :-1].conj()).mean()
+    return (inner / rows.abs().square().mean()).abs().item()
+
+
+@pytest.fixture(scope="module")
+def on_rayleigh() -> SENPNN:
+    return train(build(), draw(4096, seed=2), 400)
+
+
+@pytest.fixture(scope="module")
+def on_correlated() -> SENPNN:
+    return train(build(), draw(4096, seed=2, correlation=CORRELATION), 500)
+
+
+def test_training_lowers_the_loss_to_its_floor_on_rayleigh_channels(on_rayleigh):
+    held_out = draw(256, seed=3)
+    before = build().held_out_loss(*held_out, seeded()).item()
+    after = on_rayleigh.held_out_loss(*held_out, seeded()).item()
+    assert on_rayleigh.floor == pytest.approx(0.305, abs=1e-3)
+    assert before > 0.9
+    assert after == pytest.approx(on_rayleigh.floor, rel=0.04)
+
+
+def test_loss_on_correlated_channels_goes_below_the_floor_of_white_ones(on_correlated):
+    assert (
+        on_correlated.held_out_loss(*draw(256, seed=3, correlation=CORRELATION), seeded()) < 0.9 * on_correlated.floor
+    )
+
+
+@pytest.mark.parametrize("step", [2, 6])
+def test_generated_channels_have_the_correlation_that_corruption_destroys(on_correlated, step):
+    channels, gains = draw(1024, seed=4, correlation=CORRELATION)
+    small = whiten(channels, gains)
+    noise = complex_normal(small.downlink.shape, seeded(5), torch.device("cpu"))
+    corrupted = adjacent_correlation(on_correlated.schedule.corrupt(small.downlink, step, noise))
+    made = whiten(on_correlated.generate(channels, gains, step, generator=seeded(6)), gains)
+    assert corrupted < 0.6
+    for rows in (made.downlink, made.uplink):
+        assert adjacent_correlation(rows) == pytest.approx(CORRELATION, abs=0.04)
+
+
+@pytest.mark.parametrize("updates", [0, 40])
+def test_power_of_generated_channels_stays_sane_however_little_was_trained(updates):
+    channels, gains = draw(512, seed=4)
+    explorer = train(build(), (channels, gains), updates)
+    for name, tensor in whiten(explorer.generate(channels, gains, generator=seeded()), gains).tensors().items():
+        assert 0.7 < tensor.abs().square().mean().item() < 1.4, name
+
+
+def test_bf16_and_a_broken_state_leave_a_usable_explorer(on_rayleigh):
+    channels, gains = draw(64, seed=4)
+    explorer = build()
+    explorer.load_state_dict(on_rayleigh.state_dict())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = explorer.loss(channels, gains, seeded())
+    assert loss.item() == pytest.approx(explorer.floor, rel=0.15)
+    broken = channels.map(lambda t: t.index_fill(0, torch.tensor([3]), float("nan")))
+    assert not torch.isfinite(explorer.loss(broken, gains, seeded())[0])
+    made = whiten(explorer.generate(channels, gains, generator=seeded()), gains)
+    assert made.downlink.abs().square().mean().item() == pytest.approx(1, abs=0.2)
+
+
+def test_a_line_of_sight_is_kept():
+    """Rician self-interference of K = 1 dB: mean sqrt(K / (K + 1)), unit power."""
+    rayleigh, gains = draw(512, seed=4)
+    small = whiten(rayleigh, gains)
+    channels = scale(dataclasses.replace(small, self_interference=rician(small.self_interference, 1.0)), gains)
+    explorer = train(build(), (channels, gains), 200)
+    made = whiten(explorer.generate(channels, gains, generator=seeded()), gains).self_interference
+    k = 10**0.1
+    assert made.real.mean().item() == pytest.approx((k / (k + 1)) ** 0.5, abs=0.05)
+    assert made.abs().square().mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_generated_channels_keep_the_mean_gain_of_every_link(on_rayleigh):
+    channels, gains = draw(1, seed=4)
+    many, same = channels.repeat(2000), LinkGains(*(t.repeat_interleave(2000, 0) for t in gains.tensors().values()))
+    made = on_rayleigh.generate(many, same, generator=seeded())
+    assert {n: t.shape for n, t in made.tensors().items()} == {n: t.shape for n, t in many.tensors().items()}
+    power = made.map(lambda t: t.abs().square().mean(0))
+    torch.testing.assert_close(power.downlink.mean(-1), gains.downlink[0], rtol=0.2, atol=0)
+    torch.testing.assert_close(power.uplink.mean(-1), gains.uplink[0], rtol=0.2, atol=0)
+    torch.testing.assert_close(power.cross, gains.cross[0], rtol=0.2, atol=0)
+    torch.testing.assert_close(power.self_interference.mean(), gains.self_interference[0], rtol=0.2, atol=0)
+
+
+def test_a_smaller_step_stays_closer_to_the_real_sample(on_rayleigh):
+    channels, gains = draw(256, seed=4)
+    small = whiten(channels, gains).downlink
+    distances = []
+    for step in (1, 3, 6):
+        made = whiten(on_rayleigh.generate(channels, gains, step, generator=seeded()), gains).downlink
+        distances.append((made - small).abs().square().mean().item())
+    assert 0 < distances[0] < distances[1] < distances[2]
+    assert distances[2] == pytest.approx(2, rel=0.2)
+
+
+def test_one_explorer_serves_any_number_of_users(on_rayleigh):
+    channels, gains = draw(5, seed=6, users=(9, 1))
+    made = on_rayleigh.generate(channels, gains, generator=seeded()).validate()
+    assert (made.downlink_users, made.uplink_users) == (9, 1)
+    assert torch.isfinite(on_rayleigh.held_out_loss(channels, gains, seeded()))
+
+
+def test_users_are_exchangeable(on_correlated):
+    """Every row is denoised by itself: the predicted noise follows the order of the rows."""
+    rows, order = torch.randn(7, 2 * ANTENNAS, generator=seeded()), torch.randperm(7, generator=seeded())
+    network = on_correlated.networks["downlink"]
+    torch.testing.assert_close(network(rows[order], 3), network(rows, 3)[order])
+
+
+def test_generator_decides_everything(on_rayleigh):
+    channels, gains = draw(4, seed=7)
+    state = torch.get_rng_state()
+
+    def run(seed):
+        made = on_rayleigh.generate(channels, gains, generator=seeded(seed)).downlink
+        return made, on_rayleigh.held_out_loss(channels, gains, seeded(seed))
+
+    torch.testing.assert_close(run(1), run(1), rtol=0, atol=0)
+    assert not torch.equal(run(1)[0], run(2)[0])
+    build().loss(channels, gains, seeded())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_noise_factors_at_hand_give_the_same_states(on_correlated):
+    channels, gains = draw(8, seed=7)
+    factors = on_correlated.chain_factors()
+    shapes = {"downlink": 2 * ANTENNAS, "uplink": 2 * ANTENNAS, "cross": 2, "self_interference": 2 * ANTENNAS**2}
+    assert {name: tuple(one.shape) for name, one in factors.items()} == {n: (7, d, d) for n, d in shapes.items()}
+    assert not any(one.requires_grad for one in factors.values())
+    for step in (2, None):
+        expected = on_correlated.generate(channels, gains, step, generator=seeded())
+        given = on_correlated.generate(channels, gains, step, generator=seeded(), factors=factors)
+        assert all(torch.equal(t, expected.tensors()[name]) for name, t in given.tensors().items())
+    without = on_correlated.generate(
+        channels, gains, generator=seeded(), factors={name: 0 * one for name, one in factors.items()}
+    )
+    assert (without.downlink != given.downlink).all()
+
+
+def test_noise_factors_change_with_training():
+    data = draw(256, seed=2)
+    explorer = train(build(), data, 5)
+    before = explorer.chain_factors()
+    train(explorer, data, 5)
+    for name, one in explorer.chain_factors().items():
+        assert (one - before[name]).abs().max() > 1e-4, name
+
+
+def test_held_out_loss_changes_nothing_and_agrees_with_the_loss(on_rayleigh):
+    data = draw(2048, seed=8)
+    before = {name: tensor.clone() for name, tensor in on_rayleigh.state_dict().items()}
+    held_out = on_rayleigh.held_out_loss(*data, seeded())
+    torch.testing.assert_close(on_rayleigh.state_dict(), before, rtol=0, atol=0)
+    explorer = build()
+    explorer.load_state_dict(before)
+    loss, metrics = explorer.loss(*data, seeded(1))
+    assert held_out.item() == pytest.approx(loss.item(), rel=0.03)
+    assert set(metrics) == {"loss", "loss_downlink", "loss_uplink", "loss_cross", "loss_self_interference"}
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_trainer_fits_the_explorer_alone(tmp_path):
+    channels, gains = draw(512, seed=9)
+    explorer = build(lr=1e-2)
+    before = explorer.held_out_loss(channels, gains, seeded())
+    bank = StateDataset(channels, gains)
+    trainer = L.Trainer(
+        max_epochs=5,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(explorer, bank.loader(64, generator=seeded()), bank.loader(256, shuffle=False))
+    assert trainer.callback_metrics["state/held_out_loss"] < 0.7 * before
+    assert "state/loss_downlink" in trainer.callback_metrics
+    restored = SENPNN.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
+    torch.testing.assert_close(
+        restored.generate(channels, gains, generator=seeded()).downlink,
+        explorer.generate(channels, gains, generator=seeded()).downlink,
+    )
+
+
+def test_loss_works_inside_another_module():
+    class Agent(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.state_explorer = build()
+
+        def training_step(self, batch, index):
+            return self.state_explorer.loss(*draw(8, seed=1), seeded())[0]
+
+        def configure_optimizers(self):
+            return self.state_explorer.configure_optimizers()
+
+    trainer = L.Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(Agent(), torch.utils.data.DataLoader(range(2)))
+    assert trainer.global_step == 2
+
+
+def test_single_step_chain_works():
+    channels, gains = draw(512, seed=1)
+    explorer = train(build(steps=1), (channels, gains), 200)
+    made = whiten(explorer.generate(channels, gains, generator=seeded()), gains)
+    assert made.downlink.abs().square().mean().item() == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("step", [0, 7])
+def test_a_step_outside_the_chain_is_refused(step):
+    with pytest.raises(ValueError, match="1 to 6"):
+        build().generate(*draw(2, seed=1), step, generator=seeded())
+
+
+def test_channels_of_other_antennas_or_gains_are_refused():
+    channels, gains = draw(2, seed=1)
+    with pytest.raises(ValueError, match="8 transmit and 4 receive"):
+        SENPNN(8, 4, 6).loss(channels, gains, seeded())
+    with pytest.raises(ValueError, match=r"gains\.downlink has shape"):
+        build().loss(channels, draw(3, seed=1)[1], seeded())
+    silent = LinkGains(**{**gains.tensors(), "cross": 0 * gains.cross})
+    with pytest.raises(ValueError, match="positive"):
+        StateDataset(channels, silent)
+
+
+def test_weights_of_another_explorer_are_refused():
+    with pytest.raises(CheckpointError, match="transmit_antennas=4"):
+        build().load_state_dict(SENPNN(8, 4, 6, width=48).state_dict())
+    with pytest.raises(CheckpointError, match="steps=6"):
+        build().load_state_dict(build(steps=5).state_dict())

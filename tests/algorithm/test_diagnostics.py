@@ -1,0 +1,103 @@
+"""What callbacks ask of an agent: answers, and that asking changes nothing."""
+
+from __future__ import annotations
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.diagnostics import JUDGED, goodhart_gap, gradient_cosine, state_explorer_loss
+from d2rl.algorithm.networks import observe
+from d2rl.wireless import ChannelState
+from d2rl.wireless.propagation import LinkGains
+
+
+def build(tiny, *overrides: str) -> D2RL:
+    """An agent with a generator, as at the start of a fit."""
+    L.seed_everything(0, verbose=False)
+    agent = D2RL(tiny("reward.case=designed_gdm", "stages.state=0", *overrides))
+    agent.on_fit_start()
+    return agent
+
+
+@pytest.mark.parametrize("action_stage", [False, True])
+def test_asking_changes_no_weight_and_leaves_no_gradient(tiny, action_stage):
+    agent = build(tiny)
+    agent.stages = {"action": action_stage, "reward": True, "state": True}
+    before, state = {name: t.clone() for name, t in agent.state_dict().items()}, agent.env.state
+    for probe in (state_explorer_loss, gradient_cosine, goodhart_gap):
+        assert torch.isfinite(probe(agent))
+    assert all(torch.equal(t, before[name]) for name, t in agent.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in agent.parameters())
+    assert agent.env.state is state
+
+
+def test_the_loss_of_the_state_explorer_is_that_of_the_states_kept_from_it(tiny):
+    agent, kept = build(tiny), build(tiny).held_out[:JUDGED]
+    agent.generator.manual_seed(3)
+    found = state_explorer_loss(agent)
+    generator = torch.Generator().manual_seed(3)
+    assert torch.equal(found, agent.senpnn.held_out_loss(kept.channels, kept.gains, generator))
+
+
+class Copies:
+    """A state explorer whose synthetic states are the real ones, times a factor."""
+
+    def __init__(self, factor: complex = 1.0):
+        self.factor = factor
+
+    def generate(self, channels: ChannelState, gains: LinkGains, *, generator: torch.Generator) -> ChannelState:
+        return channels.map(lambda tensor: self.factor * tensor)
+
+
+@pytest.mark.parametrize("action_stage", [False, True])
+def test_gradients_on_states_like_the_real_ones_point_the_same_way(tiny, action_stage):
+    agent = build(tiny)
+    agent.stages["action"] = action_stage
+    del agent.senpnn
+    agent.senpnn = Copies()
+    assert gradient_cosine(agent).item() == pytest.approx(1, abs=1e-5)
+    agent.senpnn = Copies(1j)  # a common phase, which changes nothing that the agent sees
+    assert gradient_cosine(agent).item() == pytest.approx(1, abs=1e-3)
+    agent.senpnn = Copies(0.03)  # 30 dB fainter
+    assert gradient_cosine(agent).item() < 0.999
+
+
+class Towards:
+    """A reward explorer whose rewards rise towards one action of every state, or away from it."""
+
+    def __init__(self, view: Tensor, sign: float):
+        self.view, self.sign = view, sign
+
+    def generate(self, observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        return -self.sign * (view - self.view).square().sum(-1)
+
+
+def test_the_goodhart_gap_has_the_sign_of_what_generated_rewards_lead_to(tiny):
+    """Generated rewards that rise towards signals of more power and less interference, and their opposite."""
+    agent = build(tiny)
+    del agent.renpnn
+    state = agent.env.state
+    action = agent.propose(observe(state.estimate, state.weights), 1, agent.generator)
+    view = agent.view(observe(state.estimate, state.weights), action)
+    better = view + torch.tensor([0.5, -0.5])
+    gaps = []
+    for sign in (1.0, -1.0):
+        agent.renpnn = Towards(better, sign)
+        gaps.append(goodhart_gap(agent).item())
+    assert gaps[0] > 0.05
+    assert gaps[1] < -0.05
+
+
+def test_a_longer_step_changes_more(tiny):
+    agent = build(tiny)
+    state = agent.env.state
+    gaps = []
+    for rate in (0.0, 0.01, 0.1):
+        agent.generator.manual_seed(0)
+        gaps.append(abs(goodhart_gap(agent, rate).item()))
+    assert gaps[0] == 0
+    assert gaps[0] < gaps[1] < gaps[2]
+    assert agent.env.state is state

@@ -1,0 +1,158 @@
+"""Scripts of speed in benchmarks/, at tiny sizes; and that work is counted as it should be."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import read_csv
+
+from d2rl.algorithm.agent import D2RL
+from d2rl.common.errors import ConfigError
+from d2rl.deploy import export
+from d2rl.deploy.real_decision import RealDecision
+from d2rl.envs import evaluation_states
+from d2rl.evaluation import evaluate as evaluation
+from d2rl.wireless import link_rates
+
+TINY = ("device=cpu", "rounds=1", "matrix=32", "megabytes=1")
+SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A script of benchmarks/ as a module."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    return importlib.import_module
+
+
+def test_no_script_hides_a_module_of_the_standard_library(script):
+    assert not {path.stem for path in SCRIPTS.glob("*.py")} & sys.stdlib_module_names
+
+
+def test_the_machine_is_measured(script, tmp_path):
+    script("machine").machine_command([*TINY, f"out={tmp_path / 'm.csv'}"])
+    (row,) = read_csv(tmp_path / "m.csv")
+    assert float(row["fp32 matrix rate (GFLOP/s)"]) > 0
+    assert float(row["copy, read + written (GB/s)"]) > 0
+
+
+def test_updates_are_measured_along_axes_and_without_a_state_explorer_that_is_too_large(
+    script, tmp_path, tiny_arguments, monkeypatch
+):
+    given = ["only=batch,antennas", "batch=4,8", "antennas=9", "state_antennas=8", "replay=64"]
+    updates = script("updates")
+    small = {name: [*variant, *tiny_arguments] for name, variant in updates.VARIANTS.items()}
+    monkeypatch.setattr(updates, "VARIANTS", small)
+    updates.updates_command([*TINY, *given, f"out={tmp_path / 'u.csv'}"])
+    rows = read_csv(tmp_path / "u.csv")
+    assert all(float(row["MFLOP"]) > 0 and float(row["of matrix rate"]) > 0 for row in rows)
+    by_point = {}
+    for row in rows:
+        by_point.setdefault((row["axis"], row["value"]), {})[row["variant"]] = float(row["MFLOP"])
+    everything = set(updates.VARIANTS)
+    assert by_point["as configured", ""].keys() == everything
+    assert by_point["antennas", "9"].keys() == everything - {"D2RL"}
+    assert all(by_point["batch", "8"][name] > by_point["batch", "4"][name] for name in everything)
+
+
+def test_environment_steps_are_measured(script, tmp_path):
+    given = ["cells=2,4", "users=3", "antennas=2", "fixed=2", f"out={tmp_path / 'e.csv'}"]
+    script("environment").environment_command([*TINY, *given])
+    rows = read_csv(tmp_path / "e.csv")
+    assert len(rows) == 8
+    assert [float(row["growth"]) for row in rows if row["value"] == "2" and row["axis"] == "cells"] == [1, 1]
+
+
+def test_decisions_are_timed_beside_wmmse(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "WMMSE_ITERATIONS", 5)
+    given = ["batch=1,2", "users=3", "antennas=2", "onnx=false", f"out={tmp_path / 'd.csv'}"]
+    decision = script("decision")
+    decision.decision_command([*TINY, *given])
+    rows = read_csv(tmp_path / "d.csv")
+    assert len(rows) == 4 * (len(decision.RULES) + 1)
+    reference = [row for row in rows if row["decision"] == decision.REFERENCE]
+    assert [float(row["WMMSE's / its"]) for row in reference] == [1] * 4
+    assert all(float(row["MFLOP"]) > 0 for row in rows)
+
+
+def test_exported_decisions_are_those_of_the_policy_and_are_refined(script, tiny):
+    pytest.importorskip("onnxruntime")
+    agent = D2RL(tiny("trainer.num_envs=1")).eval()
+    agent.begin_stage("action")
+    state = evaluation_states(agent.config.scenario, 1, 0)
+    decision = script("decision")
+    policies = decision.exported(agent, state)
+    assert policies.keys() == decision.EXPORTED.keys()
+    example = RealDecision(agent)
+    inputs = export.inputs_for(example, state, torch.Generator().manual_seed(0))
+    for found, expected in zip(policies["policy, ONNX"](state), export.decide_with(agent, state, inputs), strict=True):
+        torch.testing.assert_close(found, expected, atol=export.PARITY, rtol=0)
+    names = [name for name, (best_of, _) in decision.EXPORTED.items() if best_of > 1]
+    plain, refined = (link_rates(state.estimate, *policies[name](state)).sum() for name in names)
+    assert refined > plain
+
+
+def test_the_profile_lists_sections_and_operators(script, tmp_path):
+    script("profile_update").profile_command([*TINY, "steps=1", "replay=64", f"out={tmp_path / 'cpu.txt'}"])
+    text = (tmp_path / "cpu.txt").read_text()
+    for expected in ("aenpnn", "senpnn", "calls / update", "aten::addmm"):
+        assert expected in text
+
+
+@pytest.mark.parametrize("change", ["only=cell", "users=0", "users=4,", "cells=a"])
+def test_axes_and_values_that_are_none_are_named(script, change):
+    with pytest.raises(ConfigError, match=change.partition("=")[0]):
+        script("environment").environment_command([*TINY, change])
+
+
+def test_a_file_that_cannot_be_written_is_named(script, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ConfigError, match=r"out=.*file/m.csv cannot be written: .*; choose another file"):
+        script("machine").machine_command([*TINY, f"out={tmp_path / 'file/m.csv'}"])
+
+
+# ------------------------------------------------------------------ counting
+
+
+def count(script, function):
+    with script("machine").Work() as work:
+        function()
+    return work
+
+
+def test_a_product_counts_two_flops_a_term_and_eight_for_complex_numbers(script):
+    left, right = torch.ones(3, 4), torch.ones(4, 5)
+    assert count(script, lambda: left @ right).flops == 2 * 3 * 4 * 5
+    assert count(script, lambda: left.cfloat() @ right.cfloat()).flops == 8 * 3 * 4 * 5
+
+
+def test_solves_and_factorisations_count_for_every_matrix_of_a_batch(script):
+    matrix, right = torch.eye(6).expand(2, 6, 6).contiguous(), torch.ones(2, 6, 3)
+    assert count(script, lambda: torch.linalg.cholesky_ex(matrix)).flops == 2 * 6**3 / 3
+    assert count(script, lambda: torch.linalg.solve(matrix, right)).flops == 2 * (2 / 3 * 6**3 + 2 * 6**2 * 3)
+    assert count(script, lambda: torch.linalg.inv(matrix)).flops == 2 * 2 * 6**3
+    triangular = count(script, lambda: torch.linalg.solve_triangular(matrix, right, upper=False))
+    assert triangular.flops == 2 * 6**2 * 3
+
+
+def test_bytes_are_what_goes_in_and_comes_out_and_views_are_free(script):
+    values, one = torch.ones(10), torch.ones(1)
+    assert count(script, lambda: values + values.view(10)).bytes == 3 * 40
+    assert count(script, lambda: values + one.expand(10)).bytes == 2 * 40 + 4
+    assert count(script, lambda: values.view(2, 5).mT).bytes == 0
+    assert count(script, lambda: values.add_(1)).bytes == 2 * 40
+    large = torch.ones(1000, 10)
+    assert count(script, lambda: large.index_select(0, torch.tensor([3]))).bytes <= 2 * 40 + 2 * 8
+
+
+def test_no_factorisation_of_a_training_step_is_left_uncounted(script, tiny):
+    agent = script("lightning_overhead").plain_agent(tiny("reward.case=designed_gdm", "stages.state=0"))
+    agent.training_step(0, 0)
+    with script("machine").Work() as work:
+        agent.training_step(0, 0)
+    assert work.uncounted == set()

@@ -1,0 +1,292 @@
+"""Policy folders: what ships, what they hold, what is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from d2rl.algorithm.agent import D2RL
+from d2rl.commands.make_pretrained import pretrained_command
+from d2rl.commands.train_eval import evaluate_command
+from d2rl.common.errors import CheckpointError, ConfigError
+from d2rl.deploy.pretrained import CONFIG, FORMAT, REPORT, SHIPPED, WEIGHTS, _digest, load_agent, save_policy
+from d2rl.envs import evaluation_states
+from d2rl.evaluation import evaluate as evaluation
+from d2rl.evaluation.evaluate import DecisionRule, policy_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quick_references(monkeypatch, request):
+    """What is timed, and how well WMMSE does, is tested elsewhere."""
+    monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
+    if "beats" not in request.node.name:
+        monkeypatch.setattr(evaluation, "WMMSE_ITERATIONS", 10)
+
+
+@pytest.fixture(params=[True, False], ids=["diffusion", "deterministic"])
+def agent(tiny, request) -> D2RL:
+    """A small agent of either kind, with weights of its own."""
+    torch.manual_seed(5)
+    agent = D2RL(tiny())
+    agent.stages["action"] = request.param
+    for parameter in agent.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return agent
+
+
+@pytest.fixture
+def folder(agent, tmp_path) -> Path:
+    """Its policy folder."""
+    save_policy(agent, {"drops": 3}, tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def rewrite(folder: Path, weights: dict[str, torch.Tensor], form: str = FORMAT) -> None:
+    """Weights with a right checksum."""
+    metadata = {"format": form, "sha256": _digest(weights)}
+    safetensors.torch.save_file(weights, folder / WEIGHTS, metadata)
+
+
+# ------------------------------------------------------------------ what ships
+
+
+def test_what_ships_is_small_and_beats_the_closed_forms_without_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (SHIPPED / WEIGHTS).stat().st_size < 1e6
+    before = (SHIPPED / REPORT).read_bytes()
+    evaluate_command(["ckpt=pretrained", "drops=32", "best_of=4"])
+    report = json.loads((tmp_path / "runs" / SHIPPED.name / "eval.json").read_text())
+    assert report["drops"] == 32
+    assert report["policies"]["d2rl"]["wmmse_ratio"] > 0.95
+    assert (SHIPPED / REPORT).read_bytes() == before
+
+
+def test_what_ships_serves_other_users_and_antennas(tmp_path):
+    other = {"downlink_users": 7, "uplink_users": 3, "transmit_antennas": 10, "receive_antennas": 6}
+    evaluate_command(
+        ["ckpt=pretrained", f"out={tmp_path}", "drops=16", *(f"scenario.{k}={v}" for k, v in other.items())]
+    )
+    report = json.loads((tmp_path / "eval.json").read_text())
+    assert other.items() <= report["scenario"].items()
+    assert report["policies"]["d2rl"]["sum_rate"] > report["policies"]["rzf"]["sum_rate"]
+
+
+def test_the_policy_for_any_load_serves_far_more_users_than_antennas(tmp_path):
+    many = ("scenario.downlink_users=12", "scenario.uplink_users=12")
+    evaluate_command(["ckpt=pretrained/any_load", f"out={tmp_path}", "drops=16", *many])
+    assert json.loads((tmp_path / "eval.json").read_text())["policies"]["d2rl"]["wmmse_ratio"] > 0.7
+
+
+@pytest.mark.parametrize("name", ["pretrained", "pretrained/any_load"])
+def test_the_evaluation_that_ships_is_that_of_the_policy_that_ships(name):
+    folder = SHIPPED if name == "pretrained" else SHIPPED.parent / "any_load"
+    report = json.loads((folder / REPORT).read_text())
+    agent, path = load_agent(name, [])
+    assert path == folder / WEIGHTS
+    assert path.stat().st_size < 1e6
+    settings = agent.config.evaluation
+    cells = evaluation_states(agent.config.scenario, settings.drops, settings.seed)
+    precoder, power = policy_of(agent, DecisionRule())(cells)
+    rates = evaluation.link_rates(cells.channels, precoder, power)
+    assert report["drops"] == settings.drops
+    assert float(rates.sum(-1).mean()) == pytest.approx(report["policies"]["d2rl"]["sum_rate"], rel=1e-3)
+
+
+def test_an_installed_package_carries_its_policy(tmp_path):
+    pytest.importorskip("setuptools", reason="the build backend is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import setuptools.build_meta as b; b.build_wheel({str(tmp_path)!r})"],
+        cwd=_sources(tmp_path / "sources"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    import zipfile
+
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    shipped = ("full_duplex", "any_load")
+    assert {f"d2rl/pretrained/{folder}/{name}" for folder in shipped for name in (WEIGHTS, CONFIG, REPORT)} <= names
+
+
+def _sources(place: Path) -> Path:
+    """A copy of what a wheel is built from, so that nothing is left in the repository."""
+    import shutil
+
+    shutil.copytree(ROOT / "d2rl", place / "d2rl", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, place / name)
+    return place
+
+
+# ------------------------------------------------------------------ what a folder holds
+
+
+def test_a_policy_folder_decides_as_the_agent_that_it_was_made_of(agent, folder):
+    cells = evaluation_states(agent.config.scenario, 8, seed=1)
+    loaded, path = load_agent(str(folder), [])
+    assert path == folder / WEIGHTS
+    for rule in (DecisionRule(), DecisionRule(best_of=3, priority_spread=0.3)):
+        for found, expected in zip(policy_of(loaded, rule)(cells), policy_of(agent, rule)(cells), strict=True):
+            assert torch.equal(found, expected)
+
+
+def test_only_the_weights_that_decisions_need_are_kept(agent, folder):
+    prefix = "aenpnn." if agent.stages["action"] else "actor."
+    weights = safetensors.torch.load_file(folder / WEIGHTS)
+    assert set(weights) == {name for name in agent.state_dict() if name.startswith(prefix)}
+    assert json.loads((folder / REPORT).read_text()) == {"drops": 3}
+    assert sorted(path.name for path in folder.iterdir()) == sorted((WEIGHTS, CONFIG, REPORT))
+
+
+def test_the_file_itself_may_be_given(folder):
+    assert load_agent(str(folder / WEIGHTS), ["evaluation.drops=5"])[0].config.evaluation.drops == 5
+
+
+def test_evaluating_a_policy_folder_leaves_its_evaluation_alone(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate_command([f"ckpt={folder}", "drops=4"])
+    assert json.loads((folder / REPORT).read_text()) == {"drops": 3}
+    assert json.loads((tmp_path / "runs/policy/eval.json").read_text())["drops"] == 4
+
+
+def test_the_command_makes_a_folder_of_what_eval_can_evaluate(folder, tmp_path, capsys):
+    pretrained_command([f"ckpt={folder}", f"out={tmp_path / 'mine'}", "drops=4"])
+    assert f"written: {tmp_path / 'mine' / WEIGHTS}" in capsys.readouterr().out
+    made = json.loads((tmp_path / "mine" / REPORT).read_text())
+    assert made["drops"] == 4
+    evaluate_command([f"ckpt={tmp_path / 'mine'}", f"out={tmp_path / 'again'}"])
+    again = json.loads((tmp_path / "again/eval.json").read_text())
+    assert again["policies"]["d2rl"]["sum_rate"] == made["policies"]["d2rl"]["sum_rate"]
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+class Evil:
+    """What a file from a stranger may hold."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_code_in_a_policy_is_not_run(folder, tmp_path, writer):
+    trace = tmp_path / "trace"
+    if writer == "torch":
+        torch.save({"actor.output.linear.weight": Evil(trace)}, folder / WEIGHTS)
+    else:
+        (folder / WEIGHTS).write_bytes(pickle.dumps(Evil(trace)))
+    with pytest.raises(CheckpointError, match=rf"{WEIGHTS} cannot be read, it is damaged or not a policy"):
+        load_agent(str(folder), [])
+    assert not trace.exists()
+
+
+def damage(kind: str, folder: Path) -> None:
+    path = folder / WEIGHTS
+    content, weights = bytearray(path.read_bytes()), safetensors.torch.load_file(path)
+    first = sorted(name for name, tensor in weights.items() if tensor.dim() == 2)[0]
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "flipped":
+        content[-5] ^= 8
+        path.write_bytes(content)
+    elif kind == "overwritten":
+        path.write_bytes(content[:20] + bytes(40) + content[60:])
+    elif kind == "nan":
+        weights[first][0, 0] = torch.nan
+        rewrite(folder, weights)
+    elif kind == "missing":
+        rewrite(folder, {name: tensor for name, tensor in weights.items() if name != first})
+    elif kind == "further":
+        rewrite(folder, {**weights, f"{first}.more": weights[first].clone()})
+    elif kind == "shape":
+        rewrite(folder, {**weights, first: weights[first][:, :-1].contiguous()})
+    elif kind == "type":
+        rewrite(folder, {**weights, first: weights[first].double()})
+    elif kind == "no policy":
+        rewrite(folder, {"weight": weights[first]})
+    elif kind == "format":
+        rewrite(folder, weights, "another 7")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("empty", "cannot be read"),
+        ("truncated", "cannot be read"),
+        ("flipped", "its checksum is wrong"),
+        ("overwritten", "cannot be read"),
+        ("nan", "it holds NaN or infinite weights"),
+        ("format", "its format is 'another 7'"),
+        ("missing", "does not fit the config.yaml beside it: .* is missing"),
+        ("further", "does not fit the config.yaml beside it: .*more is none of its weights"),
+        ("shape", r"does not fit the config.yaml beside it: .* instead of \(\d+, \d+\)"),
+        ("type", "does not fit the config.yaml beside it: .*float64 instead of"),
+        ("no policy", "does not fit the config.yaml beside it"),
+    ],
+)
+def test_a_damaged_policy_is_refused_with_the_reason(folder, kind, reason):
+    damage(kind, folder)
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        load_agent(str(folder), [])
+    assert str(folder / WEIGHTS) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_policy_without_its_configuration_is_refused(folder):
+    (folder / CONFIG).unlink()
+    with pytest.raises(CheckpointError, match=r"config.yaml beside it is missing"):
+        load_agent(str(folder), [])
+
+
+def test_a_folder_without_weights_is_no_policy(folder):
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        load_agent(str(folder), [])
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_agent(str(folder / WEIGHTS), [])
+
+
+@pytest.mark.parametrize("change", ["network.width=16", "network.layers=2", "scenario.head=beamforming"])
+def test_a_policy_of_other_shapes_is_refused(folder, change):
+    with pytest.raises(CheckpointError, match=r"was trained for 3 \+ 2 users .* it cannot serve"):
+        load_agent(str(folder), [change])
+
+
+def test_an_mlp_policy_is_refused_for_another_cell(tiny, tmp_path):
+    save_policy(D2RL(tiny("network.kind=mlp")), {}, tmp_path)
+    with pytest.raises(CheckpointError, match=r"was trained for 3 \+ 2 users .* it cannot serve 2 \+ 3"):
+        load_agent(str(tmp_path), ["scenario.downlink_users=2", "scenario.uplink_users=3"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("out=there",), "needs ckpt=PATH"),
+        (("ckpt=pretrained",), "needs out=DIR"),
+        (("ckpt=pretrained", "out=file/there", "drops=2"), "out=file/there cannot be written"),
+    ],
+    ids=str,
+)
+def test_the_command_refuses_what_it_cannot_use(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ConfigError, match=message):
+        pretrained_command(list(arguments))
+    assert (tmp_path / "file").read_text() == "kept"

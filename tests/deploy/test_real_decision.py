@@ -1,0 +1,118 @@
+"""The decision without complex numbers equals the decision in torch's complex numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.networks import observe as complex_observe
+from d2rl.config.load import load
+from d2rl.deploy.export import decide_with, inputs_for
+from d2rl.deploy.real_decision import RealCell, RealDecision, link_rates, observe
+from d2rl.envs import evaluation_states
+from d2rl.evaluation.evaluate import DecisionRule, decide
+from d2rl.wireless import link_rates as complex_link_rates
+from d2rl.wireless import random_decision
+from d2rl.wireless.real_algebra import RealChannels, embed
+
+SMALL = ("trainer.num_envs=4", "ddpg.replay=64")
+CELLS = {
+    "default": (),
+    "more uplink users": ("scenario.downlink_users=2", "scenario.uplink_users=5"),
+    "many antennas": ("scenario.downlink_users=3", "scenario.uplink_users=2", "scenario.transmit_antennas=12"),
+    "one of each": (*(f"scenario.{side}_users=1" for side in ("downlink", "uplink")), "scenario.receive_antennas=1"),
+}
+
+
+def make_agent(diffusion: bool, *overrides: str) -> D2RL:
+    """An agent whose actions reach far from the middle of their range."""
+    torch.manual_seed(0)
+    agent = D2RL(load([*SMALL, *overrides]))
+    agent.stages["action"] = diffusion
+    for parameter in (*agent.actor.parameters(), *agent.aenpnn.parameters()):
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return agent
+
+
+def largest_difference(agent: D2RL, best_of: int, batch: int = 5) -> float:
+    cells = evaluation_states(agent.config.scenario, batch, seed=3)
+    generator = torch.Generator().manual_seed(1)
+    decision = RealDecision(agent, best_of)
+    inputs = inputs_for(decision, cells, generator)
+    if best_of > 1:
+        inputs["proposal_weights"] = torch.exp(torch.randn(inputs["proposal_weights"].shape, generator=generator))
+    with torch.no_grad():
+        precoder, power = decision(*inputs.values())
+    expected = decide_with(agent, cells, inputs)
+    return max(
+        float((torch.view_as_complex(precoder.contiguous()) - expected[0]).abs().max()),
+        float((power - expected[1]).abs().max()),
+    )
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("best_of", [1, 3])
+@pytest.mark.parametrize("head", ["structured", "switching", "beamforming"])
+@pytest.mark.parametrize("network", ["link_graph", "mlp"])
+@pytest.mark.parametrize("diffusion", [False, True], ids=["deterministic", "diffusion"])
+def test_real_decisions_equal_complex_ones(diffusion, network, head, best_of, cell):
+    agent = make_agent(diffusion, f"network.kind={network}", f"scenario.head={head}", *CELLS[cell])
+    assert largest_difference(agent, best_of) < 1e-5
+
+
+def test_real_features_equal_the_features_of_training():
+    agent = make_agent(False)
+    cells = evaluation_states(agent.config.scenario, 32, seed=0)
+    weights = torch.exp(torch.randn(32, 10, generator=torch.Generator().manual_seed(0)))
+    expected = complex_observe(cells.estimate, weights)
+    found = observe(RealCell.of(RealChannels.of(cells.estimate)), weights.unsqueeze(1))
+    for name in ("nodes", "edges", "reference", "weights"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("self_interference", [-130.0, -90.0, -40.0])
+def test_real_rates_equal_link_rates(make_channels, generator, self_interference):
+    channels = make_channels(16, self_interference=self_interference)
+    precoder, power = random_decision(channels, generator)
+    cell = RealCell.of(RealChannels.of(channels))
+    rates = link_rates(cell, embed(torch.view_as_real(precoder).double()), power)
+    torch.testing.assert_close(rates.float(), complex_link_rates(channels, precoder, power), atol=1e-4, rtol=1e-4)
+
+
+def test_a_user_without_a_channel_spoils_nothing():
+    agent = make_agent(True)
+    cells = evaluation_states(agent.config.scenario, 2, seed=0)
+    for tensor in (cells.estimate.downlink, cells.estimate.uplink):
+        tensor[:, 0] = 0
+    decision = RealDecision(agent)
+    inputs = inputs_for(decision, cells, torch.Generator().manual_seed(0))
+    precoder, power = decision(*inputs.values())
+    assert precoder.isfinite().all()
+    assert power.isfinite().all()
+    assert (precoder[:, :, 0] == 0).all()
+
+
+@pytest.mark.parametrize("best_of", [1, 4])
+def test_with_the_noise_of_an_evaluation_the_decision_is_that_of_the_evaluation(best_of):
+    agent = make_agent(True)
+    cells = evaluation_states(agent.config.scenario, 6, seed=0)
+    expected = decide(agent, cells, DecisionRule(best_of=best_of), torch.Generator().manual_seed(5))
+    decision = RealDecision(agent, best_of)
+    inputs = inputs_for(decision, cells, torch.Generator().manual_seed(0))
+    steps, links, width = inputs["noise"].shape[2:]
+    noise = torch.randn(steps, 6, best_of, links, width, generator=torch.Generator().manual_seed(5))
+    inputs["noise"] = noise.permute(1, 2, 0, 3, 4)
+    with torch.no_grad():
+        precoder, power = decision(*inputs.values())
+    torch.testing.assert_close(torch.view_as_complex(precoder.contiguous()), expected[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(power, expected[1], atol=1e-5, rtol=0)
+
+
+def test_the_trained_agent_is_left_as_it_was():
+    agent = make_agent(True, "network.kind=mlp")
+    before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
+    RealDecision(agent)
+    assert before.keys() == agent.state_dict().keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in agent.state_dict().items())
+    assert all(parameter.requires_grad for parameter in agent.aenpnn.parameters())

@@ -1,0 +1,177 @@
+"""The schedule of chi: the paper's rule with M, eta and T, and what happens when learning breaks."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.diagnostics import state_explorer_loss
+from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import ChiConfig
+from d2rl.training.callbacks import ChiSchedule
+
+EASY = 100.0  # a threshold that every loss is below
+HARD = 1e-3
+
+
+def run(
+    tiny, fit, config: ChiConfig, *functions, steps: int = 4, stage: bool = True, **saved
+) -> tuple[ChiSchedule, list[float]]:
+    """The callback and chi after each training step of 2 updates."""
+    agent, schedule, seen = (
+        D2RL(tiny("stages.state=0", f"trainer.updates_per_epoch={2 * steps}")),
+        ChiSchedule(config),
+        [],
+    )
+    agent.stages["state"] = stage
+    agent.chi = saved.pop("chi", 0.0)
+    schedule.load_state_dict({**schedule.state_dict(), **saved})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="chi.threshold")
+        fit(agent, schedule, *functions, lambda _, agent: seen.append(agent.chi))
+    return schedule, seen
+
+
+def test_chi_grows_by_eta_each_update_up_to_the_maximum(tiny, fit):
+    _, chi = run(tiny, fit, ChiConfig(policy="threshold", eta=0.05, maximum=0.25, threshold=EASY))
+    assert chi == pytest.approx([0.1, 0.2, 0.25, 0.25])
+
+
+def test_chi_waits_while_the_loss_is_above_the_threshold(tiny, fit):
+    _, chi = run(tiny, fit, ChiConfig(policy="threshold", eta=0.05, threshold=HARD))
+    assert chi == [0.0] * 4
+    _, chi = run(tiny, fit, ChiConfig(policy="threshold", eta=0.05, threshold=HARD), chi=0.2)
+    assert chi == [0.2] * 4
+
+
+def test_the_threshold_is_for_the_smoothed_held_out_loss(tiny, fit):
+    losses = []
+    schedule, chi = run(
+        tiny,
+        fit,
+        ChiConfig(eta=0.05, threshold=1.0),
+        lambda _, agent: losses.append(state_explorer_loss(agent).item()),
+        loss=9.0,
+    )
+    assert all(loss < 1.2 for loss in losses)  # without smoothing chi would have grown
+    assert chi == [0.0] * 4
+    assert 9 * 0.8**4 < schedule.loss < 9 * 0.8**4 + 1.2
+
+
+def test_a_fixed_chi_is_the_maximum(tiny, fit):
+    _, chi = run(tiny, fit, ChiConfig(policy="fixed", maximum=0.3, threshold=HARD))
+    assert chi == [0.3] * 4
+
+
+@pytest.mark.parametrize("policy", ["fixed", "threshold", "adaptive"])
+def test_chi_stays_zero_before_the_state_stage(tiny, fit, policy):
+    schedule, chi = run(tiny, fit, ChiConfig(policy=policy, eta=1.0, threshold=EASY), stage=False)
+    assert chi == [0.0] * 4
+    assert schedule.loss is None
+
+
+@pytest.mark.parametrize(("cosine", "expected"), [(-0.5, [0.2, 0.1, 0.0, 0.0]), (0.5, [0.4, 0.5, 0.5, 0.5])])
+def test_an_adaptive_chi_falls_while_the_gradients_point_apart(tiny, fit, cosine, expected):
+    agent, schedule, seen = D2RL(tiny("stages.state=0")), ChiSchedule(ChiConfig("adaptive", 0.05, 0.5, EASY)), []
+    agent.stages["state"], agent.chi, schedule.cosine = True, 0.3, cosine
+
+    def move(trainer, agent):
+        for batch_index in (1, 2, 3, 4):  # between two comparisons of the gradients
+            schedule.on_train_batch_end(trainer, agent, None, None, batch_index)
+            seen.append(agent.chi)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(agent, lambda trainer, agent: seen or move(trainer, agent))
+    assert seen == pytest.approx(expected)
+
+
+def test_an_adaptive_chi_compares_gradients_on_real_and_synthetic_states(tiny, fit):
+    """Ideal synthetic states pull the policy the same way as real ones do."""
+    schedule, _ = run(tiny, fit, ChiConfig("adaptive", 0.05, 0.5, EASY), cosine=-2.0)
+    assert -1 <= schedule.cosine <= 1
+    assert schedule.cosine > 0.3
+
+
+def loss_times(factor: float, at: int):
+    """Rewards that become wild at one training step: the critic's loss really rises."""
+
+    def function(_, agent):
+        agent.means.collect()
+        if agent.updates == 2 * at:
+            agent.replay.storage["rates"].mul_(factor)
+
+    return function
+
+
+def test_chi_backs_off_when_the_critic_diverges(tiny, fit):
+    config = ChiConfig(policy="threshold", eta=0.05, maximum=0.3, threshold=EASY)
+    with pytest.warns(UserWarning, match="early divergence: the critic's loss rose to .* chi backs off to 0.15"):
+        schedule, chi = run(tiny, fit, config, loss_times(100.0, at=4), steps=5)
+    assert chi[:4] == pytest.approx([0.1, 0.2, 0.3, 0.3])
+    assert chi[4] == pytest.approx(0.15)
+    assert schedule.alerts == 1
+
+
+def test_a_fixed_chi_stays_backed_off(tiny, fit):
+    with pytest.warns(UserWarning, match="early divergence"):
+        _, chi = run(tiny, fit, ChiConfig(policy="fixed", maximum=0.4), loss_times(100.0, at=2), steps=4)
+    assert chi[:2] == [0.4, 0.4]
+    assert chi[2] == pytest.approx(0.2)
+    assert chi[3] <= chi[2]
+
+
+def test_a_loss_that_is_not_finite_holds_chi_down_only_once(tiny, fit):
+    kept = {}
+
+    def poison_the_third_step(_, agent):
+        agent.means.collect()
+        rates = agent.replay.storage["rates"]
+        if agent.updates == 4:
+            kept["rates"] = rates.clone()
+            rates.fill_(float("nan"))
+        elif agent.updates == 6:
+            rates.copy_(torch.where(rates.isnan(), kept["rates"], rates))
+
+    config = ChiConfig(eta=0.05, maximum=0.5, threshold=EASY)
+    with pytest.warns(UserWarning, match="early divergence: the critic's loss rose to nan") as caught:
+        schedule, chi = run(tiny, fit, config, poison_the_third_step, steps=5)
+    assert chi == pytest.approx([0.1, 0.2, 0.15, 0.25, 0.35])
+    assert schedule.alerts == sum("early divergence" in str(one.message) for one in caught) == 1
+    assert math.isfinite(schedule.critic)
+
+
+@pytest.mark.parametrize(("threshold", "warned"), [(0.2, True), (0.45, False)])
+def test_a_threshold_below_the_floor_is_warned_of(tiny, fit, threshold, warned):
+    agent = D2RL(tiny("stages.state=0"))
+    assert 0.2 < agent.senpnn.floor < 0.45
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(agent, ChiSchedule(ChiConfig(threshold=threshold)))
+    messages = [str(one.message) for one in caught if "chi.threshold" in str(one.message)]
+    assert len(messages) == warned
+    if warned:
+        assert f"chi.threshold=0.2 (T) is not above the floor {agent.senpnn.floor:.3f}" in messages[0]
+        assert "P=3" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [({"eta": 0.0}, "eta"), ({"eta": 1.5}, "eta"), ({"maximum": 2.0}, "maximum"), ({"maximum": -0.1}, "maximum")],
+)
+def test_values_out_of_range_are_refused(config, name):
+    with pytest.raises(ConfigError, match=rf"chi.{name}={next(iter(config.values()))}"):
+        ChiSchedule(ChiConfig(**config))
+
+
+def test_the_schedule_remembers(tiny, fit):
+    schedule, _ = run(tiny, fit, ChiConfig(policy="adaptive", eta=0.05, threshold=EASY), alerts=2)
+    other = ChiSchedule(ChiConfig(policy="adaptive"))
+    other.load_state_dict(schedule.state_dict())
+    assert other.state_dict() == schedule.state_dict()
+    assert other.alerts == 2
+    assert other.loss == schedule.loss is not None

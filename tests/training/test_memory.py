@@ -1,0 +1,70 @@
+"""Memory that the replay needs, before anything is begun."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2rl.algorithm.agent import D2RL
+from d2rl.commands.train_eval import train_command
+from d2rl.common.errors import ConfigError
+from d2rl.training.memory import available_bytes, check_memory, replay_bytes
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("change", ["ddpg.gamma=0.5", "reward.case=designed_gdm", "action.candidates=3", "seed=0"])
+def test_what_is_told_is_what_a_full_replay_takes(tiny, fit, change):
+    agent = D2RL(tiny(change, "ddpg.replay=24"))
+    fit(agent)
+    assert len(agent.replay) == 24
+    taken = sum(tensor.numel() * tensor.element_size() for tensor in agent.replay.storage.values())
+    assert replay_bytes(agent.config) == taken
+
+
+def test_it_grows_with_the_replay_and_a_million_is_told_in_words(tiny):
+    small, large = tiny("ddpg.replay=1000"), tiny("ddpg.replay=1000000")
+    assert replay_bytes(large) == 1000 * replay_bytes(small)
+    text = check_memory(small, CPU)
+    assert text.startswith("replay: 1,000 states, 0.00 GiB (")
+
+
+def test_a_replay_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"ddpg.replay=1000000000 needs [\d.]+ GiB .* [\d.]+ GiB are free; at most"):
+        train_command(["ddpg.replay=1000000000", "run_dir=run"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_most_that_is_said_to_fit_fits(tiny, monkeypatch):
+    monkeypatch.setattr("d2rl.training.memory.available_bytes", lambda device: 1_000_000)
+    with pytest.raises(ConfigError) as caught:
+        check_memory(tiny("ddpg.replay=1000000"), CPU)
+    most = int(str(caught.value).split("at most ")[1].split()[0])
+    check_memory(tiny(f"ddpg.replay={most}"), CPU)
+    with pytest.raises(ConfigError):
+        check_memory(tiny(f"ddpg.replay={most + 1}"), CPU)
+
+
+def test_what_is_free_shrinks_by_what_is_taken():
+    before = available_bytes(CPU)
+    taken = torch.ones(512 << 20, dtype=torch.uint8)
+    assert before - available_bytes(CPU) > 100 << 20
+    assert before > len(taken)
+
+
+def test_a_limit_of_the_process_counts():
+    script = (
+        "import resource, torch; from d2rl.training.memory import available_bytes; limit = 1 << 40;"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); a = available_bytes(torch.device('cpu'));"
+        "pages = int(open('/proc/self/statm').read().split()[0]);"
+        "limit = (pages << 12) + (1 << 28); resource.setrlimit(resource.RLIMIT_AS, (limit, limit));"
+        "b = available_bytes(torch.device('cpu')); print(a > b > 0, b <= 1 << 28)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
