@@ -21,6 +21,7 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.common.command_line import run
 from d2rl.config.defaults import option
 from d2rl.config.load import load
+from d2rl.problems import load_config
 from d2rl.deploy import export
 from d2rl.deploy.real_decision import OUTPUTS, RealDecision
 from d2rl.evaluation.evaluate import (
@@ -86,7 +87,7 @@ def decision_command(arguments: list[str]) -> None:
     for axis, value in track(points, "points", transient=True):
         batch = value if axis == "batch" else 1
         given = [] if axis == "batch" else cell(**{"links" if axis == "users" else axis: value})
-        config = load(["conf=full_duplex", "trainer.num_envs=1", *given])
+        config = load_config(["conf=full_duplex", "trainer.num_envs=1", *given])
         agent = D2RL(config).to(machine.device).eval()
         agent.begin_stage("action")
         state = evaluation_states(config.scenario, batch, 0, machine.device)

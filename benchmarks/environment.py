@@ -17,6 +17,7 @@ from rich.progress import track
 from d2rl.common.command_line import run
 from d2rl.config.defaults import Config, option
 from d2rl.config.load import load
+from d2rl.problems import load_config
 from d2rl.problems.full_duplex.simulator import FullDuplexEnv
 
 AXES = ("cells", "users", "antennas")
@@ -56,7 +57,7 @@ def environment_command(arguments: list[str]) -> None:
     machine = measure(asked)
     for axis, value in track(points, "points", transient=True):
         count = value if axis == "cells" else asked.fixed
-        config = load([] if axis == "cells" else cell(**{"links" if axis == "users" else axis: value}), Config)
+        config = load_config([] if axis == "cells" else cell(**{"links" if axis == "users" else axis: value}), Config)
         env = FullDuplexEnv(config.scenario, count, 0, machine.device)
         action = torch.zeros(count, env.action_size, device=machine.device)
         subjects = {"advance": env.advance, "advance + measure": lambda env=env, action=action: env.step(action)}

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.timing import TimedSections
 from d2rl.config.defaults import Config
-from d2rl.config.load import load
+from d2rl.problems import load_config
 from d2rl.training.callbacks import GpuTimeProfiler, StagedIntegration
 
 
@@ -68,7 +68,7 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    config = load(["conf=full_duplex", "stages.state=null"])
+    config = load_config(["conf=full_duplex", "stages.state=null"])
     per_step = config.trainer.updates_per_step
     steps = arguments.updates // per_step
     plain, times = plain_agent(config), {"plain loop": [], "Lightning": [], "Lightning with profiler": []}

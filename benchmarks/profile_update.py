@@ -22,6 +22,7 @@ from d2rl.common.command_line import run
 from d2rl.common.timing import Sections, TimedSections
 from d2rl.config.defaults import option
 from d2rl.config.load import load
+from d2rl.problems import load_config
 
 PROFILES = Path(__file__).resolve().parent / "profiles"
 
@@ -43,7 +44,7 @@ def profile_command(arguments: list[str]) -> None:
     """
     asked = load(arguments, ProfileConfig)
     machine = measure(asked)
-    config = load([f"conf={asked.variant}", "ddpg.warmup_updates=0", f"trainer.updates_per_step={UPDATES}"])
+    config = load_config([f"conf={asked.variant}", "ddpg.warmup_updates=0", f"trainer.updates_per_step={UPDATES}"])
     config.ddpg.replay = max(asked.replay, config.ddpg.batch, config.ddpg.critic_batch, config.trainer.num_envs)
     agent, updates = prepared(plain_agent(config, machine.device)), asked.steps * UPDATES
 

@@ -21,6 +21,7 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.common.command_line import run
 from d2rl.config.defaults import option
 from d2rl.config.load import load
+from d2rl.problems import load_config
 
 UPDATES = 10  # in a training step, as in training
 VARIANTS = {
@@ -92,7 +93,7 @@ def point(asked: UpdatesConfig, given: list[str], machine: Machine) -> list[tupl
     """Seconds of an update and the work of a training step, by variant."""
     agents = {}
     for name, variant in (VARIANTS | (GRAPHS if machine.device.type == "cuda" else {})).items():
-        config = load([*variant, "ddpg.warmup_updates=0", f"trainer.updates_per_step={UPDATES}", *given])
+        config = load_config([*variant, "ddpg.warmup_updates=0", f"trainer.updates_per_step={UPDATES}", *given])
         if config.stages.state is not None and config.scenario.transmit_antennas > asked.state_antennas:
             continue
         config.ddpg.replay = max(asked.replay, config.ddpg.batch, config.ddpg.critic_batch, config.trainer.num_envs)

@@ -3,16 +3,16 @@
 import gymnasium
 
 from d2rl.config.defaults import FullDuplexConfig
+from d2rl.problems.base import stream
+from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.problems.full_duplex.simulator import (
     CellState,
-    FullDuplexEnv,
     Positions,
     decided_rates,
     evaluation_drops,
     evaluation_states,
     rates_of,
     steering,
-    stream,
 )
 
 gymnasium.register(

@@ -4,147 +4,193 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from d2rl.algorithm.checks import check_algorithm
 from d2rl.algorithm.cuda_graphs import CapturedUpdates, CudaGraphs
-from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation
+from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, polyak_update
 from d2rl.algorithm.explorers import AENPNN, RENPNN, SENPNN
-from d2rl.algorithm.explorers.action import group_weights
-from d2rl.algorithm.explorers.reward import designed_reward, rank_correlation, raw_reward, worth
+from d2rl.algorithm.explorers.reward import rank_correlation
 from d2rl.algorithm.learning_rates import scale_rates
 from d2rl.algorithm.means import Means
-from d2rl.algorithm.networks import Observation, decide, make_encoder, make_transition, make_view, observe
+from d2rl.algorithm.networks import make_transition, make_view
+from d2rl.algorithm.policy import make_action_explorer, make_actor
 from d2rl.algorithm.replay import ReplayBuffer
-from d2rl.algorithm.world import make_worlds
+from d2rl.algorithm.rewards import raw_reward, reward_case, to_scalar
+from d2rl.algorithm.world import World, make_worlds
 from d2rl.common import distributed
 from d2rl.common.errors import CheckpointError
 from d2rl.common.timing import Sections
-from d2rl.config.defaults import Config
-from d2rl.problems.full_duplex.simulator import CellState, FullDuplexEnv, evaluation_states, rates_of, stream
-from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.propagation import LinkGains
+from d2rl.config.defaults import STAGES, RunConfig
+from d2rl.problems import make_problems
+from d2rl.problems.base import Generative, Observation, Problem, Transition, stream
 
 HELD_OUT = 64  # states that SENPNN never trains on
+KEPT = (  # counters and switches that a checkpoint keeps
+    *("stages", "chi", "replacements_due", "fallback", "reward_unit_known", "updates", "environment_steps"),
+)
+Rows = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network that learns.
+
+    :param module: what its optimizer moves
+    :param optimizer: made at the start, so that a checkpoint loads at any stage
+    :param section: under which its updates are timed
+    :param loss: of a batch of the replay, or of rows of states (SENPNN), which also logs
+    :param batch: states of a batch, over all processes; 0: it learns from rows
+    """
+
+    module: nn.Module
+    optimizer: Callable[[], torch.optim.Optimizer]
+    section: str
+    loss: Callable[[Any], Tensor]
+    batch: int
 
 
 class D2RL(L.LightningModule):
-    """Environment -> SENPNN -> AENPNN -> RENPNN -> replay -> DDPG update, with explorers switched on by stages.
+    """State -> SENPNN -> AENPNN -> RENPNN -> replay -> DDPG update, with explorers switched on by stages.
 
     Callbacks steer it through ``stages`` (which explorers take part), ``chi`` (probability that a state
     is replaced), ``autocast_type`` (precision of the networks) and ``sections`` (timing); the module
     itself computes. One training step makes ``trainer.updates_per_step`` updates, and a slot before every
     ``trainer.updates_per_slot`` of them.
 
-    :param config: everything a run needs
+    Example::
+
+        agent = D2RL(load_config(["conf=full_duplex"]))
+        Trainer(max_epochs=10, callbacks=[StagedIntegration(config.stages)]).fit(agent, steps)
+
+    :param config: everything but the problem
+    :param problems: what it trains in, in turn; networks are built for the first, and must serve all. Default: those
+        that the configuration names
+    :raises ConfigError: a part that the configuration asks for and the problem has not
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: RunConfig, problems: Sequence[Problem] | None = None):
         super().__init__()
         self.automatic_optimization = False
-        self.config = config
-        scenario, network, ddpg = config.scenario, config.network, config.ddpg
-        self.worlds, self.visited = make_worlds(config), 0
-        head, example = self.env.head, self.env.state.channels
-        shape: dict[str, Any]
-        shape = {"kind": network.kind, "example": example, "width": network.width, "layers": network.layers}
-        self.view = make_view(network.critic, head)
-        transition = {**shape, "view": self.view.size, "critic": network.critic}
+        self.config: Any = config
+        self.problems = make_problems(config) if problems is None else problems
+        self.problem = self.problems[0]
+        check_algorithm(config, self.problem)
+        network = config.network
+        self.worlds = make_worlds(self.problems, config)
+        self.visited = 0
+        self._views = [make_view(network, problem)[0] for problem in self.problems]
+        view_size = make_view(network, self.problem)[1]
+        self.case = reward_case(config.reward.case)
 
-        designed = config.reward.case.startswith("designed")
-        self.actor = DeterministicActor(make_encoder(**shape), head.layout, network.width)
-        self.critic = Critic(make_transition(**transition), network.width)
+        self.actor = make_actor(config, self.problem)
+        self.critic = Critic(make_transition(network, self.problem, view_size), network.width)
         self.target_actor, self.target_critic = deepcopy(self.actor), deepcopy(self.critic)
-        self.aenpnn = AENPNN(
-            make_encoder(**shape),
-            head.layout,
-            network.width,
-            config.action.steps,
-            sampler=config.action.sampler,
-            rate=ddpg.actor_rate,
-        )
+        self.aenpnn = make_action_explorer(config, self.problem)
         self.renpnn = RENPNN(
-            make_transition(**transition),
+            make_transition(network, self.problem, view_size),
             network.width,
             config.reward.steps,
-            per_link=designed,
+            per_link=self.case.per_entity,
             risk=config.reward.risk,
             quantile=config.reward.quantile,
             rate=config.reward.rate,
         )
-        self.senpnn = SENPNN(
-            scenario.transmit_antennas,
-            scenario.receive_antennas,
-            config.state.steps,
-            width=config.state.width,
-            lr=config.state.rate,
-        )
-        self.stages = {"action": False, "reward": False, "state": False}
-        self.chi, self.owed = 0.0, 0.0
+        self.senpnn: SENPNN | None = None
+        if isinstance(self.problem, Generative):
+            sizes, state = self.problem.row_sizes(), config.state
+            self.senpnn = SENPNN(sizes, state.steps, width=state.width, lr=state.rate)
+        self.learners = self.make_learners()
+
+        self.stages = dict.fromkeys(STAGES, False)
+        self.chi, self.replacements_due = 0.0, 0.0
         self.chain_factors: dict[str, Tensor] | None = None
         self.autocast_type: torch.dtype | None = None
         self.sections = Sections()
         self.updates = self.environment_steps = 0
         self.processes = 1
         self.fallback = False
-        self.brought = dict.fromkeys(self.stages, False)
-        self.calibrated = False
+        self.initial_stages = dict.fromkeys(STAGES, False)
+        self.reward_unit_known = False
         self.wandb_id: str | None = None
-        self.resumed: dict[str, Any] | None = None
+        self.saved: dict[str, Any] | None = None
         self.skipped, self.steps = torch.zeros(()), 0
         self.rates_on_device = False
         self.captured: CapturedUpdates | None = None
         self.means = Means()
 
+    def make_learners(self) -> dict[str, Learner]:
+        """Actor, critic and each explorer by name; all of them from the start, so that a checkpoint always loads."""
+        ddpg = self.config.ddpg
+
+        def adam(module: nn.Module, rate: float) -> Callable[[], torch.optim.Optimizer]:
+            return lambda: torch.optim.Adam(module.parameters(), lr=rate, fused=True)
+
+        actor, critic, explorer = self.actor, self.critic, self.aenpnn
+        learners = {
+            "actor": Learner(actor, adam(actor, ddpg.actor_rate), "actor", self.policy_loss, ddpg.batch),
+            "critic": Learner(critic, adam(critic, ddpg.critic_rate), "critic", self.critic_loss, ddpg.critic_batch),
+            "aenpnn": Learner(explorer, explorer.configure_optimizers, "aenpnn", self.policy_loss, ddpg.batch),
+            "renpnn": Learner(
+                self.renpnn, self.renpnn.configure_optimizers, "renpnn", self.reward_loss, ddpg.critic_batch
+            ),
+        }
+        if self.senpnn is not None:
+            learners["senpnn"] = Learner(self.senpnn, self.senpnn.configure_optimizers, "senpnn", self.state_loss, 0)
+        return learners
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of all learners, in their order."""
+        return [learner.optimizer() for learner in self.learners.values()]
+
     @property
-    def env(self) -> FullDuplexEnv:
-        """The environment of the world that this training step stays in."""
-        return self.worlds[self.visited].env
+    def world(self) -> World:
+        """The world that this training step stays in."""
+        return self.worlds[self.visited]
 
     @property
     def replay(self) -> ReplayBuffer:
-        """The replay of the world that this training step stays in."""
-        return self.worlds[self.visited].replay
+        """The replay of that world."""
+        return self.world.replay
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Actor, critic and each explorer's own, always all of them, so that a checkpoint loads at any stage."""
-        ddpg = self.config.ddpg
-        return [
-            torch.optim.Adam(self.actor.parameters(), lr=ddpg.actor_rate, fused=True),
-            torch.optim.Adam(self.critic.parameters(), lr=ddpg.critic_rate, fused=True),
-            self.aenpnn.configure_optimizers(),
-            self.renpnn.configure_optimizers(),
-            self.senpnn.configure_optimizers(),
-        ]
+    @property
+    def objective(self) -> str:
+        """Name of the metric that evaluations maximise."""
+        return getattr(self.problem, "metric", "return")
+
+    @property
+    def policy(self) -> DeterministicActor | AENPNN:
+        """What decides now."""
+        return self.aenpnn if self.stages["action"] else self.actor
+
+    @property
+    def policy_name(self) -> str:
+        """Its name among the learners."""
+        return "aenpnn" if self.stages["action"] else "actor"
+
+    # ------------------------------------------------------------------ begin and end
 
     def on_fit_start(self) -> None:
-        """Move the world to where the networks are, and put it where a checkpoint left it."""
+        """Move the worlds to where the networks are, and put them where a checkpoint left them."""
         if not hasattr(self, "generator"):
             self.generator = torch.Generator(self.device).manual_seed(stream(f"agent/{self.config.seed}"))
-        if self.env.device != self.device:
-            self.worlds = make_worlds(self.config, self.device)
+        if self.world.device != self.device:
+            self.worlds = make_worlds(self.problems, self.config, self.device)
         self.processes = distributed.world_size()
         if self.processes > 1:
             self.take_share()
-        if self.resumed is not None:
-            world = [self.resumed, *self.resumed.get("others", [])][distributed.rank()]
-            try:
-                self.generator.set_state(world["generator"].cpu())
-            except RuntimeError:
-                raise CheckpointError(
-                    f"the run was on another kind of device than {self.device.type} and can only go on exactly there; "
-                    "set trainer.accelerator."
-                ) from None
-            for visited, saved in zip(self.worlds, [world, *world.get("loads", [])], strict=True):
-                visited.load_state_dict(saved)
-            self.resumed = None
-        self.hold_out()
+        if self.saved is not None:
+            self.go_on_from(self.saved)
+            self.saved = None
+        if isinstance(self.problem, Generative):
+            self.held_out, self.stored = self.problem.held_out(HELD_OUT, self.device)
         self.skipped = self.skipped.to(self.device)
         self.rates_on_device = self.device.type == "cuda"  # captured or not, for the same numbers
         self.captured = CapturedUpdates(self, CudaGraphs(self.generator)) if self.config.trainer.cuda_graphs else None
@@ -154,26 +200,14 @@ class D2RL(L.LightningModule):
         self.captured = None
 
     def take_share(self) -> None:
-        """This process's part of the cells and of the replay, with random numbers of its own."""
-        seed, name = self.config.seed, f"rank {distributed.rank()} of {self.processes}"
-        share = distributed.share(self.config)
-        self.worlds = make_worlds(share, self.device, name)
-        self.generator.manual_seed(stream(f"agent/{seed}/{name}"))
-
-    def hold_out(self) -> None:
-        """States that SENPNN is judged on but never trained on: the last fifth of a bank, else new drops."""
-        bank = self.env.bank
-        if bank is None:
-            self.held_out = evaluation_states(self.config.scenario, HELD_OUT, stream("held out"), self.device)
-            self.senpnn_bank = None
-            return
-        kept = bank.weights.shape[0] // 5
-        # a bank too small to share is trained and judged on as a whole
-        self.held_out, self.senpnn_bank = (bank[-kept:], bank[:-kept]) if kept > 1 else (bank, bank)
+        """This process's part of the states and of the replay, with random numbers of its own."""
+        name = f"rank {distributed.rank()} of {self.processes}"
+        self.worlds = make_worlds(self.problems, distributed.share(self.config), self.device, name)
+        self.generator.manual_seed(stream(f"agent/{self.config.seed}/{name}"))
 
     def begin_stage(self, name: str) -> None:
         """Let ``action``, ``reward`` or ``state`` exploration take part from now on."""
-        if name == "action" and not self.brought["action"] and (self.updates or self.config.initial):
+        if name == "action" and not self.initial_stages["action"] and (self.updates or self.config.initial):
             self.aenpnn.encoder.load_state_dict(self.actor.encoder.state_dict())
         self.stages[name] = True
 
@@ -182,65 +216,67 @@ class D2RL(L.LightningModule):
         trainer = self.config.trainer
         self.visited = self.updates // trainer.updates_per_step % len(self.worlds)
         self.schedule_rates()
-        self.chain_factors = self.senpnn.chain_factors() if self.stages["state"] else None
+        self.chain_factors = self.senpnn.chain_factors() if self.senpnn and self.stages["state"] else None
         for update in range(trainer.updates_per_step):
             if update % trainer.updates_per_slot == 0:
                 self.interact()
             self.learn()
-        if self.config.stages.state is not None:
+        if self.senpnn and self.config.stages.state is not None:
             distributed.average_(*self.senpnn.networks.buffers())
 
     # ------------------------------------------------------------------ the world
 
     @torch.no_grad()
     def interact(self) -> None:
-        """One slot of every cell: S_0 -> S_t -> A_t -> R_t -> replay."""
+        """One slot: S_0 -> S_t -> A_t -> R_t -> replay."""
+        problem, world = self.world.problem, self.world
+        self.explore_state()
         with self.sections("environment"):
-            state = self.env.state
-        if self.stages["state"] and self.replacement_due():
-            with self.sections("senpnn"):
-                state = self.replace_states(state)
+            seen = problem.observe(world.state)
+        with self.sections(self.policy_name):
+            action = self.explore_action(seen)
         with self.sections("environment"):
-            observation = observe(state.estimate, state.weights)
-        with self.sections("aenpnn" if self.stages["action"] else "actor"):
-            action = self.explore(observation)
-        with self.sections("environment"):
-            decision = decide(self.env.head, observation, action)
-            rates = rates_of(state.channels, *decision)
+            decision = problem.decode(seen, action)
+            step = world.step(decision)
         with self.sections("critic"):
-            seen = {"action": action, "view": self.view(observation, action, decision)}
-        generated = self.generate_reward(observation, seen["view"], rates)
-        following = self.advance()
+            view = self.view(seen, action, decision)
+        generated = self.explore_reward(seen, view, step.utility)
+        following, terminated = None, None
+        if self.config.ddpg.gamma > 0:
+            with self.sections("environment"):
+                following, terminated = problem.observe(step.following), step.terminated
         with self.sections("replay"):
-            self.replay.add({**observation.tensors(), **seen, "rates": rates, **generated, **following})
-        self.environment_steps += self.env.num_envs * self.processes
+            self.replay.add(Transition(seen, action, view, step.utility, generated, following, terminated))
+        self.environment_steps += world.batch * self.processes
 
-    def replacement_due(self) -> bool:
-        """Whether this slot is one of the share chi, evenly spread, whose states are replaced."""
-        self.owed += self.chi
-        if self.owed < 1 - 1e-9:
-            return False
-        self.owed -= 1
-        return True
-
-    def replace_states(self, state: CellState) -> CellState:
-        """SENPNN, Mode II: the states of this slot become synthetic before the action.
+    def explore_state(self) -> None:
+        """SENPNN, Mode II: in a share chi of the slots, evenly spread, the states become synthetic before the action.
 
         All at once: one chain for many states costs little more than for one.
         """
-        step = self.config.state.corrupt or None
-        synthetic = self.senpnn.generate(
-            state.channels, state.gains, step, generator=self.generator, factors=self.chain_factors
-        )
-        return self.env.with_channels(state, synthetic)
+        if not self.stages["state"]:
+            return
+        self.replacements_due += self.chi
+        if self.replacements_due < 1 - 1e-9:
+            return
+        self.replacements_due -= 1
+        with self.sections("senpnn"):
+            self.world.state = self.synthetic(self.world.problem, self.world.state, self.config.state.corrupt or None)
 
-    def explore(self, observation: Observation) -> Tensor:
-        """Candidate actions [B, M, size]: drawn by AENPNN or copies of the actor's, each with Gaussian noise."""
+    def synthetic(self, problem: Any, state: Any, step: int | None = None) -> Any:
+        """The state with rows that SENPNN made of its own.
+
+        :param step: p to which real rows are corrupted; None is P
+        """
+        assert self.senpnn is not None  # its stage begins only where the problem can be diffused
+        rows = problem.rows(state)
+        made = self.senpnn.generate(rows, step, generator=self.generator, factors=self.chain_factors)
+        return problem.with_rows(state, made, self.world.generator)
+
+    def explore_action(self, observation: Observation) -> Tensor:
+        """Candidate actions [B, M, size] of the policy, each with Gaussian noise."""
         with self.autocast():
-            if self.stages["action"]:
-                action = self.aenpnn.sample(observation, self.config.action.candidates, self.generator).tanh()
-            else:
-                action = self.actor(observation).tanh().unsqueeze(1).expand(-1, self.config.action.candidates, -1)
+            action = self.policy.sample(observation, self.config.action.candidates, self.generator).tanh()
         return self.perturb(action)
 
     def perturb(self, action: Tensor) -> Tensor:
@@ -251,69 +287,56 @@ class D2RL(L.LightningModule):
         draw = torch.randn(action.shape, generator=self.generator, device=action.device)
         return (action + noise * draw).clamp(-1, 1)
 
-    def noise_deviation(self) -> float:
-        """Standard deviation of the Gaussian exploration now."""
-        ddpg = self.config.ddpg
-        return ddpg.noise + (ddpg.noise_end - ddpg.noise) * self.progress
-
-    @property
-    def progress(self) -> float:
-        """Part of the planned updates that are done, in [0, 1]."""
-        trainer = self.config.trainer
-        return min(1.0, self.updates / (trainer.epochs * trainer.updates_per_epoch))
-
-    def schedule_rates(self) -> None:
-        """Learning rates fall along half a cosine to ``rate_end`` of their start."""
-        end = self.config.ddpg.rate_end
-        factor = end + (1 - end) * (1 + math.cos(math.pi * self.progress)) / 2
-        scale_rates(self.optimizers(), factor, self.device if self.rates_on_device else None)
-
-    def measured_reward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Reward of measured link rates, in units of ``reward_scale``: raw before the reward stage, then its case."""
-        if self.stages["reward"]:
-            return self.case_reward(batch)
-        return raw_reward(batch["rates"], batch["weights"]) / self.config.ddpg.reward_scale
-
-    def case_reward(self, batch: dict[str, Tensor]) -> Tensor:
-        """The measured reward of ``reward.case``, which RENPNN learns to generate at any stage."""
-        scale, rates = self.config.ddpg.reward_scale, batch["rates"]
-        if self.config.reward.case.startswith("designed"):
-            links = self.config.scenario.downlink_users + self.config.scenario.uplink_users  # one unit for all loads
-            return designed_reward(rates, batch["reference"]) * (links**0.5 / scale)
-        return raw_reward(rates, batch["weights"]) / scale
-
-    def generate_reward(self, observation: Observation, view: Tensor, rates: Tensor) -> dict[str, Tensor]:
-        """RENPNN, Mode I: the reward generated for (S_t, A_t), where its case asks for one."""
+    def explore_reward(self, observation: Observation, view: Tensor, utility: Tensor) -> Tensor | None:
+        """RENPNN, Mode I: the reward generated for (S_t, A_t), where that is asked for."""
         if not self.generates_reward:
-            return {}
-        batch = {"rates": rates, "reference": observation.reference, "weights": observation.weights}
-        measured = self.case_reward(batch)
+            return None
+        measured = self.case_reward(utility, observation)
         with self.sections("renpnn"), self.autocast():
             generated = self.renpnn.generate(observation, view, self.config.reward.samples, self.generator)
-        if view.shape[1] > 1:
-            ranks = rank_correlation(worth(generated, observation.weights), worth(measured, observation.weights))
-            self.means.add("renpnn/rank_correlation", ranks)
+        ranked = [to_scalar(reward, observation.weights) for reward in (generated, measured)]
+        if view.shape[1] == 1:  # one action for each state: ranked over the states instead
+            ranked = [value.mT for value in ranked]
+        self.means.add("renpnn/rank_correlation", rank_correlation(*ranked))
         # nothing that was not trusted when it was generated may be learned from later
-        return {"generated": generated if self.trusts_generated else measured}
+        return generated if self.trusts_generated else measured
+
+    # ------------------------------------------------------------------ rewards
+
+    def case_reward(self, utility: Tensor, observation: Observation) -> Tensor:
+        """The measured reward of ``reward.case`` in units of ``reward_scale``, which RENPNN learns at any stage."""
+        scale, reward = self.config.ddpg.reward_scale, self.case.reward(utility, observation)
+        if self.case.per_entity:
+            return reward * (self.problem.layout.entities**0.5 / scale)  # one unit for all numbers of entities
+        return reward / scale
+
+    def measured_reward(self, batch: Transition) -> Tensor:
+        """The weighted sum before the reward stage, then the configured case: [B, M, 1 or K]."""
+        if self.stages["reward"]:
+            return self.case_reward(batch.utility, batch.observation)
+        return raw_reward(batch.utility, batch.observation) / self.config.ddpg.reward_scale
+
+    def reward_of(self, batch: Transition) -> Tensor:
+        """The reward to learn from: generated where RENPNN's stage has begun and it is trusted, else measured."""
+        if self.trusts_generated:
+            assert batch.generated is not None  # every transition has one where rewards are generated
+            return batch.generated
+        return self.measured_reward(batch)
+
+    @property
+    def learns_per_entity(self) -> bool:
+        """Whether the critic has a target for every entity."""
+        return self.stages["reward"] and self.case.per_entity
 
     @property
     def generates_reward(self) -> bool:
-        """Whether RENPNN takes part and its case is one of the generated ones."""
-        return self.config.stages.reward is not None and self.config.reward.case.endswith("gdm")
+        """Whether RENPNN takes part."""
+        return self.config.stages.reward is not None and self.config.reward.generated
 
     @property
     def trusts_generated(self) -> bool:
         """Whether the agent learns from generated rewards now."""
         return self.generates_reward and self.stages["reward"] and not self.fallback
-
-    def advance(self) -> dict[str, Tensor]:
-        """The next slot; what the critic needs of it when gamma > 0."""
-        with self.sections("environment"):
-            state, truncated = self.env.advance()
-            if self.config.ddpg.gamma == 0:
-                return {}
-            following = observe(state.estimate, state.weights).tensors()
-        return {"continues": (~truncated).float(), **{f"next.{name}": tensor for name, tensor in following.items()}}
 
     # ------------------------------------------------------------------ learning
 
@@ -321,27 +344,30 @@ class D2RL(L.LightningModule):
         """One update of critic, policy and the explorers that take part."""
         if self.updates == 0:
             self.calibrate()
+        rows = self.rows_due()
         if self.captured is not None:
-            self.captured()
+            self.captured(rows)
         else:
-            self.update(self.env.state.channels, self.env.state.gains)
+            self.update(rows)
         self.updates += 1
 
-    def update(self, channels: ChannelState, gains: LinkGains) -> None:
-        """The work of an update; what it does in Python is decided by :meth:`kind_of_update` and by nothing else.
+    def update(self, rows: Rows | None) -> None:
+        """Runs one update.
 
-        :param channels: of this slot      :param gains: of this slot
+        Every Python branch taken here must be part of :meth:`kind_of_update`: a replayed CUDA graph runs no Python.
+
+        :param rows: of this slot's states, where SENPNN learns
         """
-        ddpg, warming = self.config.ddpg, self.warming
+        ddpg = self.config.ddpg
         if not ddpg.analytic:
-            for _ in range(ddpg.warmup_critic_updates if warming else 1):
-                self.update_critic()
-        if ddpg.analytic or not warming:
-            self.update_policy()
+            for _ in range(ddpg.warmup_critic_updates if self.warming else 1):
+                self.improve("critic")
+        if ddpg.analytic or not self.warming:
+            self.improve(self.policy_name)
         if self.reward_explorer_due:
-            self.update_reward_explorer()
-        if self.state_explorer_due:
-            self.update_state_explorer(channels, gains)
+            self.improve("renpnn")
+        if rows is not None:
+            self.improve("senpnn", rows)
 
     def kind_of_update(self) -> tuple[Any, ...]:
         """Updates of one kind launch the same operators: everything outside the device that decides which."""
@@ -370,15 +396,15 @@ class D2RL(L.LightningModule):
         """Whether SENPNN learns in this update."""
         return self.config.stages.state is not None and self.updates % self.config.state.every == 0
 
-    def draw(self, count: int) -> tuple[Observation, dict[str, Tensor]]:
-        """``count`` transitions, over all processes, of the replay: what was observed, and everything by name."""
-        with self.sections("replay"):
-            batch = self.replay.sample(count // self.processes, self.generator)
-            return Observation.from_tensors(batch), batch
-
-    def reward_of(self, batch: dict[str, Tensor]) -> Tensor:
-        """The reward to learn from: generated where RENPNN's stage has begun and it is trusted, else measured."""
-        return batch["generated"] if self.trusts_generated else self.measured_reward(batch)
+    def rows_due(self) -> Rows | None:
+        """The rows that SENPNN learns from in this update, if it does: of this slot's states, or of the stored ones."""
+        if not self.state_explorer_due:
+            return None
+        problem: Any = self.world.problem
+        if self.stored is None:
+            return problem.rows(self.world.state)
+        chosen = torch.randint(self.stored.batch, (self.world.batch,), generator=self.generator, device=self.device)
+        return problem.rows(self.stored[chosen])
 
     def calibrate(self) -> None:
         """Set critic and RENPNN to the level of the first rewards.
@@ -386,111 +412,95 @@ class D2RL(L.LightningModule):
         Of a critic that came from a checkpoint this moves the constant alone, on which no choice between actions
         depends; a RENPNN that came from one keeps the unit in which it has learned.
         """
-        observation, batch = self.draw(self.config.ddpg.critic_batch)
+        batch = self.draw(self.config.ddpg.critic_batch)
         measured = self.measured_reward(batch)
         if bool(measured.isfinite().all()):
-            self.critic.calibrate(observation, batch["view"], measured)
-            if not self.calibrated:
-                self.renpnn.calibrate(self.case_reward(batch))
+            self.critic.calibrate(batch.observation, batch.view, measured)
+            if not self.reward_unit_known:
+                self.renpnn.calibrate(self.case_reward(batch.utility, batch.observation))
         distributed.average_(self.critic.out.bias, self.renpnn.centre, self.renpnn.spread)
 
-    def update_critic(self) -> None:
-        """Regress Q on the reward (and on the discounted next value when gamma > 0)."""
-        observation, batch = self.draw(self.config.ddpg.critic_batch)
-        with self.sections("critic"), self.autocast():
-            gamma, reward = self.config.ddpg.gamma, self.reward_of(batch)
-            target = reward + gamma * self.next_value(batch) if gamma > 0 else reward
-            loss = critic_loss(self.critic(observation, batch["view"]), target)
-            self.step(1, loss)
-            follow(self.target_critic, self.critic, self.config.ddpg.target_rate)
+    def draw(self, count: int) -> Transition:
+        """``count`` transitions, over all processes, of the replay."""
+        with self.sections("replay"):
+            return self.replay.sample(count // self.processes, self.generator)
+
+    def improve(self, name: str, rows: Rows | None = None) -> None:
+        """One step of one learner on a batch of its own, or on rows of states."""
+        learner = self.learners[name]
+        given = self.draw(learner.batch) if rows is None else rows
+        with self.sections(learner.section), self.autocast():
+            self.step(name, learner.loss(given))
+            for own, target in ((self.critic, self.target_critic), (self.actor, self.target_actor)):
+                if learner.module is own:
+                    polyak_update(target, own, self.config.ddpg.target_rate)
+
+    def critic_loss(self, batch: Transition) -> Tensor:
+        """Q against the reward, and the discounted next value when gamma > 0."""
+        gamma, reward = self.config.ddpg.gamma, self.reward_of(batch)
+        target = reward + gamma * self.next_value(batch) if gamma > 0 else reward
+        loss = critic_loss(self.critic(batch.observation, batch.view), target)
         self.means.add("losses/critic", loss)
+        return loss
 
     @torch.no_grad()
-    def next_value(self, batch: dict[str, Tensor]) -> Tensor:
-        """Q'(s', mu'(s')), [B, 1, K or 1]; nothing is added where an episode was cut."""
-        names = [name for name in batch if name.startswith("next.")]
-        following = Observation.from_tensors({name.removeprefix("next."): batch[name] for name in names})
-        if self.stages["action"]:
-            action = self.aenpnn.sample(following, 1, self.generator).tanh()
-        else:
-            action = self.target_actor(following).tanh().unsqueeze(1)
-        value = self.target_critic(following, self.view(following, action)) * batch["continues"][:, None, None]
-        per_link = self.stages["reward"] and self.config.reward.case.startswith("designed")
-        return value if per_link else value.sum(-1, keepdim=True)
+    def next_value(self, batch: Transition) -> Tensor:
+        """Q'(s', mu'(s')), [B, 1, K or 1], zero where the task ended; an episode that was only cut goes on."""
+        following, terminated = batch.following, batch.terminated
+        assert following is not None
+        assert terminated is not None
+        policy = self.aenpnn if self.stages["action"] else self.target_actor
+        action = policy.sample(following, 1, self.generator).tanh()
+        value = self.target_critic(following, self.view(following, action)) * ~terminated[:, None, None]
+        return value if self.learns_per_entity else value.sum(-1, keepdim=True)
 
-    def update_policy(self) -> None:
+    def policy_loss(self, batch: Transition) -> Tensor:
         """Ascend Q; AENPNN may also imitate the better of the actions measured for each state."""
-        observation, batch = self.draw(self.config.ddpg.batch)
-        if self.stages["action"]:
-            with self.sections("aenpnn"), self.autocast():
-                loss = self.action_explorer_loss(observation, batch)
-                self.step(2, loss)
-            return
-        with self.sections("actor"), self.autocast():
-            output = self.actor(observation)
-            value = self.value(observation, output.tanh().unsqueeze(1)).mean()
-            loss = self.config.ddpg.saturation_penalty * saturation(output) - value
-            self.step(0, loss)
-            follow(self.target_actor, self.actor, self.config.ddpg.target_rate)
-        self.means.add("losses/actor", loss)
 
-    def action_explorer_loss(self, observation: Observation, batch: dict[str, Tensor]) -> Tensor:
-        """AENPNN's objective: ``chain``, ``weighted``, or both."""
-        config, penalty = self.config.action, self.config.ddpg.saturation_penalty
-        embedding, loss = self.aenpnn.encode(observation), torch.zeros((), device=self.device)
-        if config.objective != "weighted":
-            output = self.aenpnn.estimate(
-                observation, config.samples, self.chain_step, self.generator, embedding=embedding
-            )
-            value = self.value(observation, output.tanh())
-            share = group_weights(value.detach(), config.temperature)
-            loss = loss - (share * value).sum(-1).mean() + penalty * saturation(output)
-            self.means.add("losses/aenpnn_chain", -value.mean())
-        if config.objective != "chain":
-            weights = group_weights(worth(self.reward_of(batch), observation.weights), config.temperature)
-            error, output = self.aenpnn.imitate(observation, batch["action"], weights, self.generator, embedding)
-            loss = loss + config.weighted_scale * error + penalty * saturation(output)
-            self.means.add("losses/aenpnn_weighted", error)
+        def quality() -> Tensor:
+            return to_scalar(self.reward_of(batch), batch.observation.weights)
+
+        loss, metrics = self.policy.loss(batch, self.value, quality, self.generator, self.chain_step)
+        for name, value in metrics.items():
+            self.means.add(f"losses/{name}", value)
         return loss
+
+    def view(self, observation: Observation, action: Tensor, decision: Any = None) -> Tensor:
+        """What the critic sees of actions, [B, M, K, V]."""
+        return self._views[self.visited](observation, action, decision)
 
     def value(self, observation: Observation, action: Tensor) -> Tensor:
         """What the critic, its weights held fixed, says of actions [B, M, size]: [B, M].
 
-        With ``ddpg.analytic`` the closed-form rate on the known channels stands in its place.
+        With ``ddpg.analytic`` the closed-form utility on what is known stands in its place.
         """
         if self.config.ddpg.analytic:
+            problem: Any = self.world.problem
             with torch.autocast(self.device.type, enabled=False):
-                rates = rates_of(observation.channels, *decide(self.env.head, observation, action))
-            return raw_reward(rates, observation.weights).squeeze(-1) / self.config.ddpg.reward_scale
+                utility = problem.utility(observation, problem.decode(observation, action))
+            return raw_reward(utility, observation).squeeze(-1) / self.config.ddpg.reward_scale
         self.critic.requires_grad_(False)
         value = self.critic(observation, self.view(observation, action))
         self.critic.requires_grad_(True)
-        if self.stages["reward"] and self.config.reward.case.startswith("designed"):
-            return worth(value, observation.weights)
-        return value.sum(-1)
+        return to_scalar(value, observation.weights) if self.learns_per_entity else value.sum(-1)
 
-    def update_reward_explorer(self) -> None:
+    def reward_loss(self, batch: Transition) -> Tensor:
         """RENPNN's denoising loss on measured rewards."""
-        observation, batch = self.draw(self.config.ddpg.critic_batch)
-        with self.sections("renpnn"), self.autocast():
-            loss, metrics = self.renpnn.loss(observation, batch["view"], self.case_reward(batch), self.generator)
-            self.step(3, loss)
+        reward = self.case_reward(batch.utility, batch.observation)
+        loss, metrics = self.renpnn.loss(batch.observation, batch.view, reward, self.generator)
         self.means.add("losses/renpnn", metrics["loss"])
+        return loss
 
-    def update_state_explorer(self, channels: ChannelState, gains: LinkGains) -> None:
-        """SENPNN's denoising loss on the real states of this slot, or on as many of its bank."""
-        with self.sections("senpnn"), self.autocast():
-            if self.senpnn_bank is not None:
-                size, count = self.senpnn_bank.weights.shape[0], self.env.num_envs
-                chosen = torch.randint(size, (count,), generator=self.generator, device=self.device)
-                channels, gains = self.senpnn_bank.channels[chosen], self.senpnn_bank.gains[chosen]
-            loss, metrics = self.senpnn.loss(channels, gains, self.generator)
-            self.step(4, loss)
+    def state_loss(self, rows: Rows) -> Tensor:
+        """SENPNN's denoising loss on rows of real states."""
+        assert self.senpnn is not None
+        loss, metrics = self.senpnn.loss(rows, self.generator)
         self.means.add("losses/senpnn", metrics["loss"])
+        return loss
 
-    def step(self, index: int, loss: Tensor) -> None:
-        """One step of one optimizer; skipped, and counted on the device, unless loss and gradients are finite."""
-        optimizer = self.optimizers()[index]
+    def step(self, name: str, loss: Tensor) -> None:
+        """One step of a learner's optimizer; left out, and counted, unless loss and gradients are finite."""
+        optimizer = self.optimizers()[list(self.learners).index(name)]
         optimizer.zero_grad()
         self.manual_backward(loss)
         broken, adam = (~torch.isfinite(loss.detach())).float(), optimizer.optimizer
@@ -503,6 +513,25 @@ class D2RL(L.LightningModule):
         self.skipped.add_(broken)
         self.steps += 1
 
+    # ------------------------------------------------------------------ schedules and precision
+
+    def noise_deviation(self) -> float:
+        """Standard deviation of the Gaussian exploration now."""
+        ddpg = self.config.ddpg
+        return ddpg.noise + (ddpg.noise_end - ddpg.noise) * self.progress
+
+    @property
+    def progress(self) -> float:
+        """Part of the planned updates that are done, in [0, 1]."""
+        trainer = self.config.trainer
+        return min(1.0, self.updates / (trainer.epochs * trainer.updates_per_epoch))
+
+    def schedule_rates(self) -> None:
+        """Learning rates fall along half a cosine to ``rate_end`` of their start."""
+        end = self.config.ddpg.rate_end
+        factor = end + (1 - end) * (1 + math.cos(math.pi * self.progress)) / 2
+        scale_rates(self.optimizers(), factor, self.device if self.rates_on_device else None)
+
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
         """Low precision around networks, where a callback asked for it; complex algebra stays out of it."""
@@ -510,21 +539,11 @@ class D2RL(L.LightningModule):
         with torch.autocast(self.device.type, dtype=self.autocast_type, enabled=enabled):
             yield
 
-    # ------------------------------------------------------------------ decisions
-
-    def policy_output(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """One action for each state, [B, 1, size], before tanh; differentiable."""
-        if self.stages["action"]:
-            return self.aenpnn.sample(observation, 1, generator)
-        return self.actor(observation).unsqueeze(1)
-
     @torch.no_grad()
     def propose(self, observation: Observation, count: int, generator: torch.Generator) -> Tensor:
         """``count`` actions for each state, [B, count, size], without exploration noise."""
         with self.autocast():
-            if self.stages["action"]:
-                return self.aenpnn.sample(observation, count, generator).tanh()
-            return self.actor(observation).tanh().unsqueeze(1).expand(-1, count, -1)
+            return self.policy.sample(observation, count, generator).tanh()
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -541,26 +560,40 @@ class D2RL(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Everything beyond the weights that an exact continuation needs, as plain containers."""
         generator = self.generator.get_state() if hasattr(self, "generator") else None
-        own, *loads = (world.state_dict() for world in self.worlds)
-        world = {**own, **({"loads": loads} if loads else {}), "generator": generator}
-        first, *others = distributed.gather(world)
+        own = {"worlds": [world.state_dict() for world in self.worlds], "generator": generator}
         checkpoint["d2rl"] = {
             "config": asdict(self.config),
-            **first,
-            "others": others,
-            "stages": dict(self.stages),
-            "chi": self.chi,
-            "owed": self.owed,
-            "fallback": self.fallback,
-            "calibrated": self.calibrated,
-            "updates": self.updates,
+            "ranks": distributed.gather(own),
             "wandb": self.wandb_id,
-            "environment_steps": self.environment_steps,
+            **{name: getattr(self, name) for name in KEPT},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what :meth:`on_save_checkpoint` kept; the world waits until the device is known."""
-        self.resumed = checkpoint["d2rl"]
-        for name in ("stages", "chi", "owed", "fallback", "updates", "environment_steps"):
-            setattr(self, name, self.resumed[name])
-        self.calibrated = self.resumed.get("calibrated", False)
+        """Restore what :meth:`on_save_checkpoint` kept; the worlds wait until the device is known.
+
+        :raises CheckpointError: it was written before worlds were kept this way
+        """
+        self.saved = checkpoint["d2rl"]
+        if "ranks" not in self.saved:
+            raise CheckpointError(
+                "the checkpoint is of an earlier version: its weights can be evaluated, and a new run can start from "
+                "them with initial=, but it cannot be resumed."
+            )
+        for name in KEPT:
+            setattr(self, name, self.saved[name])
+
+    def go_on_from(self, saved: dict[str, Any]) -> None:
+        """Put random numbers and worlds where a checkpoint left them.
+
+        :raises CheckpointError: the run was on another kind of device
+        """
+        own = saved["ranks"][distributed.rank()]
+        try:
+            self.generator.set_state(own["generator"].cpu())
+        except RuntimeError:
+            raise CheckpointError(
+                f"the run was on another kind of device than {self.device.type} and can only go on exactly there; "
+                "set trainer.accelerator."
+            ) from None
+        for world, kept in zip(self.worlds, own["worlds"], strict=True):
+            world.load_state_dict(kept)

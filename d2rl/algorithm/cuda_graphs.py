@@ -3,14 +3,14 @@
 A small network's update is hundreds of short kernels, and on a GPU their launches cost more than their work. A CUDA
 graph launches them all at once. What it launches is fixed: no Python runs, every tensor keeps its address, and every
 Python number is the one of the capture. So there is one graph for each kind of update, and what changes between
-updates lies on the device: learning rates, the filled part of the replay, sums of metrics, the states of the slot.
+updates lies on the device: learning rates, the filled part of the replay, sums of metrics, rows of the slot's states.
 """
 
 from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,9 +20,6 @@ from torch import Tensor
 
 from d2rl.common.errors import ConfigError, TrainingError
 from d2rl.common.timing import Sections
-from d2rl.problems.full_duplex.simulator import CellState
-from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.propagation import LinkGains
 
 if TYPE_CHECKING:
     from d2rl.algorithm.agent import D2RL
@@ -102,19 +99,20 @@ class CapturedUpdates:
     def __init__(self, agent: D2RL, recorder: Recorder):
         self.agent, self.recorder = agent, recorder
         self.kinds: dict[Hashable, Work | None] = {}  # None: rehearsed
-        self.inputs: dict[int, tuple[CellState, ChannelState, LinkGains]] = {}
+        self.inputs: dict[int, dict[str, Tensor]] = {}
 
-    def __call__(self) -> None:
+    def __call__(self, rows: Mapping[str, Tensor] | None) -> None:
         """One update, timed as the section ``update``: events inside a graph would time its capture.
 
+        :param rows: those of :meth:`D2RL.update`
         :raises TrainingError: an operation that cannot be captured
         """
         agent = self.agent
         sections, agent.sections = agent.sections, Sections()
         try:
             with sections("update"):
-                channels, gains = self._input()
-                self._perform(agent.kind_of_update(), lambda: agent.update(channels, gains))
+                kept = None if rows is None else self._kept(rows)
+                self._perform(agent.kind_of_update(), lambda: agent.update(kept))
         finally:
             agent.sections = sections
 
@@ -158,19 +156,14 @@ class CapturedUpdates:
 
         return replay
 
-    def _input(self) -> tuple[ChannelState, LinkGains]:
-        """The states of this slot in tensors that stay the same, one set for each world."""
-        world, state = self.agent.visited, self.agent.env.state
-        if not self.agent.state_explorer_due:
-            return state.channels, state.gains  # which nothing reads
+    def _kept(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The rows in tensors that stay where they are, one set for each world."""
+        world = self.agent.visited
         if world not in self.inputs:
-            gains = LinkGains(**{name: tensor.clone() for name, tensor in state.gains.tensors().items()})
-            self.inputs[world] = state, state.channels.map(torch.clone), gains
-        copied, channels, gains = self.inputs[world]
-        if copied is not state:
-            torch._foreach_copy_(_tensors(channels, gains), _tensors(state.channels, state.gains))
-            self.inputs[world] = state, channels, gains
-        return channels, gains
+            self.inputs[world] = {name: tensor.clone() for name, tensor in rows.items()}
+        else:
+            torch._foreach_copy_(list(self.inputs[world].values()), list(rows.values()))
+        return self.inputs[world]
 
 
 @contextmanager
@@ -182,10 +175,6 @@ def _capturable_algebra() -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.preferred_linalg_library(before)
-
-
-def _tensors(channels: ChannelState, gains: LinkGains) -> list[Tensor]:
-    return [*channels.tensors().values(), *gains.tensors().values()]
 
 
 def _count_in_trainer(agent: D2RL, steps: int) -> None:

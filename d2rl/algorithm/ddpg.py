@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2rl.algorithm.networks import ActionOutput, Observation, downlink_mask
-from d2rl.wireless.heads import ActionLayout
+from d2rl.algorithm.networks import ActionOutput
+from d2rl.problems.base import Layout, Observation, Transition
 
 
 class DeterministicActor(nn.Module):
@@ -16,21 +18,43 @@ class DeterministicActor(nn.Module):
     :param encoder: state -> [B, K, width]
     :param layout: of the action
     :param width: of the embeddings
+    :param penalty: weight of the squared output before tanh
     """
 
-    def __init__(self, encoder: nn.Module, layout: ActionLayout, width: int):
+    def __init__(self, encoder: nn.Module, layout: Layout, width: int, penalty: float = 1e-2):
         super().__init__()
-        self.encoder, self.layout, self.output = encoder, layout, ActionOutput(layout.width, width)
+        self.encoder, self.output, self.penalty = encoder, ActionOutput(layout, width), penalty
 
     def forward(self, observation: Observation) -> Tensor:
         """The action before tanh, [B, size]."""
-        embedding, users = self.encoder(observation), observation.channels.downlink_users
-        numbers = self.output(embedding, downlink_mask(embedding.shape[-2], users, embedding.device))
-        return self.layout.to_flat(numbers, users).float()
+        numbers = self.output(self.encoder(observation), observation.layout)
+        return observation.layout.to_flat(numbers).float()
+
+    def sample(self, observation: Observation, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """``count`` times the one action of each state, before tanh: [B, count, size]."""
+        return self(observation).unsqueeze(1).expand(-1, count, -1)
+
+    def loss(
+        self,
+        batch: Transition,
+        value: Callable[[Observation, Tensor], Tensor],
+        quality: Callable[[], Tensor],
+        generator: torch.Generator,
+        step: int = 1,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Minus Q of the policy's action, with the penalty; the arguments are those of every policy.
+
+        :param value: Q of actions [B, M, size], differentiable: [B, M]
+        :returns: loss; metrics, detached
+        """
+        output = self(batch.observation)
+        q = value(batch.observation, output.tanh().unsqueeze(1)).mean()
+        loss = self.penalty * saturation(output) - q
+        return loss, {"actor": loss.detach()}
 
 
 class Critic(nn.Module):
-    """Q(s, a) as one value for each link; for a scalar reward their sum is the value.
+    """Q(s, a) as one value for each entity; for a scalar reward their sum is the value.
 
     :param transition: (state, views of actions) -> [B, M, K, width]
     :param width: of the embeddings
@@ -48,7 +72,7 @@ class Critic(nn.Module):
     def calibrate(self, observation: Observation, view: Tensor, reward: Tensor) -> None:
         """Shift the output to the mean of the first rewards, so that learning begins with differences."""
         error = reward.sum(-1) - self(observation, view).sum(-1)
-        self.out.bias.add_(error.mean() / observation.channels.links)
+        self.out.bias.add_(error.mean() / observation.layout.entities)
 
 
 def critic_loss(value: Tensor, target: Tensor) -> Tensor:
@@ -62,6 +86,6 @@ def saturation(output: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def follow(target: nn.Module, source: nn.Module, rate: float) -> None:
+def polyak_update(target: nn.Module, source: nn.Module, rate: float) -> None:
     """Polyak step of the target network: theta' <- (1 - tau) theta' + tau theta."""
     torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)

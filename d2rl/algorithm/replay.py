@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2rl.problems.base import Transition
+
 
 class ReplayBuffer:
-    """Keeps the last ``capacity`` transitions, each a dictionary of tensors.
+    """Keeps the last ``capacity`` transitions.
 
     Storage is allocated by the first :meth:`add`, in the shapes that it brings. A transition with a number that
     is not finite is not stored: a finite one of its batch takes its place, and it is counted on the device.
@@ -19,7 +21,8 @@ class ReplayBuffer:
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self.storage: dict[str, Tensor] = {}
+        self.storage: dict[str, Tensor] = {}  # dotted name of a tensor of Transition -> [capacity, ...]
+        self.form: Transition | None = None  # a batch as it was added; its tensors are not used
         self.position = 0
         self.filled = 0
         self.bound = torch.zeros((), dtype=torch.float64)  # ``filled`` on the device, where captured updates read it
@@ -28,12 +31,12 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return self.filled
 
-    def add(self, transitions: dict[str, Tensor]) -> None:
+    def add(self, batch: Transition) -> None:
         """Write a batch of transitions over the oldest ones.
 
-        :param transitions: name -> [B, ...]
         :raises ValueError: a batch larger than the buffer
         """
+        self.form, transitions = batch, batch.tensors()
         count, device = next((tensor.shape[0], tensor.device) for tensor in transitions.values())
         if count > self.capacity:
             raise ValueError(f"a batch of {count} does not fit a replay buffer of {self.capacity}")
@@ -53,18 +56,18 @@ class ReplayBuffer:
         self.filled = min(self.filled + count, self.capacity)
         self.bound.fill_(self.filled)
 
-    def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def sample(self, count: int, generator: torch.Generator) -> Transition:
         """``count`` transitions, uniform with replacement.
 
         :param generator: on the device of the buffer
         :raises ValueError: an empty buffer
         """
-        if not self.filled:
+        if not self.filled or self.form is None:
             raise ValueError("an empty replay buffer has no transition to sample")
         uniform = torch.rand(count, dtype=torch.float64, generator=generator, device=self.bound.device)
         # the largest number below 1 times the bound rounds to less than the bound: float64 has digits to spare
         index = (uniform * self.bound).long()
-        return {name: tensor.index_select(0, index) for name, tensor in self.storage.items()}
+        return self.form.with_tensors({name: tensor.index_select(0, index) for name, tensor in self.storage.items()})
 
     def refused_transitions(self) -> int:
         """Transitions that were not finite since the last call; waits for the device."""

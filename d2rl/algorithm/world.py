@@ -1,47 +1,46 @@
-"""What an agent trains in: the cells of one load, and the replay of their transitions."""
+"""What an agent trains in: problems under way, and the replay of their transitions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from d2rl.algorithm.replay import ReplayBuffer
-from d2rl.config.defaults import Config
-from d2rl.problems.full_duplex.cell_sizes import cells_of
-from d2rl.problems.full_duplex.simulator import FullDuplexEnv
+from d2rl.config.defaults import RunConfig
+from d2rl.problems.base import Problem, Simulation
 
 
-@dataclass
-class World:
-    """Cells side by side and what was seen of them; one training step stays in one world."""
+class World(Simulation):
+    """States side by side and what was seen of them; one training step stays in one world.
 
-    env: FullDuplexEnv
-    replay: ReplayBuffer
+    :param capacity: of the replay; the other arguments are those of :class:`Simulation`
+    """
+
+    def __init__(self, capacity: int, *simulation: Any):
+        super().__init__(*simulation)
+        self.replay = ReplayBuffer(capacity)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly from here, as plain containers."""
-        return {"env": self.env.state_dict(), "replay": self.replay.state_dict()}
+        return {**super().state_dict(), "replay": self.replay.state_dict()}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Continue from a saved world."""
-        self.env.load_state_dict(saved["env"])
-        self.replay.load_state_dict(saved["replay"], self.env.device)
+        super().load_state_dict(saved)
+        self.replay.load_state_dict(saved["replay"], self.device)
 
 
-def make_worlds(config: Config, device: str | torch.device = "cpu", branch: str = "") -> list[World]:
-    """One world for the scenario's own load, then one for each of ``scenario.loads``, in the order of visits.
+def make_worlds(
+    problems: Sequence[Problem], config: RunConfig, device: str | torch.device = "cpu", branch: str = ""
+) -> list[World]:
+    """One world for each problem, in the order of visits.
 
     :param branch: of the random numbers, for one of several processes
     """
-    worlds: list[World] = []
-    cells = cells_of(config.scenario)
-    if config.scenario.channel_bank is not None:
-        cells = cells[:1]  # a bank is of one load: a policy that was trained on several may decide there
-    for cell in cells:
-        env = FullDuplexEnv(cell, config.trainer.num_envs, config.seed, device)
-        if name := " ".join(filter(None, [branch, f"load {len(worlds)}" if worlds else ""])):
-            env.branch(name)
-        worlds.append(World(env, ReplayBuffer(config.ddpg.replay)))
+    worlds = []
+    for index, problem in enumerate(problems):
+        name = " ".join(filter(None, [branch, f"load {index}" if index else ""]))
+        worlds.append(World(config.ddpg.replay, problem, config.trainer.num_envs, config.seed, device, name))
     return worlds

@@ -13,8 +13,9 @@ from typing import Any
 
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, option
-from d2rl.config.load import check, load
+from d2rl.config.load import load
 from d2rl.config.schema import either, show
+from d2rl.problems import check_config, load_config
 
 PLACES = (Path("conf/benchmarks"), Path(__file__).resolve().parents[2] / "conf" / "benchmarks")
 NAME = re.compile(r"\w[\w.]*")  # no dash: it joins the parts of a cell's name
@@ -209,8 +210,8 @@ class _Reader:
         arguments = [f"conf={variant.conf}", "trainer.threads=1", *self.all, *variant.overrides, *world, *self.last]
         arguments += ["logger.mode=disabled", "trainer.progress=false"]
         try:
-            config = load(arguments)
-            check(config)
+            config = load_config(arguments)
+            check_config(config)
         except ConfigError as error:
             raise self._error(f"variants.{name} in scenario {scenario}: {error.args[0]}") from None
         for key in ("resume", "initial"):

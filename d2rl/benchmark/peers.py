@@ -27,9 +27,11 @@ from d2rl.benchmark.runner import held
 from d2rl.benchmark.summary import summarize
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config
-from d2rl.config.load import check, load
+from d2rl.config.load import load
 from d2rl.config.schema import either
 from d2rl.evaluation.evaluate import Evaluation
+from d2rl.problems import check_config
+from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.runs.run_directory import write_json, write_text
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks.gpu_time import device_name
@@ -53,7 +55,9 @@ def peers_command(arguments: list[str]) -> None:
         evaluation = None
         for cell in matrix.cells:
             if not finished(cell):
-                evaluation = evaluation or Evaluation(config.scenario, config.drops, config.evaluation_seed)
+                evaluation = evaluation or Evaluation(
+                    FullDuplexProblem(config.scenario), config.drops, config.evaluation_seed
+                )
                 _run(cell, config, learners, evaluation)
             result = read_result(cell)
             reached = [f"{key} in {time:.1f} s" for key, time in result.time_to_gap.items() if math.isfinite(time)]
@@ -80,7 +84,7 @@ def peer_matrix(config: PeersConfig) -> Matrix:
             raise ConfigError(f"algorithms cannot hold {name!r}; known are {either(TITLES)}.{meant}")
     if not ENTROPY.fullmatch(config.sac.entropy):
         raise ConfigError(f"sac.entropy cannot be {config.sac.entropy!r}; it must be a number, auto or auto_START.")
-    check(Config(scenario=config.scenario))
+    check_config(Config(scenario=config.scenario))
     out = Path(config.out or "runs/peers").expanduser()
     cells = [
         Cell(

@@ -13,8 +13,9 @@ from rich.progress import track
 
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig, option
-from d2rl.config.load import check, load
-from d2rl.problems.full_duplex.simulator import FullDuplexEnv
+from d2rl.config.load import load
+from d2rl.problems import check_config, load_config
+from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.wireless.bank_file import check_place, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.channel_state import ChannelState
@@ -42,8 +43,8 @@ def channels_command(arguments: list[str]) -> None:
     """
     rest = [one for one in arguments if "." in one.partition("=")[0] or one.startswith("conf=")]
     asked = load([one for one in arguments if one not in rest], ChannelsConfig)
-    config = load(rest)
-    check(config)
+    config = load_config(rest)
+    check_config(config)
     if asked.out is None:
         raise ConfigError("out=PATH is missing: the file to write, such as out=bank.pt.")
     check_place(asked.out)
@@ -81,10 +82,12 @@ def urban_bank(
     antennas = max(scenario.transmit_antennas, scenario.receive_antennas)
     urban = UrbanChannels(model, antennas, scenario.carrier * 1e9, seed)
     cell = FullDuplexEnv(replace(scenario, channel_bank=None, stored_states=0), drops, seed)
-    users = torch.cat(cell.positions, dim=1)
+    places = cell.state.positions
+    assert places is not None  # drawn cells tell where their users are
+    users = torch.cat(list(places), dim=1)
     parts = [urban.draw(users[start : start + AT_ONCE]) for start in progress(range(0, drops, AT_ONCE))]
     coefficients, gains = (torch.cat(part) for part in zip(*parts, strict=True))
-    over_noise = {name: 10 ** (db / 10) for name, db in cell.budget.over_noise_db().items()}
+    over_noise = {name: 10 ** (db / 10) for name, db in cell.problem.cells.budget.over_noise_db().items()}
     k_d, state = scenario.downlink_users, cell.state
     downlink = coefficients[:, :k_d, : scenario.transmit_antennas].conj().resolve_conj()
     uplink = coefficients[:, k_d:, : scenario.receive_antennas]
@@ -102,6 +105,6 @@ def urban_bank(
             state.gains.self_interference,
         ),
         torch.ones(drops, scenario.downlink_users + scenario.uplink_users),
-        cell.positions,
+        (places.downlink, places.uplink),
         about=f"3GPP TR 38.901 {model} by sionna-no-rt {version('sionna-no-rt')}, seed {seed}, {scenario}",
     )

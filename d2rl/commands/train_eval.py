@@ -14,14 +14,16 @@ from rich.console import Console
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.distributed import launch_rank, share
-from d2rl.common.errors import CheckpointError, ConfigError, InputError, Interrupted, RunError, UserError
+from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
 from d2rl.config.defaults import Config
-from d2rl.config.load import check, conf_name, link_weights, load, to_yaml
+from d2rl.config.load import conf_name, to_yaml
 from d2rl.config.schema import leaves
 from d2rl.deploy.pretrained import load_agent
-from d2rl.evaluation.evaluate import Evaluation, score_agent
+from d2rl.evaluation.episodes import EpisodeEvaluation
+from d2rl.evaluation.evaluate import Evaluation, make_evaluation, score_agent
 from d2rl.evaluation.scheduling import proportional_fair
-from d2rl.problems.full_duplex.scenario_bank import CELL, scenario_bank
+from d2rl.problems import check_config, check_files, load_config, tied_keys
+from d2rl.problems.full_duplex.checks import link_weights
 from d2rl.report.learning_curve import learning_curve
 from d2rl.report.page import save_report_page
 from d2rl.report.terminal import results_table, wandb_notice
@@ -34,7 +36,7 @@ from d2rl.training.train import SHAPES, accelerator_device, decision_rule, start
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
 BOUND = (  # what stored weights, replay and world are tied to
-    *(f"scenario.{key}" for key in (*CELL, "loads", "stored_states", "channel_bank")),
+    "problem",
     *SHAPES,
     *("action.candidates", "reward.case", "ddpg.gamma", "trainer.num_envs"),
 )
@@ -49,15 +51,11 @@ def train_command(arguments: list[str]) -> None:
     """
     _quiet()
     config, checkpoint = _configuration(arguments)
-    check(config)
+    check_config(config)
     # nothing is written before all that can be refused is known to be usable
     device = training_device(config.trainer)
     check_footprint(share(config) if device.type == "cuda" else config, device)
-    if config.scenario.channel_bank:
-        try:
-            scenario_bank(config.scenario)
-        except InputError as error:
-            raise ConfigError(f"scenario.channel_bank: {error.args[0]}") from None
+    check_files(config)
     resumed = str(checkpoint) if checkpoint else None
     if config.initial and not resumed:
         start_from(D2RL(config), config.initial)
@@ -128,14 +126,15 @@ def evaluate_command(arguments: list[str]) -> None:
         console.print(f"report: {page}", markup=False)
 
 
-def evaluate(agent: D2RL) -> tuple[Evaluation, dict[str, Any]]:
+def evaluate(agent: D2RL) -> tuple[Evaluation | EpisodeEvaluation, dict[str, Any]]:
     """An agent on the frozen drops, as its configuration asks, and what eval.json holds of it."""
     config, e = agent.config, agent.config.evaluation
-    device, weights = accelerator_device(config.trainer.accelerator), link_weights(config)
+    device = accelerator_device(config.trainer.accelerator)
     check_footprint(config, device, training=False)
+    weights = link_weights(config) if isinstance(config, Config) else None
     agent.to(device)
     priorities = None if weights is None else torch.tensor(weights)
-    evaluation = Evaluation(config.scenario, e.drops, e.seed, device, priorities)
+    evaluation = make_evaluation(agent.problem, e.drops, e.seed, device, priorities)
     report = score_agent(agent, evaluation, decision_rule(config))
     if e.slots:
         report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
@@ -143,7 +142,7 @@ def evaluate(agent: D2RL) -> tuple[Evaluation, dict[str, Any]]:
 
 
 def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
-    asked = load(arguments)
+    asked = load_config(arguments)
     if asked.resume is None:
         return asked, None
     if asked.initial is not None:
@@ -156,9 +155,9 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
         saved = config_of(load_checkpoint(path))
     except CheckpointError as error:
         raise CheckpointError(f"resume={asked.resume}: {error.args[0]}") from None
-    config = replace(load(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
+    config = replace(load_config(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
     before, now = leaves(saved), leaves(config)
-    for key in BOUND:
+    for key in (*BOUND, *tied_keys(saved)):
         if now[key].value != before[key].value:
             raise CheckpointError(
                 f"{path} cannot go on with {key}={now[key].value}: what it holds was made with {before[key].value}; "

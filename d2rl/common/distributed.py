@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from d2rl.config.defaults import Config, TrainerConfig
+from d2rl.config.defaults import RunConfig, TrainerConfig
 from d2rl.config.load import processes
 
 
@@ -43,7 +43,7 @@ def strategy(config: TrainerConfig) -> Any:
     return DDPStrategy(find_unused_parameters=True)
 
 
-def share(config: Config) -> Config:
+def share(config: RunConfig) -> RunConfig:
     """The configuration of what one process holds."""
     count = processes(config.trainer)
     return replace(

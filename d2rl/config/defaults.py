@@ -124,7 +124,11 @@ class AENPNNConfig:
 class RENPNNConfig:
     """Reward explorer (Mode I)."""
 
-    case: str = option("designed", "the paper's four cases", choices=("raw", "designed", "raw_gdm", "designed_gdm"))
+    case: str = option(
+        "designed",
+        "raw: the weighted sum; designed: one for each entity, beyond a simple decision; _gdm: generated",
+    )
+    generated: bool = option(False, "learn from rewards that RENPNN generates, where they can be trusted")
     steps: int = option(6, "P, denoising steps", low=1, high=1000)
     rate: float = option(3e-3, "learning rate", above=0, high=1)
     every: int = option(4, "updates of the agent for each update of the explorer", low=1)
@@ -132,6 +136,11 @@ class RENPNNConfig:
     risk: str = option("mean", "what is taken of the generated rewards", choices=("mean", "cvar"))
     quantile: float = option(0.25, "worst part of them that cvar averages", above=0, high=1)
     guard: float = option(0.8, "rank correlation below which measured rewards are used instead", low=-1, high=1)
+
+    def __post_init__(self) -> None:
+        """The paper's names of its cases, ``raw_gdm`` and ``designed_gdm``, stand for a case that is generated."""
+        if self.case.endswith("_gdm"):
+            self.case, self.generated = self.case.removesuffix("_gdm"), True
 
 
 @dataclass
@@ -153,6 +162,9 @@ class ChiConfig:
     eta: float = option(0.01, "eta, step of chi", above=0, high=1)
     maximum: float = option(0.5, "M, largest probability of replacement", low=0, high=1)
     threshold: float = option(0.35, "T, loss of SENPNN below which chi grows; must exceed the loss's floor", above=0)
+
+
+STAGES = ("action", "reward", "state")  # in the order in which they may begin
 
 
 @dataclass
@@ -217,10 +229,10 @@ class LoggerConfig:
 
 
 @dataclass
-class Config:
-    """Everything a run needs."""
+class RunConfig:
+    """Everything a run needs but the problem's own section."""
 
-    scenario: FullDuplexConfig = field(default_factory=FullDuplexConfig)
+    problem: str = option("full_duplex", "what the agent acts in: full_duplex, gymnasium, ris, or MODULE:CLASS")
     network: NetworkConfig = field(default_factory=NetworkConfig)
     ddpg: DDPGConfig = field(default_factory=DDPGConfig)
     action: AENPNNConfig = field(default_factory=AENPNNConfig)
@@ -237,3 +249,10 @@ class Config:
     initial: str | None = option(
         None, "checkpoint or run directory whose weights a new run starts from; null: drawn anew"
     )
+
+
+@dataclass
+class Config(RunConfig):
+    """A run on the full-duplex cell."""
+
+    scenario: FullDuplexConfig = field(default_factory=FullDuplexConfig)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import math
 import netrc
 import os
 import re
@@ -21,9 +20,8 @@ from typing_extensions import TypeVar
 
 from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.config import schema as keys
-from d2rl.config.defaults import Config, TrainerConfig
+from d2rl.config.defaults import STAGES, Config, RunConfig, TrainerConfig
 from d2rl.config.schema import Leaf, either, leaves, show, unknown
-from d2rl.problems.full_duplex.cell_sizes import check_loads
 
 T = TypeVar("T", default=Config)
 PROJECT = re.compile(r"[^/\\#?%:]{1,128}")
@@ -47,16 +45,29 @@ def load(
     :raises ConfigError: names the key, what it got, what it wants and the nearest valid ones
     """
     known = leaves(schema if base is None else from_mapping(base, schema))
-    directories = [Path(directory)] if directory else [Path("conf"), Path(__file__).resolve().parents[2] / "conf"]
     given: Given = {}
     pairs = [_split(arguments[n:], known) for n in range(len(arguments))]
     if names := [text for key, text in pairs if key == "conf"]:
-        for path, content in _files(names[-1], directories):
+        for path, content in _files(names[-1], _directories(directory)):
             given |= _flat(content, known, f"{path}: ")
     for key, text in pairs:
         if key != "conf":
             given |= _flat({key: _parse(key, text, known)}, known)
     return _build(schema, known, _interpolate(known, given))
+
+
+def given_value(
+    key: str, arguments: Sequence[str], directory: str | Path | None = None, base: Mapping[str, Any] | None = None
+) -> str | None:
+    """What a key of the top level gets, before it is known which keys there are; None where it is not given."""
+    values = {name: text for name, _, text in (argument.partition("=") for argument in arguments)}
+    if key in values:
+        return values[key]
+    if "conf" in values:
+        for _, content in reversed(_files(values["conf"], _directories(directory))):
+            if key in content:
+                return str(content[key])
+    return None if base is None else base.get(key)
 
 
 def conf_name(arguments: Sequence[str]) -> str:
@@ -106,8 +117,8 @@ def processes(config: TrainerConfig) -> int:
     return config.devices * config.nodes
 
 
-def check(config: Config) -> None:
-    """Refuse values that fit alone but not together. :raises ConfigError: names both keys"""
+def check(config: RunConfig) -> None:
+    """Refuse values that fit alone but not together, whatever the problem. :raises ConfigError: names both keys"""
     known = leaves(config)
 
     def named(key: str) -> str:
@@ -142,17 +153,9 @@ def check(config: Config) -> None:
             f"trainer.strategy={config.trainer.strategy}: what processes exchange is not captured. Set "
             "trainer.cuda_graphs=false."
         )
-    near, far = "scenario.minimum_distance", "scenario.cell_radius"
-    if known[near].value >= known[far].value:
-        raise ConfigError(f"{named(near)} must be below {named(far)}, both in m.")
-    if config.reward.case.endswith("gdm") and config.stages.reward is not None and config.action.candidates < 2:
-        raise ConfigError(
-            f"reward.case={config.reward.case} needs action.candidates of 2 at least, got 1: generated rewards are "
-            "trusted by how they rank the actions of one state."
-        )
     if config.reward.risk == "cvar" and config.reward.samples < 2:
         raise ConfigError("reward.risk=cvar needs reward.samples of 2 at least, got 1: one sample has no worst part.")
-    begun = [f"stages.{name}" for name in ("action", "reward", "state")]
+    begun = [f"stages.{name}" for name in STAGES]
     begun = [key for key in begun if known[key].value is not None]
     for first, second in pairwise(begun):
         if known[first].value > known[second].value:
@@ -165,8 +168,6 @@ def check(config: Config) -> None:
             "action.objective=weighted needs action.candidates of 2 at least, got 1: it learns from which of a "
             "state's actions is better."
         )
-    link_weights(config)
-    check_loads(config)
     if config.logger.mode != "disabled" and not PROJECT.fullmatch(config.logger.project):
         raise ConfigError(
             f"logger.project={config.logger.project} is no name for W&B: up to 128 characters without / \\ # ? % :"
@@ -180,27 +181,6 @@ def check(config: Config) -> None:
             "logger.mode=online needs a W&B key: run `wandb login` or set WANDB_API_KEY, "
             "or keep logger.mode=offline and run `wandb sync` later."
         )
-
-
-def link_weights(config: Config) -> list[float] | None:
-    """``evaluation.weights``, one priority for every link; None without.
-
-    :raises ConfigError: not that many numbers, negative or not finite ones, or none above 0
-    """
-    text, links = config.evaluation.weights, config.scenario.downlink_users + config.scenario.uplink_users
-    if text is None:
-        return None
-    try:
-        weights = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"evaluation.weights={text} must be numbers with commas, such as 1,1,2") from None
-    if len(weights) != links:
-        raise ConfigError(f"evaluation.weights={text} needs {links} numbers, one per link, got {len(weights)}.")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-        raise ConfigError(f"evaluation.weights={text} must be finite, none negative.")
-    if not any(weights):
-        raise ConfigError(f"evaluation.weights={text} must not all be 0: no decision would be better than another.")
-    return weights
 
 
 def wandb_key() -> bool:
@@ -243,6 +223,10 @@ def _yaml(text: str, origin: str) -> Any:
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise ConfigError(f"{origin}{line} is not valid YAML: {reason}.") from None
+
+
+def _directories(directory: str | Path | None) -> list[Path]:
+    return [Path(directory)] if directory else [Path("conf"), Path(__file__).resolve().parents[2] / "conf"]
 
 
 def _files(name: str, directories: list[Path], above: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:

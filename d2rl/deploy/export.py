@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.export import Dim
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.networks import observe
 from d2rl.commands.train_eval import own_keys
 from d2rl.common.errors import ConfigError, UserError
 from d2rl.deploy.pretrained import load_agent
 from d2rl.deploy.real_decision import OUTPUTS, RealDecision
 from d2rl.evaluation.evaluate import Decision, DecisionRule, best_decision, policy_of
+from d2rl.problems.full_duplex.observation import with_priorities
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.runs.run_directory import write_bytes
 from d2rl.wireless.real_algebra import RealChannels
@@ -172,15 +172,15 @@ def inputs_for(decision: RealDecision, cells: CellState, generator: torch.Genera
 @torch.no_grad()
 def decide_with(agent: D2RL, cells: CellState, inputs: dict[str, Tensor]) -> Decision:
     """The decision in torch's complex numbers from the same weights and noise: precoder and uplink power."""
-    observation = observe(cells.estimate, cells.weights)
+    observation = agent.problem.observe(cells)
     weights = inputs.get("proposal_weights", cells.weights.unsqueeze(1))
-    asked = observation.asking(weights)
+    asked = with_priorities(observation, weights)
     if "noise" in inputs:
         noises = inputs["noise"].flatten(0, 1).transpose(0, 1).unsqueeze(2)
         action = agent.aenpnn.sample(asked, 1, noises=noises).tanh()
     else:
-        action = agent.actor(asked).tanh()
-    return best_decision(agent.env.head, observation, action.reshape(*weights.shape[:2], -1))
+        action = agent.policy(asked).tanh()
+    return best_decision(agent.problem, observation, action.reshape(*weights.shape[:2], -1))
 
 
 def parity(agent: D2RL, decision: RealDecision, session: Any, cells: CellState) -> float:

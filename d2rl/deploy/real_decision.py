@@ -1,6 +1,6 @@
 """The whole decision, from channels to precoder and power, as one module without complex numbers.
 
-It repeats :func:`d2rl.algorithm.networks.observe`, the action heads and the closed-form rate in the real form of
+It repeats the observation of a cell, the action heads and the closed-form rate in the real form of
 :mod:`d2rl.wireless.real_algebra`; policy networks are the trained modules themselves. Only for export:
 in torch the complex form is faster.
 """
@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.ddpg import DeterministicActor
 from d2rl.algorithm.explorers import AENPNN
-from d2rl.algorithm.networks import Observation
 from d2rl.algorithm.networks.mlp import MLPEncoder
-from d2rl.problems.full_duplex.observation import BITS, log_gain
+from d2rl.algorithm.policy import Policy
+from d2rl.problems.base import Layout, Observation
+from d2rl.problems.full_duplex.observation import BITS, KnownCell, log_gain
 from d2rl.wireless.heads import ActionHead, StructuredHead
 from d2rl.wireless.real_algebra import (
     RealChannels,
@@ -41,20 +42,22 @@ class RealDecision(nn.Module):
 
     Example::
 
-        decision = RealDecision(agent, best_of=1)
+        decision = RealDecision(policy, best_of=1)
         example = decision.example(batch=2)
         precoder, uplink_power = decision(*example.values())
 
-    :param agent: whose policy decides
+    :param policy: what decides
     :param best_of: N, candidates of which the best weighted closed-form rate on the given channels wins
     """
 
-    def __init__(self, agent: D2RL, best_of: int = 1):
+    def __init__(self, policy: D2RL | Policy, best_of: int = 1):
         super().__init__()
-        self.cell = agent.env.state.channels[:1].map(lambda tensor: tensor.cpu())
-        self.diffusion, self.head, self.best_of = agent.stages["action"], agent.env.head, best_of
-        self.head_name = agent.config.scenario.head
-        trained = agent.aenpnn if self.diffusion else agent.actor
+        problem: Any = policy.problem
+        self.cell = problem.frozen(1, 0, "cpu").channels
+        self.layout, self.head, self.best_of = problem.layout, problem.head, best_of
+        self.head_name = problem.config.head
+        trained = policy.policy
+        self.diffusion = isinstance(trained, AENPNN)
         self.policy: AENPNN | DeterministicActor = deepcopy(trained).cpu().eval().requires_grad_(False)
         if isinstance(self.policy.encoder, MLPEncoder):
             self.policy.encoder = RealMLPEncoder(self.policy.encoder)
@@ -71,7 +74,7 @@ class RealDecision(nn.Module):
         if self.best_of > 1:
             inputs["proposal_weights"] = torch.ones(batch, self.best_of, links)
         if isinstance(self.policy, AENPNN):
-            shape = (batch, self.best_of, self.policy.schedule.steps, links, self.policy.layout.width)
+            shape = (batch, self.best_of, self.policy.schedule.steps, links, self.layout.width)
             inputs["noise"] = torch.randn(shape, generator=generator)
         return inputs
 
@@ -116,7 +119,7 @@ class RealDecision(nn.Module):
 
     def propose(self, cell: RealCell, weights: Tensor, noise: Tensor | None) -> Tensor:
         """One action for each of the weights [B, N, K]: [B, N, size]."""
-        observation = observe(cell, weights)
+        observation = observe(cell, weights, self.layout.numbers)
         if isinstance(self.policy, AENPNN):
             action = self.policy.sample(observation, 1, noises=noise).squeeze(1)
         else:
@@ -136,7 +139,7 @@ class RealMLPEncoder(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         """Embeddings [B, K, width]."""
-        flat = torch.cat([tensor.flatten(1, 2) for tensor in observation.channels.tensors().values()], dim=1)
+        flat = torch.cat([tensor.flatten(1, 2) for tensor in observation.known.channels.tensors().values()], dim=1)
         magnitude = flat.square().sum(-1, keepdim=True).sqrt()
         compressed = flat * (torch.log10(1 + magnitude) / magnitude.clamp_min(1e-12))
         inputs = torch.cat([compressed.flatten(1), torch.log(observation.weights.clamp_min(1e-3))], dim=-1)
@@ -180,8 +183,8 @@ class RealCell:
         return cls(channels, g, h, cross, self_interference, suppression, beams, combiners, leakage, basis)
 
 
-def observe(cell: RealCell, weights: Tensor) -> Observation:
-    """Features of :func:`d2rl.algorithm.networks.observe` for N versions of the link weights [B, N, K], batch B N."""
+def observe(cell: RealCell, weights: Tensor, numbers: tuple[int, int]) -> Observation:
+    """The features of a cell for N versions of the link weights [B, N, K], batch B N."""
     down, up = cell.g.shape[-1], cell.h.shape[-1]
     cast = weights.dtype
     leaked = cell.self_interference @ cell.beams
@@ -217,8 +220,10 @@ def observe(cell: RealCell, weights: Tensor) -> Observation:
         return tensor if copies == 1 else tensor.repeat_interleave(copies, dim=0)
 
     channels = RealChannels(*map(repeated, cell.channels.tensors().values()))
-    own = weights.flatten(0, 1), nodes.flatten(0, 1), *map(repeated, (edges, reference, cell.basis))
-    return Observation(channels, *own)
+    known = KnownCell(channels, repeated(cell.basis))
+    layout = Layout((down // 2, up // 2), numbers)
+    own = repeated(edges), weights.flatten(0, 1), repeated(reference)
+    return Observation(nodes.flatten(0, 1), *own, known, layout)
 
 
 def decode(head: ActionHead, cell: RealCell, action: Tensor) -> tuple[Tensor, Tensor]:

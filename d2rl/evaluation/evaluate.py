@@ -12,21 +12,14 @@ import torch
 from torch import Tensor
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.networks import Observation, observe
-from d2rl.algorithm.networks import decide as decode
+from d2rl.algorithm.policy import Proposer
 from d2rl.common.errors import ConfigError
-from d2rl.config.defaults import FullDuplexConfig
-from d2rl.evaluation.link_rate_metrics import RateMetrics
-from d2rl.problems.full_duplex.simulator import CellState, evaluation_drops, stream
-from d2rl.wireless import ChannelState, full_uplink_power, link_rates, mrt, random_decision, rzf, wmmse, zf
-from d2rl.wireless.bounds import interference_free_rates
-from d2rl.wireless.heads import ActionHead
-from d2rl.wireless.wmmse import check_weights, improve
+from d2rl.evaluation.episodes import EpisodeEvaluation
+from d2rl.problems import settings_of
+from d2rl.problems.base import Benchmarked, Decision, Layout, Observation, stream
 
-Decision = tuple[Tensor, Tensor]
-Policy = Callable[[CellState], Decision]
+Policy = Callable[[Any], Decision]
 
-WMMSE_ITERATIONS = 200
 AGENT, BEST_OF = "d2rl", 16  # name of the agent among the policies; candidates of its second line
 AGENT_BEST = f"{AGENT} best of {BEST_OF}"
 KEPT = 256  # drops whose decisions are kept beside the rates of all
@@ -39,7 +32,7 @@ class DecisionRule:
     """How an agent's proposals become one decision.
 
     :param best_of: N candidates, of which the known channels' closed-form weighted rate picks one
-    :param refine: K WMMSE iterations from there; they can only raise that rate
+    :param refine: K iterations of the problem's own local search from there, which can only raise that rate
     :param priority_spread: candidates after the first are made for link weights changed at random by a
         log-normal factor of this spread, per direction and per link (0: the asked weights for all)
     :param noise: candidates after the first get Gaussian noise of this deviation (a control)
@@ -57,114 +50,107 @@ class DecisionRule:
 class Outcome:
     """What a policy did on the frozen drops.
 
-    :param rates: [B, K_D + K_U], bit/s/Hz, of every drop
-    :param precoder: [min(B, KEPT), N_t, K_D], of the first drops      :param uplink_power: [min(B, KEPT), K_U]
+    :param utility: [B, K], of every drop
+    :param decision: of the first ``KEPT`` drops
     """
 
-    rates: Tensor
-    precoder: Tensor
-    uplink_power: Tensor
+    utility: Tensor
+    decision: Decision
 
 
 @torch.inference_mode()
-def decide(agent: D2RL, state: CellState, rule: DecisionRule, generator: torch.Generator) -> Decision:
-    """Precoder [B, N_t, K_D] and uplink power [B, K_U] for what the base station knows of B cells; no gradient passes.
+def decide(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Generator) -> Decision:
+    """The decision of B states on what is known of them; no gradient passes.
 
-    :raises InputError: where they are to be refined, channels or weights that cannot be
+    :raises InputError: where it is to be refined, channels or weights that cannot be
     """
-    known, count = state.estimate, rule.best_of
-    observation = observe(known, state.weights)
+    problem: Any = policy.problem
+    observation, count = problem.observe(state), rule.best_of
     if rule.priority_spread and count > 1:
-        weights = diverse_weights(state.weights, known.downlink_users, count, rule.priority_spread, generator)
-        action = agent.propose(observation.asking(weights), 1, generator).reshape(known.batch, count, -1)
+        weights = diverse_weights(observation.weights, observation.layout, count, rule.priority_spread, generator)
+        action = policy.propose(problem.with_priorities(observation, weights), 1, generator)
+        action = action.reshape(observation.batch, count, -1)
     else:
-        action = agent.propose(observation, count, generator)
+        action = policy.propose(observation, count, generator)
     if rule.noise and count > 1:
         noise = rule.noise * torch.randn(action.shape, generator=generator, device=action.device)
         noise[:, 0] = 0
         action = (action + noise).clamp(-1, 1)
-    decision = best_decision(agent.env.head, observation, action)
-    if rule.refine:
-        check_weights(known.validate(), state.weights)
-        return improve(known, *decision, state.weights, rule.refine)
-    return decision
+    decision = best_decision(problem, observation, action)
+    return problem.refine(observation, decision, rule.refine) if rule.refine else decision
 
 
-def best_decision(head: ActionHead, observation: Observation, action: Tensor) -> Decision:
-    """What the head makes of one of M actions for each state: of the best by weighted rate on the known channels.
+def best_decision(problem: Any, observation: Observation, action: Tensor) -> Decision:
+    """The decision of one of M actions for each state, the best by weighted utility on what is known.
 
     :param action: [B, M, size]
-    :returns: precoder [B, N_t, K_D] and uplink power [B, K_U]
     """
-    count, channels = action.shape[1], observation.channels.repeat(action.shape[1])
-    precoder, power = decode(head, observation, action, channels)
+    decision, count = problem.decode(observation, action), action.shape[1]
     if count == 1:
-        return precoder, power
-    rates = link_rates(channels, precoder, power).unflatten(0, (-1, count))
-    best = (rates * observation.weights.unsqueeze(1)).sum(-1).argmax(-1)
+        return decision
+    utility = problem.utility(observation, decision)
+    best = (utility * observation.weights.unsqueeze(1)).sum(-1).argmax(-1)
     chosen = torch.arange(len(best), device=best.device) * count + best
-    return precoder[chosen], power[chosen]
+    return tuple(part[chosen] for part in decision)
 
 
-def diverse_weights(
-    weights: Tensor, downlink_users: int, count: int, spread: float, generator: torch.Generator
-) -> Tensor:
-    """``count`` versions of link weights [B, K], the first as asked: [B, count, K]."""
-    batch, links = weights.shape
-    direction = torch.randn(batch, count, 2, generator=generator, device=weights.device)
-    sizes = torch.tensor([downlink_users, links - downlink_users], device=weights.device)
-    factor = direction.repeat_interleave(sizes, dim=-1)
-    factor = factor + torch.randn(batch, count, links, generator=generator, device=weights.device)
+def diverse_weights(weights: Tensor, layout: Layout, count: int, spread: float, generator: torch.Generator) -> Tensor:
+    """``count`` versions of priorities [B, K], the first as asked: [B, count, K]."""
+    batch, entities = weights.shape
+    kinds = torch.randn(batch, count, len(layout.counts), generator=generator, device=weights.device)
+    sizes = torch.tensor(layout.counts, device=weights.device)
+    factor = kinds.repeat_interleave(sizes, dim=-1)
+    factor = factor + torch.randn(batch, count, entities, generator=generator, device=weights.device)
     factor[:, 0] = 0
     return weights.unsqueeze(1) * torch.exp(spread * factor)
 
 
-def policy_of(agent: D2RL, rule: DecisionRule) -> Policy:
-    """The agent as a policy that gives the same decisions each time it is asked from the start."""
-    generator = torch.Generator(agent.device)
+def policy_of(proposer: Proposer, rule: DecisionRule) -> Policy:
+    """A trained policy as one that gives the same decisions each time it is asked from the start."""
+    generator = torch.Generator(proposer.device)
 
-    def policy(state: CellState) -> Decision:
+    def policy(state: Any) -> Decision:
         generator.manual_seed(stream(f"decision/{rule.seed}"))
-        return decide(agent, state, rule, generator)
+        return decide(proposer, state, rule, generator)
 
     return policy
 
 
-def score_agent(agent: D2RL, evaluation: Evaluation, rule: DecisionRule, references: bool = True) -> dict[str, Any]:
+def score_agent(
+    agent: D2RL, evaluation: Evaluation | EpisodeEvaluation, rule: DecisionRule, references: bool = True
+) -> dict[str, Any]:
     """Score an agent as asked, and with many candidates where nothing else was asked; the content of eval.json.
 
     :param references: time the references' decisions too
     """
     agent.eval()
-    scenario, rules = agent.config.scenario, {AGENT: rule}
-    if rule == DecisionRule():
-        spread = max(scenario.priority_direction, scenario.priority_user)
-        rules[AGENT_BEST] = DecisionRule(best_of=BEST_OF, priority_spread=spread)
+    rules = {AGENT: rule}
+    if rule == DecisionRule() and isinstance(evaluation, Evaluation):
+        rules[AGENT_BEST] = DecisionRule(best_of=BEST_OF, priority_spread=trained_spread(agent))
     for name, one in rules.items():
         evaluation.score(name, policy_of(agent, one), latency=True)
-    if references:
+    if references and isinstance(evaluation, Evaluation):
         for name, policy in evaluation.references.items():
             evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
     return evaluation.report()
 
 
-def reference_policies(starts: int = 1) -> dict[str, Policy]:
-    """What the base station could do without learning, on the channels that it knows."""
+def make_evaluation(
+    problem: Any, drops: int, seed: int, device: torch.device, weights: Tensor | None = None
+) -> Evaluation | EpisodeEvaluation:
+    """The evaluation that fits a problem: on frozen states where it has references on them, else over episodes.
 
-    def at_full_power(precoder: Callable[[ChannelState], Tensor]) -> Policy:
-        return lambda state: (precoder(state.estimate), full_uplink_power(state.estimate))
+    :param drops: states or episodes      :param weights: [K], priorities asked for
+    """
+    if isinstance(problem, Benchmarked):
+        return Evaluation(problem, drops, seed, device, weights)
+    return EpisodeEvaluation(problem, drops, seed, device)
 
-    def random(state: CellState) -> Decision:
-        generator = torch.Generator(state.weights.device).manual_seed(stream("random"))
-        return random_decision(state.estimate, generator)
 
-    return {
-        "wmmse": lambda state: wmmse(state.estimate, WMMSE_ITERATIONS, starts, state.weights),
-        "rzf": at_full_power(rzf),
-        "zf": at_full_power(zf),
-        "mrt": at_full_power(mrt),
-        "random": random,
-    }
+def trained_spread(agent: D2RL) -> float:
+    """The spread of priorities that a policy was trained on, 0 where it knows none."""
+    settings = settings_of(agent.config)
+    return max(getattr(settings, "priority_direction", 0.0), getattr(settings, "priority_user", 0.0))
 
 
 class Evaluation:
@@ -172,24 +158,25 @@ class Evaluation:
 
     Example::
 
-        evaluation = Evaluation(config.scenario, drops=256, seed=0)
+        evaluation = Evaluation(problem, drops=256, seed=0)
         result = evaluation.score("d2rl", policy_of(agent, DecisionRule(best_of=16)))
 
-    :param scenario: of the drops      :param drops: how many      :param seed: which
+    :param problem: with references
+    :param drops: number of evaluation states      :param seed: which of them
     :param device: where they are evaluated
-    :param weights: [K_D + K_U], priorities asked for; default 1
+    :param weights: [K], priorities asked for; default 1
     """
 
     def __init__(
         self,
-        scenario: FullDuplexConfig,
+        problem: Benchmarked,
         drops: int,
         seed: int,
         device: str | torch.device = "cpu",
         weights: Tensor | None = None,
     ):
-        self.scenario = scenario
-        self.state, self.positions = evaluation_drops(scenario, drops, seed, device)
+        self.problem, self.metric = problem, problem.metric
+        self.state = problem.frozen(drops, seed, device)
         if weights is not None:
             if weights.shape != self.state.weights.shape[1:] or bool((weights < 0).any()):
                 raise ConfigError(f"weights needs {self.state.weights.shape[1]} values, none negative, one per link")
@@ -198,41 +185,41 @@ class Evaluation:
             self.state = replace(self.state, weights=weights.to(self.state.weights).expand_as(self.state.weights))
         self.policies: dict[str, dict[str, float]] = {}
         self.outcomes: dict[str, Outcome] = {}
-        self.references = reference_policies()
+        self.references = problem.references()
         for name, policy in self.references.items():
             self.score(name, policy)
-        self.wmmse, self.random = (self.policies[name]["weighted_sum_rate"] for name in ("wmmse", "random"))
+        self.floor, self.reference = (self.policies[name][self.metric] for name in problem.anchors)
         for metrics in self.policies.values():
             self._compare(metrics)
 
     def rates(self, policy: Policy) -> Tensor:
-        """Link rates [B, K_D + K_U] that a policy reaches on the true channels."""
-        return link_rates(self.state.channels, *policy(self.state))
+        """Utility [B, K] that a policy really reaches."""
+        return self.problem.measure(self.state, policy(self.state)).squeeze(1)
+
+    def judge(self, policy: Policy) -> dict[str, float]:
+        """Metrics of a policy."""
+        return self.summary(self.rates(policy))
 
     @torch.inference_mode()
     def score(self, name: str, policy: Policy, latency: bool = False) -> dict[str, float]:
         """Metrics of a policy, kept under ``name`` with its outcome; ``latency`` adds the median ms of one decision."""
         decision = policy(self.state)
-        rates = link_rates(self.state.channels, *decision)
-        self.outcomes[name] = Outcome(rates.cpu(), *(part[:KEPT].cpu().clone() for part in decision))
-        metrics = self.summary(rates)
+        utility = self.problem.measure(self.state, decision).squeeze(1)
+        self.outcomes[name] = Outcome(utility.cpu(), tuple(part[:KEPT].cpu().clone() for part in decision))
+        metrics = self.summary(utility)
         if latency:
             metrics["latency_ms"] = self.latency(policy)
         self.policies[name] = metrics
         return metrics
 
-    def summary(self, rates: Tensor) -> dict[str, float]:
-        """Metrics of link rates on this set."""
-        # one process evaluates alone; others would not answer
-        measure = RateMetrics(self.scenario.downlink_users, sync_on_compute=False).to(rates.device)
-        measure.update(rates, self.state.weights)
-        metrics = {name: float(value) for name, value in measure.compute().items()}
-        return self._compare(metrics) if hasattr(self, "wmmse") else metrics
+    def summary(self, utility: Tensor) -> dict[str, float]:
+        """Metrics of utilities [B, K] on this set."""
+        metrics = self.problem.metrics(utility, self.state.weights)
+        return self._compare(metrics) if hasattr(self, "reference") else metrics
 
     def bound(self) -> float:
-        """Weighted sum rate without any interference, which nothing can pass."""
-        rates = interference_free_rates(self.state.channels, self.state.weights)
-        return float((rates * self.state.weights).sum(-1).mean())
+        """Mean of what nothing can pass."""
+        return float(self.problem.bound(self.state).mean())
 
     @torch.inference_mode()
     def latency(self, policy: Policy) -> float:
@@ -250,16 +237,16 @@ class Evaluation:
     def report(self) -> dict[str, Any]:
         """Content of eval.json."""
         return {
-            "scenario": vars(self.scenario),
+            "scenario": vars(self.problem.config),
             "drops": self.state.weights.shape[0],
             "interference_free_bound": self.bound(),
             "policies": self.policies,
         }
 
     def _compare(self, metrics: dict[str, float]) -> dict[str, float]:
-        rate = metrics["weighted_sum_rate"]
-        metrics["wmmse_ratio"] = rate / self.wmmse
-        metrics["gap_closed"] = (rate - self.random) / (self.wmmse - self.random)
+        reached = metrics[self.metric]
+        metrics[f"{self.problem.anchors[1]}_ratio"] = reached / self.reference
+        metrics["gap_closed"] = (reached - self.floor) / (self.reference - self.floor)
         return metrics
 
 

@@ -9,7 +9,7 @@ import torch
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import ConfigError
 from d2rl.evaluation.evaluate import DecisionRule, decide
-from d2rl.problems.full_duplex.simulator import FullDuplexEnv
+from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.wireless import link_rates
 
 WINDOW = 10  # slots over which the throughput of a link is averaged

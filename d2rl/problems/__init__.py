@@ -1,1 +1,84 @@
-"""Radio problems: what an agent acts in. None of them knows of learning."""
+"""Radio problems: what an agent acts in. None of them knows of learning.
+
+To add one, write a folder, a line in :data:`PROBLEMS`, and a YAML; from outside this package, ``problem=MODULE:CLASS``
+needs no line. The class has ``settings`` (a dataclass of its keys), ``section`` (the name of that section) and
+``variants(settings, seed)`` (the problems that one training visits in turn, the first its own).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import field, fields, make_dataclass
+from functools import cache
+from typing import Any
+
+from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import Config, RunConfig
+from d2rl.config.load import check, given_value, load
+from d2rl.problems.base import Problem
+
+DEFAULT = "full_duplex"
+PROBLEMS = {
+    DEFAULT: "d2rl.problems.full_duplex.problem:FullDuplexProblem",
+}
+
+
+def problem_class(name: str) -> Any:
+    """The class of a problem, by its name in :data:`PROBLEMS` or as MODULE:CLASS.
+
+    :raises ConfigError: there is none, or it cannot be imported
+    """
+    module, colon, attribute = PROBLEMS.get(name, name).partition(":")
+    if not colon:
+        raise ConfigError(f"problem={name} is unknown; choose one of {', '.join(PROBLEMS)}, or give MODULE:CLASS.")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"problem={name} cannot be used: {error}.") from None
+
+
+@cache
+def config_class(name: str) -> type[RunConfig]:
+    """The configuration of a run on a problem: everything of a run, and the problem's own section."""
+    if name == DEFAULT:
+        return Config
+    problem = problem_class(name)
+    own = (problem.section, problem.settings, field(default_factory=problem.settings))
+    return make_dataclass("Config", [own], bases=(RunConfig,), namespace={"__module__": __name__})
+
+
+def load_config(arguments: Sequence[str], base: Any = None, directory: Any = None) -> Any:
+    """The configuration that arguments ask for, of the class that fits their problem; see :func:`load`."""
+    name = given_value("problem", arguments, directory, base) or DEFAULT
+    return load(arguments, config_class(name), directory, base)
+
+
+def check_config(config: RunConfig) -> None:
+    """Refuse values that fit alone but not together. :raises ConfigError: names the keys"""
+    check(config)
+    problem_class(config.problem).check(config)
+
+
+def check_files(config: RunConfig) -> None:
+    """Read the files that the problem's section names. :raises ConfigError: one cannot be used"""
+    reads = getattr(problem_class(config.problem), "check_files", None)
+    if reads is not None:
+        reads(config)
+
+
+def tied_keys(config: RunConfig) -> list[str]:
+    """Keys of the problem's section that stored weights, replay and world are tied to."""
+    problem = problem_class(config.problem)
+    keys = getattr(problem, "tied", None) or [field.name for field in fields(problem.settings)]
+    return [f"{problem.section}.{key}" for key in keys]
+
+
+def settings_of(config: RunConfig) -> Any:
+    """The problem's own section of a configuration."""
+    return getattr(config, problem_class(config.problem).section)
+
+
+def make_problems(config: RunConfig) -> list[Problem]:
+    """The problems that a training visits in turn; the first is the configuration's own."""
+    return problem_class(config.problem).variants(settings_of(config), config.seed)

@@ -6,17 +6,19 @@ import base64
 import io
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import torch
 from matplotlib.figure import Figure
 
 from d2rl.config.defaults import Config
-from d2rl.config.load import load, to_yaml
+from d2rl.config.load import to_yaml
 from d2rl.config.schema import leaves
 from d2rl.evaluation.evaluate import AGENT, KEPT, Evaluation, Outcome
+from d2rl.problems import load_config
 from d2rl.report.figures import (
     STAGES,
     Cell,
@@ -50,7 +52,7 @@ class Picture:
 
 
 def save_report_page(
-    folder: Path, config: Config, evaluation: Evaluation, report: dict[str, Any], run: RunDirectory | None = None
+    folder: Path, config: Any, evaluation: Any, report: dict[str, Any], run: RunDirectory | None = None
 ) -> Path | None:
     """Write report.html; a page that cannot be made costs one warning, never the run.
 
@@ -61,6 +63,8 @@ def save_report_page(
     :param run: the training, if its directory is at hand
     :returns: the file, None if there is none
     """
+    if not isinstance(config, Config):
+        return None  # its pictures are of cells
     path = folder / PAGE
     try:
         write_text(path, report_page(folder.resolve().name, config, evaluation, report, run))
@@ -139,7 +143,7 @@ def _evaluated_in_training(config: Config, run: RunDirectory) -> bool:
     """Whether training looked at the very drops of this evaluation."""
     if not run.config.is_file():
         return False
-    trained = load([f"conf={run.config}"])
+    trained = load_config([f"conf={run.config}"])
     drops, before = config.evaluation, trained.evaluation
     return (
         config.scenario == trained.scenario
@@ -169,19 +173,19 @@ def _cells(evaluation: Evaluation) -> list[Picture]:
 
 
 def _objective(evaluation: Evaluation, outcome: Outcome) -> Any:
-    return (outcome.rates * evaluation.state.weights.cpu()).sum(-1)[:KEPT]
+    return (outcome.utility * evaluation.state.weights.cpu()).sum(-1)[:KEPT]
 
 
 def _cell(evaluation: Evaluation, agent: Outcome, wmmse: Outcome, drop: int) -> Cell:
-    scenario, places = evaluation.scenario, evaluation.positions
+    scenario, places = evaluation.problem.config, evaluation.state.positions
     channels = evaluation.state.channels[drop : drop + 1]
     return Cell(
-        replace(channels, **{name: tensor.cpu() for name, tensor in channels.tensors().items()}),
-        agent.precoder[drop],
-        agent.uplink_power[drop],
-        agent.rates[drop],
-        wmmse.rates[drop],
-        None if places is None else (places[0][drop].cpu(), places[1][drop].cpu()),
+        channels.to(torch.device("cpu")),
+        agent.decision[0][drop],
+        agent.decision[1][drop],
+        agent.utility[drop],
+        wmmse.utility[drop],
+        None if places is None else (places.downlink[drop].cpu(), places.uplink[drop].cpu()),
         scenario.cell_radius,
         scenario.rician is not None,
     )
@@ -189,15 +193,15 @@ def _cell(evaluation: Evaluation, agent: Outcome, wmmse: Outcome, drop: int) -> 
 
 def _kind_of_channels(evaluation: Evaluation) -> str:
     """What the map of a cell can tell: ``bank``, ``los`` or ``rayleigh``."""
-    if evaluation.positions is None:
+    if evaluation.state.positions is None:
         return "bank"
-    return "rayleigh" if evaluation.scenario.rician is None else "los"
+    return "rayleigh" if evaluation.problem.config.rician is None else "los"
 
 
 def _distributions(evaluation: Evaluation) -> list[Picture]:
-    pictures, k_d = [], evaluation.scenario.downlink_users
+    pictures, k_d = [], evaluation.problem.config.downlink_users
     for direction, links in (("downlink", slice(None, k_d)), ("uplink", slice(k_d, None))):
-        rates = {name: evaluation.outcomes[name].rates[:, links].flatten() for name in COMPARED}
+        rates = {name: evaluation.outcomes[name].utility[:, links].flatten() for name in COMPARED}
         medians = ", ".join(f"{name} {float(values.median()):.2f}" for name, values in rates.items())
         alt = f"Distribution of {direction} link rates. Medians in bit/s/Hz: {medians}."
         pictures.append(_picture(rates_figure(rates, direction), alt, f"Rates of {direction} links over all drops."))

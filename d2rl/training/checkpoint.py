@@ -18,8 +18,8 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from d2rl.common.distributed import world_size
 from d2rl.common.errors import CheckpointError, RunError
-from d2rl.config.defaults import Config
 from d2rl.config.load import from_mapping
+from d2rl.problems import DEFAULT, config_class
 from d2rl.runs.run_directory import replacing
 
 FORMAT = 1  # raised when a checkpoint of before can no longer be read
@@ -96,9 +96,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def config_of(checkpoint: dict[str, Any]) -> Config:
+def config_of(checkpoint: dict[str, Any]) -> Any:
     """The configuration that a checkpoint carries."""
-    return from_mapping(checkpoint["d2rl"]["config"])
+    saved = checkpoint["d2rl"]["config"]
+    return from_mapping(saved, config_class(saved.get("problem", DEFAULT)))
 
 
 def _digest(file: IO[bytes], length: int) -> str:

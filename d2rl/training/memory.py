@@ -13,8 +13,8 @@ import torch
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config
-from d2rl.problems.full_duplex.cell_sizes import cells_of
-from d2rl.problems.full_duplex.simulator import stream
+from d2rl.problems import make_problems
+from d2rl.problems.base import stream
 
 GIB = 1 << 30
 CGROUPS = (  # limit and use of a control group, versions 2 and 1
@@ -30,8 +30,8 @@ CGROUPS = (  # limit and use of a control group, versions 2 and 1
 def replay_bytes(config: Config) -> int:
     """Size of the filled replay of every load, from the transitions that one real interaction makes."""
     cells, stored = config.trainer.num_envs, 0
-    for scenario in cells_of(config.scenario):
-        probe = D2RL(replace(config, scenario=scenario, ddpg=replace(config.ddpg, replay=cells)))
+    for problem in make_problems(config):
+        probe = D2RL(replace(config, ddpg=replace(config.ddpg, replay=cells)), [problem])
         probe.generator = torch.Generator().manual_seed(stream("memory"))
         probe.interact()
         stored += sum(tensor.numel() * tensor.element_size() for tensor in probe.replay.storage.values())

@@ -16,7 +16,8 @@ from d2rl.common.errors import CheckpointError, ConfigError, RunError
 from d2rl.config.defaults import Config, TrainerConfig
 from d2rl.config.load import processes
 from d2rl.config.schema import leaves
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation
+from d2rl.evaluation.episodes import EpisodeEvaluation
+from d2rl.evaluation.evaluate import DecisionRule, Evaluation, make_evaluation
 from d2rl.runs.artifacts import upload_checkpoints
 from d2rl.runs.run_directory import RunDirectory, find_checkpoint
 from d2rl.runs.tracking import CsvLogger, make_loggers, wandb_id
@@ -52,7 +53,7 @@ class TrainingResult:
     """
 
     agent: D2RL
-    evaluation: Evaluation | None
+    evaluation: Evaluation | EpisodeEvaluation | None
     profiler: GpuTimeProfiler
     run: RunDirectory
 
@@ -80,7 +81,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
     profiler = GpuTimeProfiler(run.timing if first else None)
     device = training_device(trainer_config)
     e = config.evaluation
-    evaluation = Evaluation(config.scenario, e.drops, e.seed, device) if first else None
+    evaluation = make_evaluation(agent.problem, e.drops, e.seed, device) if first else None
     stop = SaveAndStop(run.last)
     last = _checkpoints(run, trainer_config, "last")
     callbacks: list[Callback] = [
@@ -92,7 +93,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
         profiler,
         StatePlausibility(trainer_config.checkpoint_every),
         PolicyEvaluation(evaluation, decision_rule(config), config.evaluation.every),
-        _checkpoints(run, trainer_config, "best", monitor="sum_rate", mode="max"),
+        _checkpoints(run, trainer_config, "best", monitor="objective", mode="max"),
         last,
         *([TrainingProgress()] if trainer_config.progress and first else []),
         stop,
@@ -128,7 +129,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
 def _begun(agent: D2RL, checkpoint: str) -> tuple[str | None, int]:
     """W&B run and environment steps of the checkpoint to continue, once its weights are known to fit."""
     content = load_checkpoint(checkpoint)
-    _check_processes(1 + len(content["d2rl"].get("others", [])), agent.config.trainer)
+    _check_processes(len(content["d2rl"].get("ranks", [None])), agent.config.trainer)
     load_weights(agent, content, checkpoint)
     return content["d2rl"].get("wandb"), content["d2rl"]["environment_steps"]
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from d2rl.common.errors import CheckpointError
-from d2rl.problems.full_duplex.scenario_bank import CELL
+from d2rl.config.defaults import NetworkConfig
+from d2rl.problems import make_problems
+from d2rl.problems.base import Generative, Problem
+from d2rl.training.checkpoint import config_of
 
 if TYPE_CHECKING:
     from d2rl.algorithm.agent import D2RL
@@ -17,19 +20,20 @@ def load_weights(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
     :param name: of the file, for messages
     :raises CheckpointError: weights of other shapes
     """
-    (cell, network), now = (checkpoint["d2rl"]["config"][part] for part in ("scenario", "network")), agent.config
-    same_cell = _same_cell(cell, vars(now.scenario))
-    weights = dict(checkpoint["state_dict"])
-    if not same_cell:  # SENPNN is tied to the antennas, and no decision needs it
+    before = config_of(checkpoint)
+    made_for, weights = make_problems(before)[0], dict(checkpoint["state_dict"])
+    same = _same_shape(made_for, agent.problem)
+    if not same and agent.senpnn is not None:  # its rows are others, and no decision needs it
+        weights = {key: value for key, value in weights.items() if not key.startswith("senpnn.")}
         weights |= agent.senpnn.state_dict(prefix="senpnn.")
     try:
-        if not same_cell and network["kind"] == "mlp":  # another cell may have as many coefficients
+        if not same and before.network.kind == "mlp":  # another problem may have as many numbers
             raise RuntimeError
         agent.load_state_dict(weights)
     except RuntimeError:
         raise CheckpointError(
-            f"{name} was trained for {_described(cell, network)}; it cannot serve "
-            f"{_described(vars(now.scenario), vars(now.network))}. The link_graph network with the structured head "
+            f"{name} was trained for {_described(made_for, before.network)}; it cannot serve "
+            f"{_described(agent.problem, agent.config.network)}. The link_graph network with the structured head "
             "serves any number of users and antennas."
         ) from None
     agent.stages = dict(checkpoint["d2rl"]["stages"])
@@ -45,21 +49,24 @@ def begin_from(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
     :raises CheckpointError: weights of other shapes, or a policy that this run would not use
     """
     load_weights(agent, checkpoint, name)
-    before = checkpoint["d2rl"]["config"]
-    agent.brought, agent.stages = agent.stages, dict.fromkeys(agent.stages, False)
-    agent.brought["state"] &= _same_cell(before["scenario"], vars(agent.config.scenario))
-    agent.calibrated = before["reward"]["case"] == agent.config.reward.case
-    if agent.brought["action"] and agent.config.stages.action is None:
+    before = config_of(checkpoint)
+    agent.initial_stages, agent.stages = agent.stages, dict.fromkeys(agent.stages, False)
+    agent.initial_stages["state"] &= _same_shape(make_problems(before)[0], agent.problem)
+    agent.reward_unit_known = before.reward.case == agent.config.reward.case
+    if agent.initial_stages["action"] and agent.config.stages.action is None:
         raise CheckpointError(
             f"{name} holds a policy of AENPNN, which stages.action=null leaves out; set stages.action=0, or give a "
             "checkpoint of a deterministic actor."
         )
 
 
-def _same_cell(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    return all(first[key] == second[key] for key in CELL)
+def _same_shape(first: Problem, second: Problem) -> bool:
+    def shape(problem: Problem) -> tuple[Any, ...]:
+        rows = problem.row_sizes() if isinstance(problem, Generative) else None
+        return problem.name, problem.layout, problem.sizes, rows
+
+    return shape(first) == shape(second)
 
 
-def _described(scenario: dict[str, Any], network: dict[str, Any]) -> str:
-    cell = "{} + {} users and {} + {} antennas".format(*(scenario[key] for key in CELL))
-    return f"{cell} with the {network['kind']} network of width {network['width']} and the {scenario['head']} head"
+def _described(problem: Problem, network: NetworkConfig) -> str:
+    return f"{problem} and the {network.kind} network of width {network.width}"

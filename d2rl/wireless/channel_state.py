@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from d2rl.common.errors import InputError
+from d2rl.common.tensor_struct import TensorStruct
 
 
 @dataclass(frozen=True)
-class ChannelState:
+class ChannelState(TensorStruct):
     """Noise-normalised channels of B states; noise, P_BS and P_UE are folded in.
 
     :param downlink: [B, K_D, N_t], complex; ``downlink[b, j]`` is g_j, the user receives g_j^H w
@@ -25,11 +26,6 @@ class ChannelState:
     uplink: Tensor
     cross: Tensor
     self_interference: Tensor
-
-    @property
-    def batch(self) -> int:
-        """Number of states B."""
-        return self.downlink.shape[0]
 
     @property
     def downlink_users(self) -> int:
@@ -55,22 +51,6 @@ class ChannelState:
     def receive_antennas(self) -> int:
         """N_r."""
         return self.uplink.shape[-1]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The four tensors by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> ChannelState:
-        """Apply ``function`` to each tensor."""
-        return ChannelState(**{name: function(tensor) for name, tensor in self.tensors().items()})
-
-    def __getitem__(self, index: Tensor | slice) -> ChannelState:
-        """States selected along the batch."""
-        return self.map(lambda tensor: tensor[index])
-
-    def repeat(self, copies: int) -> ChannelState:
-        """Each state ``copies`` times in a row: batch B becomes B * copies. Write into none: they may be one memory."""
-        return self if copies == 1 else self.map(lambda tensor: repeated(tensor, copies))
 
     def double(self) -> ChannelState:
         """The same channels in double precision."""
@@ -115,11 +95,6 @@ def concatenate(states: Sequence[ChannelState]) -> ChannelState:
     """Join batches of states along the batch."""
     names = states[0].tensors()
     return ChannelState(**{n: torch.cat([getattr(s, n) for s in states]) for n in names})
-
-
-def repeated(tensor: Tensor, copies: int) -> Tensor:
-    """Each row ``copies`` times in a row: [B, ...] becomes [B copies, ...]; copies of a single row are views of it."""
-    return tensor if copies == 1 else tensor.unsqueeze(1).expand(-1, copies, *tensor.shape[1:]).flatten(0, 1)
 
 
 def _shape(tensor: Tensor, name: str, dims: int) -> tuple[int, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from d2rl.common.tensor_struct import TensorStruct
 
 PATH_LOSS_DB = {
     # a + b log10(d / km); 3GPP TR 36.828, outdoor pico cell
@@ -18,7 +20,7 @@ MINIMUM_USER_DISTANCE = 1.0  # m, keeps two users at one spot apart
 
 
 @dataclass(frozen=True)
-class LinkGains:
+class LinkGains(TensorStruct):
     """Mean noise-normalised power gain of every channel coefficient (linear).
 
     :param downlink: [B, K_D], mean of |g_j|^2 per antenna
@@ -31,14 +33,6 @@ class LinkGains:
     uplink: Tensor
     cross: Tensor
     self_interference: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The four tensors by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def __getitem__(self, index: Tensor | slice) -> LinkGains:
-        """Gains selected along the batch."""
-        return LinkGains(**{name: tensor[index] for name, tensor in self.tensors().items()})
 
 
 @dataclass(frozen=True)

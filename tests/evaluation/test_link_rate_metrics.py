@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2rl.evaluation.link_rate_metrics import RateMetrics
+from d2rl.problems.full_duplex.link_rate_metrics import RateMetrics
 
 RATES = 5 * torch.rand(40, 5, generator=torch.Generator().manual_seed(0)) ** 2
 WEIGHTS = 0.1 + torch.rand(40, 5, generator=torch.Generator().manual_seed(1))

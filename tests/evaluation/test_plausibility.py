@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from d2rl.evaluation.plausibility import (
+from d2rl.problems.full_duplex.plausibility import (
     AntennaCorrelationError,
     CovarianceError,
     GainKS,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2rl.algorithm.ddpg import saturation
 from d2rl.algorithm.diffusion import DiffusionSchedule
-from d2rl.algorithm.networks import Observation
-from d2rl.wireless.heads import ActionLayout
+from d2rl.config.defaults import AENPNNConfig
+from d2rl.problems.base import Layout, Observation, Transition
 
 
 class ActionDenoiser(nn.Module):
@@ -49,29 +52,31 @@ class AENPNN(L.LightningModule):
 
     Example::
 
-        explorer = AENPNN(encoder, layout, width=32, steps=6)
+        explorer = AENPNN(encoder, problem.layout, 32, AENPNNConfig(steps=6))
         loss, metrics = explorer.imitate(observation, candidates, weights, generator)
         action = explorer.sample(observation, 16, generator).tanh()  # 16 candidates per state
 
     :param encoder: state -> [B, K, width]
-    :param layout: of the action      :param width: of the embeddings      :param steps: P
-    :param sampler: ``ancestral`` or ``ddim``      :param rate: learning rate
+    :param layout: of the action      :param width: of the embeddings
+    :param config: P, objective and what it weighs
+    :param penalty: weight of the squared output before tanh
+    :param rate: learning rate
     """
 
     def __init__(
         self,
         encoder: nn.Module,
-        layout: ActionLayout,
+        layout: Layout,
         width: int,
-        steps: int,
-        sampler: str = "ancestral",
+        config: AENPNNConfig,
+        penalty: float = 1e-2,
         rate: float = 5e-3,
     ):
         super().__init__()
-        self.schedule = DiffusionSchedule(steps)
+        self.config, self.penalty, self.rate = config, penalty, rate
+        self.schedule = DiffusionSchedule(config.steps)
         self.encoder, self.condition = encoder, nn.Linear(width, 2 * width)
-        self.denoiser = ActionDenoiser(layout.width, 2 * width, steps)
-        self.layout, self.sampler, self.rate = layout, sampler, rate
+        self.denoiser = ActionDenoiser(layout.width, 2 * width, config.steps)
 
     def encode(self, observation: Observation) -> Tensor:
         """What all reverse steps share: [B, 1, K, 2 width]."""
@@ -108,18 +113,18 @@ class AENPNN(L.LightningModule):
         :returns: [B, count, size]
         """
         embedding = self.encode(observation) if embedding is None else embedding
-        users, links, schedule = observation.channels.downlink_users, observation.channels.links, self.schedule
+        layout, schedule = observation.layout, self.schedule
         with torch.no_grad():
-            shape = (observation.batch, count, links, self.layout.width) if noises is None else None
+            shape = (observation.batch, count, layout.entities, layout.width) if noises is None else None
             noisy = schedule.reverse(
                 lambda xp, p: self.denoiser(embedding, xp, p).float().tanh(),
                 shape,
-                sampler=self.sampler,
+                sampler=self.config.sampler,
                 generator=generator,
                 noises=noises,
                 stop=step,
             )
-        return self.layout.to_flat(self.denoiser(embedding, noisy, step).float(), users)
+        return layout.to_flat(self.denoiser(embedding, noisy, step).float())
 
     def imitate(
         self,
@@ -138,13 +143,44 @@ class AENPNN(L.LightningModule):
         :returns: the loss, and the denoiser's output before tanh
         """
         embedding = self.encode(observation) if embedding is None else embedding
-        clean = self.layout.to_links(candidates, observation.channels.downlink_users)
+        clean = observation.layout.to_entities(candidates)
         step = torch.randint(1, self.schedule.steps + 1, clean.shape[:2], generator=generator, device=clean.device)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         noisy = self.schedule.corrupt(clean, step, noise)
         output = self.denoiser(embedding, noisy, step).float()
         error = (output.tanh() - clean).square().mean((-2, -1))
         return (weights * error).sum(-1).mean(), output
+
+    def loss(
+        self,
+        batch: Transition,
+        value: Callable[[Observation, Tensor], Tensor],
+        quality: Callable[[], Tensor],
+        generator: torch.Generator,
+        step: int = 1,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The configured objective: ``chain``, ``weighted``, or both.
+
+        :param value: Q of actions [B, M, size], differentiable: [B, M]
+        :param quality: what the reward says of the batch's own actions: [B, M]
+        :param step: p, the step of the chain that ascends Q
+        :returns: loss; metrics, detached
+        """
+        config, observation = self.config, batch.observation
+        embedding, metrics = self.encode(observation), {}
+        loss = torch.zeros((), device=batch.action.device)
+        if config.objective != "weighted":
+            output = self.estimate(observation, config.samples, step, generator, embedding=embedding)
+            q = value(observation, output.tanh())
+            share = group_weights(q.detach(), config.temperature)
+            loss = loss - (share * q).sum(-1).mean() + self.penalty * saturation(output)
+            metrics["aenpnn_chain"] = -q.mean().detach()
+        if config.objective != "chain":
+            weights = group_weights(quality(), config.temperature)
+            error, output = self.imitate(observation, batch.action, weights, generator, embedding)
+            loss = loss + config.weighted_scale * error + self.penalty * saturation(output)
+            metrics["aenpnn_weighted"] = error.detach()
+        return loss, metrics
 
     def training_step(self, batch: tuple[Observation, Tensor, Tensor], batch_index: int) -> Tensor:
         """Imitate weighted candidates, when this module has a Trainer of its own."""

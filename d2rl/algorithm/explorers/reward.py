@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2rl.algorithm.diffusion import DiffusionSchedule
-from d2rl.algorithm.networks import Observation
+from d2rl.problems.base import Observation
 
 
 class RewardDenoiser(nn.Module):
@@ -125,21 +125,6 @@ class RENPNN(L.LightningModule):
     def _embed(self, observation: Observation, view: Tensor) -> Tensor:
         embedding = self.transition(observation, view)
         return embedding if self.per_link else embedding.mean(-2, keepdim=True)
-
-
-def raw_reward(rates: Tensor, weights: Tensor) -> Tensor:
-    """Case ``raw``: the weighted sum rate, [B, M, 1], from link rates [B, M, K] and weights [B, K]."""
-    return (rates * weights.unsqueeze(1)).sum(-1, keepdim=True)
-
-
-def designed_reward(rates: Tensor, reference: Tensor) -> Tensor:
-    """Case ``designed``: each link's rate beyond what RZF at full power gives it on the same state, [B, M, K]."""
-    return rates - reference.unsqueeze(1)
-
-
-def worth(reward: Tensor, weights: Tensor) -> Tensor:
-    """What rewards of either shape say of a decision: [B, M], link rewards weighted by priority [B, K]."""
-    return reward.squeeze(-1) if reward.shape[-1] == 1 else (reward * weights.unsqueeze(1)).sum(-1)
 
 
 def rank_correlation(generated: Tensor, measured: Tensor) -> Tensor:

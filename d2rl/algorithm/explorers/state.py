@@ -1,8 +1,8 @@
-"""State explorer: new, physically plausible channels from real ones."""
+"""SENPNN: the state explorer."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -12,9 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from d2rl.algorithm.diffusion import DiffusionSchedule
 from d2rl.common.errors import CheckpointError
-from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.fading import scale, whiten
-from d2rl.wireless.propagation import LinkGains
+
+Rows = Mapping[str, Tensor]  # kind of row -> [n, d]
 
 MOMENT_RATE = 0.05  # of the running moments of a predictor's estimates, per training loss
 ERROR_RATE = 0.01  # of the running error covariance, which has more entries to average
@@ -85,21 +84,21 @@ class RowDenoiser(nn.Module):
 
 
 class SENPNN(L.LightningModule):
-    """State explorer: corrupts real channels forward to step p, then reverses (Mode II).
+    """State explorer: corrupts rows of a real state forward to step p, then reverses (Mode II).
 
-    Only the whitened small-scale coefficients are diffused; mean gains stay those of the real geometry.
-    Every row of coefficients of a kind (downlink user, uplink user, cross channel, self-interference
-    matrix) goes through that kind's noise predictor alone, so one set of weights serves any number of
-    users, and users are exchangeable. The reverse chain adds the noise that its own error, known from training,
-    calls for (:meth:`DiffusionSchedule.noise_factors`); a plain chain of 6 steps would lose half of the power.
+    What a row is, the problem says: whitened small-scale coefficients of one user's channel, for example, while mean
+    gains stay those of the real geometry. Every row of a kind goes through that kind's noise predictor alone, so one
+    set of weights serves any number of rows, and users are exchangeable. The reverse chain adds the noise that its own
+    error, known from training, calls for (:meth:`DiffusionSchedule.noise_factors`); a plain chain of 6 steps would
+    lose half of the power.
 
     Example::
 
-        explorer = SENPNN(transmit_antennas=8, receive_antennas=8, steps=6)
-        Trainer(max_epochs=5).fit(explorer, StateDataset(channels, gains).loader(64))
-        synthetic = explorer.generate(channels, gains, generator=generator)
+        explorer = SENPNN(problem.row_sizes(), steps=6)
+        Trainer(max_epochs=5).fit(explorer, RowDataset(problem.rows(states)).loader(64))
+        synthetic = problem.with_rows(states, explorer.generate(problem.rows(states), generator=generator), generator)
 
-    :param transmit_antennas: N_t      :param receive_antennas: N_r
+    :param row_sizes: length of a row of each kind
     :param steps: P      :param kind: of the schedule, ``vp`` or ``cosine``
     :param width: of the hidden layers
     :param lr, weight_decay: of AdamW; a decay of 1 halves the overfitting to a few dozen states
@@ -108,8 +107,7 @@ class SENPNN(L.LightningModule):
 
     def __init__(
         self,
-        transmit_antennas: int,
-        receive_antennas: int,
+        row_sizes: Mapping[str, int],
         steps: int,
         kind: str = "vp",
         width: int = 64,
@@ -120,34 +118,32 @@ class SENPNN(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.schedule = DiffusionSchedule(steps, kind)
-        n_t, n_r = transmit_antennas, receive_antennas
-        sizes = {"downlink": 2 * n_t, "uplink": 2 * n_r, "cross": 2, "self_interference": 2 * n_r * n_t}
-        self.networks: Any = nn.ModuleDict({name: RowDenoiser(size, width, steps) for name, size in sizes.items()})
+        networks = {name: RowDenoiser(size, width, steps) for name, size in row_sizes.items()}
+        self.networks: Any = nn.ModuleDict(networks)
 
     @property
     def floor(self) -> float:
-        """Loss of the ideal predictor on i.i.d. Rayleigh channels; structured channels can go below."""
+        """Loss of the ideal predictor on white Gaussian rows; structured ones can go below."""
         return self.schedule.noise_floor()
 
-    def loss(
-        self, channels: ChannelState, gains: LinkGains, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, rows: Rows, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the predicted noise over all coefficients, each row at a random step.
 
         In training mode it also updates the running moments of the error that :meth:`generate` uses.
 
+        :param rows: [n, d] of each kind, of about unit variance
         :returns: loss; metrics ``loss`` and ``loss_<kind of row>``, detached
-        :raises ValueError: channels or gains of other antennas or shapes
+        :raises ValueError: rows of other kinds or lengths
         """
-        errors = self._noise_errors(channels, gains, generator, track=self.training)
+        errors = self._noise_errors(rows, generator, track=self.training)
         loss = _mean_square(errors)
         metrics = {f"loss_{name}": error.detach().square().mean() for name, error in errors.items()}
         return loss, {"loss": loss.detach(), **metrics}
 
     @torch.no_grad()
-    def held_out_loss(self, channels: ChannelState, gains: LinkGains, generator: torch.Generator) -> Tensor:
-        """The loss on channels kept from training, every row at every step; changes nothing."""
-        return _mean_square(self._noise_errors(channels, gains, generator, every_step=True))
+    def held_out_loss(self, rows: Rows, generator: torch.Generator) -> Tensor:
+        """The loss on rows kept from training, every row at every step; changes nothing."""
+        return _mean_square(self._noise_errors(rows, generator, every_step=True))
 
     @torch.no_grad()
     def chain_factors(self) -> dict[str, Tensor]:
@@ -157,51 +153,42 @@ class SENPNN(L.LightningModule):
     @torch.no_grad()
     def generate(
         self,
-        channels: ChannelState,
-        gains: LinkGains,
+        rows: Rows,
         step: int | None = None,
         *,
         generator: torch.Generator,
-        factors: dict[str, Tensor] | None = None,
-    ) -> ChannelState:
-        """One new state for each real one: corrupt to ``step``, reverse, rescale with the same mean gains.
+        factors: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """One new row for each real one: corrupt to ``step``, reverse.
 
+        :param rows: [n, d] of each kind
         :param step: p in [1, P], default P; a smaller one stays closer to the real sample
         :param factors: of :meth:`chain_factors`, where they are at hand
-        :raises ValueError: a step outside 1 to P, channels or gains of other antennas or shapes
+        :raises ValueError: a step outside 1 to P, rows of other kinds or lengths
         """
         step = self.schedule.steps if step is None else step
         factors, made = self.chain_factors() if factors is None else factors, {}
-        for name, rows in self._rows(channels, gains).items():
-            start = self.schedule.corrupt(rows, step, _normal(rows, generator))
-            rows = self._reverse(self.networks[name], start, step, generator, factors[name]).unflatten(-1, (-1, 2))
-            like = getattr(channels, name)
-            made[name] = torch.view_as_complex(rows / math.sqrt(2)).reshape(like.shape).to(like)
-        return scale(ChannelState(**made), gains)
+        for name, real in self._checked(rows).items():
+            start = self.schedule.corrupt(real, step, _normal(real, generator))
+            made[name] = self._reverse(self.networks[name], start, step, generator, factors[name])
+        return made
 
-    def training_step(self, batch: tuple[ChannelState, LinkGains], batch_index: int) -> Tensor:
+    def training_step(self, batch: Rows, batch_index: int) -> Tensor:
         """Loss of one batch when this module has a Trainer of its own."""
         generator = torch.Generator(self.device).manual_seed(self.hparams.seed + self.global_step)
-        loss, metrics = self.loss(*batch, generator)
-        self.log_dict({f"state/{name}": value for name, value in metrics.items()}, batch_size=batch[0].batch)
+        loss, metrics = self.loss(batch, generator)
+        self.log_dict({f"state/{name}": value for name, value in metrics.items()}, batch_size=len(_first(batch)))
         return loss
 
-    def validation_step(self, batch: tuple[ChannelState, LinkGains], batch_index: int) -> None:
+    def validation_step(self, batch: Rows, batch_index: int) -> None:
         """Held-out loss of one batch, with the same noise every time."""
-        loss = self.held_out_loss(*batch, torch.Generator(self.device).manual_seed(batch_index))
-        self.log("state/held_out_loss", loss, batch_size=batch[0].batch)
+        loss = self.held_out_loss(batch, torch.Generator(self.device).manual_seed(batch_index))
+        self.log("state/held_out_loss", loss, batch_size=len(_first(batch)))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over all four predictors."""
+        """AdamW over all predictors."""
         hparams = self.hparams
         return torch.optim.AdamW(self.parameters(), lr=hparams.lr, weight_decay=hparams.weight_decay, fused=True)
-
-    def transfer_batch_to_device(
-        self, batch: tuple[ChannelState, LinkGains], device: torch.device, dataloader_idx: int
-    ) -> tuple[ChannelState, LinkGains]:
-        """Move a batch; Lightning does not move frozen dataclasses by itself."""
-        moved = {name: tensor.to(device) for name, tensor in batch[1].tensors().items()}
-        return batch[0].map(lambda tensor: tensor.to(device)), LinkGains(**moved)
 
     def _reverse(
         self, network: RowDenoiser, start: Tensor, step: int, generator: torch.Generator, factors: Tensor
@@ -212,11 +199,11 @@ class SENPNN(L.LightningModule):
         return self.schedule.reverse(estimate, start, start=step, generator=generator, noise_factors=factors)
 
     def _noise_errors(
-        self, channels: ChannelState, gains: LinkGains, generator: torch.Generator, *, track=False, every_step=False
+        self, rows: Rows, generator: torch.Generator, *, track: bool = False, every_step: bool = False
     ) -> dict[str, Tensor]:
         """Predicted minus true noise of every kind of row, [n, d]."""
         errors, steps = {}, self.schedule.steps
-        for name, x0 in self._rows(channels, gains).items():
+        for name, x0 in self._checked(rows).items():
             if every_step:
                 step = torch.arange(1, steps + 1, device=x0.device).repeat_interleave(len(x0))
                 x0 = x0.repeat(steps, 1)
@@ -230,20 +217,11 @@ class SENPNN(L.LightningModule):
             errors[name] = predicted - noise
         return errors
 
-    def _rows(self, channels: ChannelState, gains: LinkGains) -> dict[str, Tensor]:
-        """Whitened coefficients as real rows [n, d] of unit variance per real number."""
-        antennas = (self.hparams.transmit_antennas, self.hparams.receive_antennas)
-        if (channels.transmit_antennas, channels.receive_antennas) != antennas:
-            raise ValueError(
-                f"SENPNN was built for {antennas[0]} transmit and {antennas[1]} receive antennas, "
-                f"the channels have {channels.transmit_antennas} and {channels.receive_antennas}"
-            )
-        _check_gains(channels, gains)
-        reals = whiten(channels, gains).map(lambda t: torch.view_as_real(t.to(torch.complex64).resolve_conj()))
-        return {
-            name: math.sqrt(2) * tensor.reshape(-1, self.networks[name].inward.in_features)
-            for name, tensor in reals.tensors().items()
-        }
+    def _checked(self, rows: Rows) -> Rows:
+        found = {name: tensor.shape[-1] for name, tensor in rows.items()}
+        if found != dict(self.hparams.row_sizes):
+            raise ValueError(f"SENPNN was built for rows of {dict(self.hparams.row_sizes)} numbers, these are {found}")
+        return rows
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         for name, own in self.state_dict().items():
@@ -252,56 +230,50 @@ class SENPNN(L.LightningModule):
                 mine = ", ".join(f"{key}={value}" for key, value in self.hparams.items() if key != "seed")
                 raise CheckpointError(
                     f"the stored SENPNN does not fit this one ({mine}): {prefix + name} is {tuple(stored.shape)}, "
-                    f"here {tuple(own.shape)}; build it with the antennas, steps and width it was trained with"
+                    f"here {tuple(own.shape)}; build it with the rows, steps and width it was trained with"
                 )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-class StateDataset(Dataset):
-    """A bank of states for a Trainer; whole batches are indexed at once.
+class RowDataset(Dataset):
+    """Rows of N states for a Trainer; whole batches are indexed at once.
 
-    :param channels: N states      :param gains: their mean gains
-    :raises InputError: channels that are not finite or do not fit together
-    :raises ValueError: gains of other shapes, or not positive
+    :param rows: [N n, d] of each kind, those of a state side by side
+    :param states: N
+    :raises ValueError: rows that are not finite, or not as many for each state
     """
 
-    def __init__(self, channels: ChannelState, gains: LinkGains):
-        self.channels, self.gains = channels.validate(), gains
-        _check_gains(channels, gains)
-        if not all(bool((tensor > 0).all()) for tensor in gains.tensors().values()):
-            raise ValueError("mean gains must be positive to whiten channels with them")
+    def __init__(self, rows: Rows, states: int):
+        for name, tensor in rows.items():
+            if len(tensor) % states:
+                raise ValueError(f"{len(tensor)} rows of {name} are not as many for each of {states} states")
+            if not bool(tensor.isfinite().all()):
+                raise ValueError(f"rows of {name} hold NaN or infinite values; remove those states")
+        self.rows = {name: tensor.unflatten(0, (states, -1)) for name, tensor in rows.items()}
+        self.states = states
 
     def __len__(self) -> int:
-        return self.channels.batch
+        return self.states
 
-    def __getitem__(self, index: int) -> tuple[ChannelState, LinkGains]:
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: list[int]) -> tuple[ChannelState, LinkGains]:
-        """A batch of states by index."""
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        """The rows of some states."""
         chosen = torch.tensor(indices)
-        return self.channels[chosen], self.gains[chosen]
+        return {name: tensor[chosen].flatten(0, 1) for name, tensor in self.rows.items()}
 
     def loader(self, batch_size: int, shuffle: bool = True, generator: torch.Generator | None = None) -> DataLoader:
-        """Batches of (ChannelState, LinkGains)."""
+        """Batches of rows."""
         return DataLoader(self, batch_size=batch_size, shuffle=shuffle, generator=generator, collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: tuple[ChannelState, LinkGains]) -> tuple[ChannelState, LinkGains]:
+def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-def _check_gains(channels: ChannelState, gains: LinkGains) -> None:
-    expected = {
-        "downlink": channels.downlink.shape[:-1],
-        "uplink": channels.uplink.shape[:-1],
-        "cross": channels.cross.shape,
-        "self_interference": channels.self_interference.shape[:1],
-    }
-    for name, shape in expected.items():
-        found = getattr(gains, name).shape
-        if found != shape:
-            raise ValueError(f"gains.{name} has shape {tuple(found)}, the channels ask for {tuple(shape)}")
+def _first(rows: Rows) -> Tensor:
+    return next(iter(rows.values()))
 
 
 def _mean_square(errors: dict[str, Tensor]) -> Tensor:

@@ -1,47 +1,48 @@
-"""Networks: what they see of a state, how they embed it, how they read and write actions."""
+"""Networks: how they embed a state, and a state with an action. They ask a problem for sizes only."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
 
-from d2rl.algorithm.networks.actions import ActionOutput, downlink_mask
+from torch import Tensor, nn
+
+from d2rl.algorithm.networks.actions import ActionOutput, NumbersView
 from d2rl.algorithm.networks.link_graph import LinkGraphEncoder, LinkGraphTransition, LinkTransition
 from d2rl.algorithm.networks.mlp import MLPEncoder, MLPTransition
-from d2rl.problems.full_duplex.observation import Observation, observe
-from d2rl.problems.full_duplex.views import NumbersView, PowersView, decide
-from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.heads import ActionHead
+from d2rl.config.defaults import NetworkConfig
+from d2rl.problems.base import Problem
+
+View = Callable[..., Tensor]
 
 
-def make_encoder(kind: str, example: ChannelState, width: int, layers: int) -> nn.Module:
-    """State -> embeddings [B, K, width]; ``kind`` is link_graph or mlp."""
-    return LinkGraphEncoder(width, layers) if kind == "link_graph" else MLPEncoder(example, width, layers)
+def make_encoder(config: NetworkConfig, problem: Problem) -> nn.Module:
+    """State -> embeddings [B, K, width]."""
+    if config.kind == "link_graph":
+        return LinkGraphEncoder(problem.sizes, config.width, config.layers)
+    return MLPEncoder(problem, config.width, config.layers)
 
 
-def make_view(critic: str, head: ActionHead) -> PowersView | NumbersView:
-    """State and M actions -> what a critic sees of them, [B, M, K, view]; ``critic`` is powers or numbers."""
-    return PowersView(head) if critic == "powers" else NumbersView(head)
+def make_view(config: NetworkConfig, problem: Problem) -> tuple[View, int]:
+    """State and M actions -> what a critic sees of them, [B, M, K, view], and the size of that.
+
+    ``network.critic=powers`` is the problem's own view, what the actions bring about; ``numbers`` the bare action.
+    """
+    if config.critic == "powers":
+        return problem.view, problem.sizes.view
+    view = NumbersView(problem.layout)
+    return view, view.size
 
 
-def make_transition(kind: str, example: ChannelState, view: int, width: int, layers: int, critic: str) -> nn.Module:
+def make_transition(config: NetworkConfig, problem: Problem, view: int) -> nn.Module:
     """State and views of M actions -> embeddings [B, M, K, width].
 
-    :param kind: link_graph or mlp
-    :param view: numbers of a view for each link
-    :param critic: what the view tells, powers or numbers; numbers ask for message passing
+    :param view: numbers of a view for each entity; bare ones ask for message passing
     """
-    if kind == "mlp":
-        return MLPTransition(example, width, layers, extra=view * example.links)
-    return LinkTransition(view, width) if critic == "powers" else LinkGraphTransition(view, width, layers)
+    if config.kind == "mlp":
+        return MLPTransition(problem, config.width, config.layers, extra=view * problem.layout.entities)
+    if config.critic == "powers":
+        return LinkTransition(problem.sizes, view, config.width)
+    return LinkGraphTransition(problem.sizes, view, config.width, config.layers)
 
 
-__all__ = [
-    "ActionOutput",
-    "Observation",
-    "decide",
-    "downlink_mask",
-    "make_encoder",
-    "make_transition",
-    "make_view",
-    "observe",
-]
+__all__ = ["ActionOutput", "NumbersView", "View", "make_encoder", "make_transition", "make_view"]

@@ -1,31 +1,51 @@
-"""From embeddings of links to the numbers of an action."""
+"""From embeddings of entities to the numbers of an action, and back to what a textbook critic sees of them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from d2rl.problems.base import Decision, Layout, Observation
+
 
 class ActionOutput(nn.Module):
-    """Reads each link's numbers off its embedding, before tanh: [..., K, width] -> [..., K, numbers].
+    """Reads each entity's numbers off its embedding, before tanh: [..., K, width] -> [..., K, numbers].
 
     Starts near zero, so that the first policy is the middle of the action's range.
 
-    :param numbers: of one link      :param width: of an embedding
+    :param layout: of the action; every kind of entity has an output of its own      :param width: of an embedding
     """
 
-    def __init__(self, numbers: int, width: int):
+    def __init__(self, layout: Layout, width: int):
         super().__init__()
-        self.linear = nn.Linear(width, 2 * numbers)
+        self.kinds = len(layout.counts)
+        self.linear = nn.Linear(width, self.kinds * layout.width)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, embedding: Tensor, is_downlink: Tensor) -> Tensor:
-        """The numbers; ``is_downlink`` is [K, 1] bool."""
-        down, up = self.linear(embedding).chunk(2, dim=-1)
-        return torch.where(is_downlink, down, up)
+    def forward(self, embedding: Tensor, layout: Layout) -> Tensor:
+        """The numbers of entities of this layout, which may have other counts than the first."""
+        numbers, *others = self.linear(embedding).chunk(self.kinds, dim=-1)
+        if others:
+            kinds = layout.kinds(embedding.device)
+            for kind, own in enumerate(others, start=1):
+                numbers = torch.where(kinds == kind, own, numbers)
+        return numbers
 
 
-def downlink_mask(links: int, downlink_users: int, device: torch.device) -> Tensor:
-    """[K, 1] bool: which links are downlink."""
-    return (torch.arange(links, device=device) < downlink_users).unsqueeze(-1)
+class NumbersView:
+    """The numbers of each entity, those of each kind in a place of their own: the textbook form.
+
+    What the numbers do to the other entities is left for the critic to learn.
+
+    :param layout: of the action
+    """
+
+    def __init__(self, layout: Layout):
+        self.size = len(layout.counts) * layout.width
+
+    def __call__(self, observation: Observation, action: Tensor, decision: Decision | None = None) -> Tensor:
+        """[B, M, K, size] for M actions [B, M, size] of each state."""
+        layout = observation.layout
+        numbers, kinds = layout.to_entities(action), layout.kinds(action.device)
+        return torch.cat([numbers * (kinds == kind) for kind in range(len(layout.counts))], dim=-1)

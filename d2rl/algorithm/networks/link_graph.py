@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2rl.problems.full_duplex.observation import EDGE_FEATURES, NODE_FEATURES, Observation
+from d2rl.problems.base import Observation, Sizes
 
 
 class MessageLayer(nn.Module):
@@ -35,14 +35,15 @@ class MessageLayer(nn.Module):
 class LinkGraphEncoder(nn.Module):
     """Embeds every link of a state.
 
+    :param sizes: of nodes and edges
     :param width: size of an embedding
     :param layers: rounds of message passing
     """
 
-    def __init__(self, width: int, layers: int):
+    def __init__(self, sizes: Sizes, width: int, layers: int):
         super().__init__()
-        self.inlet = nn.Linear(NODE_FEATURES, width)
-        self.layers = nn.ModuleList(MessageLayer(width, EDGE_FEATURES) for _ in range(layers))
+        self.inlet = nn.Linear(sizes.nodes, width)
+        self.layers = nn.ModuleList(MessageLayer(width, sizes.edges) for _ in range(layers))
 
     def forward(self, observation: Observation) -> Tensor:
         """Embeddings [B, K, width]."""
@@ -55,14 +56,15 @@ class LinkGraphEncoder(nn.Module):
 class LinkGraphTransition(nn.Module):
     """Embeds every link of a state together with what an action means for it, by message passing.
 
+    :param sizes: of nodes and edges
     :param view: numbers that tell a link what an action does
     :param width: size of an embedding      :param layers: rounds of message passing
     """
 
-    def __init__(self, view: int, width: int, layers: int):
+    def __init__(self, sizes: Sizes, view: int, width: int, layers: int):
         super().__init__()
-        self.inlet = nn.Linear(NODE_FEATURES + view, width)
-        self.layers = nn.ModuleList(MessageLayer(width, EDGE_FEATURES) for _ in range(layers))
+        self.inlet = nn.Linear(sizes.nodes + view, width)
+        self.layers = nn.ModuleList(MessageLayer(width, sizes.edges) for _ in range(layers))
         self.outlet = nn.Linear(width, width)
 
     def forward(self, observation: Observation, view: Tensor) -> Tensor:
@@ -79,13 +81,14 @@ class LinkTransition(nn.Module):
 
     Enough where the view tells the powers that a link receives: nothing else decides its reward.
 
+    :param sizes: of nodes
     :param view: numbers that tell a link what an action does
     :param width: size of an embedding
     """
 
-    def __init__(self, view: int, width: int):
+    def __init__(self, sizes: Sizes, view: int, width: int):
         super().__init__()
-        self.state, self.view = nn.Linear(NODE_FEATURES, width), nn.Linear(view, width, bias=False)
+        self.state, self.view = nn.Linear(sizes.nodes, width), nn.Linear(view, width, bias=False)
         self.hidden, self.mean = nn.Linear(width, width), nn.Linear(width, width, bias=False)
 
     def forward(self, observation: Observation, view: Tensor) -> Tensor:

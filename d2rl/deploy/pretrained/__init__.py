@@ -23,7 +23,8 @@ from torch import Tensor
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import CheckpointError
 from d2rl.config.defaults import Config
-from d2rl.config.load import load, to_yaml
+from d2rl.config.load import to_yaml
+from d2rl.problems import load_config
 from d2rl.runs.run_directory import find_checkpoint, write_bytes, write_json, write_text
 from d2rl.training.callbacks.precision import TYPES
 from d2rl.training.checkpoint import config_of, load_checkpoint
@@ -48,7 +49,7 @@ def load_agent(given: str, overrides: Sequence[str]) -> tuple[D2RL, Path]:
         return _load_policy(folder, overrides), folder / WEIGHTS
     path = find_checkpoint(given, prefer="best")
     checkpoint = load_checkpoint(path)
-    config: Config = load(overrides, base=asdict(config_of(checkpoint)))
+    config: Config = load_config(overrides, base=asdict(config_of(checkpoint)))
     return restore(checkpoint, config, str(path)), path
 
 
@@ -85,8 +86,8 @@ def _load_policy(folder: Path, overrides: Sequence[str]) -> D2RL:
     weights = _read(path)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{path} cannot be used: the {CONFIG} beside it is missing.")
-    made_with: Config = load([f"conf={folder / CONFIG}"])
-    config: Config = load(overrides, base=asdict(made_with))
+    made_with: Config = load_config([f"conf={folder / CONFIG}"])
+    config: Config = load_config(overrides, base=asdict(made_with))
     agent = D2RL(config)
     agent.stages = {"action": any(name.startswith("aenpnn.") for name in weights), "reward": False, "state": False}
     if _mismatch(weights, agent) and (reason := _mismatch(weights, _like(agent, made_with))):

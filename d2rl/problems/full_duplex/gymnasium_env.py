@@ -16,10 +16,12 @@ from torch import Tensor
 
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.defaults import Config, FullDuplexConfig
-from d2rl.config.load import check, from_keywords
+from d2rl.config.load import from_keywords
 from d2rl.config.schema import either
+from d2rl.problems.full_duplex.checks import check_cell
+from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.problems.full_duplex.observation import observe
-from d2rl.problems.full_duplex.simulator import CellState, FullDuplexEnv
+from d2rl.problems.full_duplex.simulator import CellState
 from d2rl.wireless.heads import make_head
 from d2rl.wireless.link_rates import link_rates
 from d2rl.wireless.wmmse import wmmse
@@ -227,7 +229,7 @@ def scenario_of(options: dict[str, Any]) -> FullDuplexConfig:
     """
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
     config = from_keywords(plain, FullDuplexConfig)
-    check(Config(scenario=config))
+    check_cell(Config(scenario=config))
     return config
 
 

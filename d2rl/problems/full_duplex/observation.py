@@ -1,13 +1,15 @@
-"""What the agent sees: users as nodes, the channels between them as edges."""
+"""What the agent sees of a cell: users as nodes, the channels between them as edges."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from d2rl.wireless.channel_state import ChannelState, repeated
+from d2rl.common.tensor_struct import TensorStruct
+from d2rl.problems.base import Layout, Observation
+from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.heads import beam_basis, mmse_inverse, uplink_combiners
 from d2rl.wireless.link_rates import link_rates, squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power, rzf
@@ -16,64 +18,21 @@ NODE_FEATURES = 7
 EDGE_FEATURES = 4
 DECADES = 3.0  # a feature of 1 is 30 dB above noise
 BITS = 10.0  # a feature of 1 is 10 bit/s/Hz
-OWN = ("weights", "nodes", "edges", "reference", "basis")  # what an observation has beside the channels
 
 
 @dataclass(frozen=True)
-class Observation:
-    """B states as the agent knows them, K = K_D + K_U links, downlink first.
+class KnownCell(TensorStruct):
+    """What decisions and critics need beside the features.
 
     :param channels: estimated channels
-    :param weights: [B, K], priority of every link
-    :param nodes: [B, K, NODE_FEATURES], the last of them of the weight
-    :param edges: [B, K, K, EDGE_FEATURES]; ``edges[b, i, j]`` tells what link j does to link i
-    :param reference: [B, K], link rates of RZF at full power on the estimated channels, bit/s/Hz
     :param basis: [B, N_t, K], :func:`beam_basis` in the precision of the channels
     """
 
     channels: ChannelState
-    weights: Tensor
-    nodes: Tensor
-    edges: Tensor
-    reference: Tensor
     basis: Tensor
 
-    @property
-    def batch(self) -> int:
-        """Number of states B."""
-        return self.channels.batch
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, for a replay buffer."""
-        own = {name: getattr(self, name) for name in OWN}
-        return {**self.channels.tensors(), **own}
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Observation:
-        """The inverse of :meth:`tensors`; further entries are ignored."""
-        channels = ChannelState(*(tensors[n] for n in ("downlink", "uplink", "cross", "self_interference")))
-        return cls(channels, *(tensors[n] for n in OWN))
-
-    def __getitem__(self, index: Tensor | slice) -> Observation:
-        """States selected along the batch."""
-        return Observation.from_tensors({name: tensor[index] for name, tensor in self.tensors().items()})
-
-    def to(self, device: torch.device) -> Observation:
-        """The same on another device; a Trainer moves batches by it."""
-        return Observation.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
-
-    def asking(self, weights: Tensor) -> Observation:
-        """The same states under N versions of their link weights, side by side: batch B N.
-
-        :param weights: [B, N, K]
-        """
-        copies, weights = weights.shape[1], weights.flatten(0, 1)
-        tensors = {name: repeated(tensor, copies) for name, tensor in self.tensors().items()}
-        nodes = torch.cat([tensors["nodes"][..., :-1], _log_weight(weights).unsqueeze(-1)], dim=-1)
-        return Observation.from_tensors({**tensors, "weights": weights, "nodes": nodes})
-
-
-def observe(channels: ChannelState, weights: Tensor) -> Observation:
+def observe(channels: ChannelState, weights: Tensor, numbers: tuple[int, int] = (2, 2)) -> Observation:
     """Features of the channels; unchanged by antenna order, equivariant to user order.
 
     A node knows its direction, its gain, its gain after MMSE suppression of the others, its part in
@@ -84,6 +43,9 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
 
     :param channels: B states as the agent knows them
     :param weights: [B, K_D + K_U], priority of every link
+    :param numbers: of an action for a downlink and for an uplink user; those of the structured head by default
+    :returns: nodes [B, K, NODE_FEATURES], the last of them of the priority; edges [B, K, K, EDGE_FEATURES]; as baseline
+        the link rates of RZF at full power, bit/s/Hz
     """
     k_d, g, h = channels.downlink_users, channels.downlink, channels.uplink
     inverse_down, inverse_up = mmse_inverse(g), mmse_inverse(h)
@@ -114,7 +76,26 @@ def observe(channels: ChannelState, weights: Tensor) -> Observation:
         reference / BITS,
         _log_weight(weights),
     ]
-    return Observation(channels, weights, torch.stack(features, dim=-1), edges, reference, basis)
+    nodes = torch.stack(features, dim=-1)
+    layout = Layout((k_d, channels.uplink_users), numbers)
+    return Observation(nodes, edges, weights, reference, KnownCell(channels, basis), layout)
+
+
+def with_priorities(observation: Observation, weights: Tensor) -> Observation:
+    """The same states under N versions of their priorities [B, N, K], side by side: batch B N."""
+    copies, weights = weights.shape[1], weights.flatten(0, 1)
+    several = observation.repeat(copies)
+    nodes = torch.cat([several.nodes[..., :-1], _log_weight(weights).unsqueeze(-1)], dim=-1)
+    return replace(several, weights=weights, nodes=nodes)
+
+
+def flat_cell(observation: Observation) -> Tensor:
+    """Real and imaginary parts of every coefficient, magnitudes on a log scale, and log priorities: [B, flat]."""
+    channels = observation.known.channels
+    flat = torch.cat([tensor.flatten(1) for tensor in channels.tensors().values()], dim=-1)
+    magnitude = flat.abs()
+    compressed = flat * (torch.log10(1 + magnitude) / magnitude.clamp_min(1e-12))
+    return torch.cat([torch.view_as_real(compressed.resolve_conj()).flatten(1), _log_weight(observation.weights)], -1)
 
 
 def suppressed_gain(inverse: Tensor) -> Tensor:

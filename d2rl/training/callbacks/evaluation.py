@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.common.distributed import means
+from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
 from d2rl.runs.tracking import log
 from d2rl.training.callbacks.gpu_time import GpuTimeProfiler
@@ -24,7 +25,9 @@ class PolicyEvaluation(Callback):
     :param every: training steps between two evaluations
     """
 
-    def __init__(self, evaluation: Evaluation | None, rule: DecisionRule | None = None, every: int = 1):
+    def __init__(
+        self, evaluation: Evaluation | EpisodeEvaluation | None, rule: DecisionRule | None = None, every: int = 1
+    ):
         self.evaluation, self.rule, self.every = evaluation, rule or DecisionRule(), every
         self.latest: dict[str, float] = {}
 
@@ -48,17 +51,17 @@ class PolicyEvaluation(Callback):
         metrics["charts/updates"] = float(agent.updates)
         log(trainer.loggers, metrics, agent.environment_steps)
         if self.latest:
-            agent.log("sum_rate", self.latest["weighted_sum_rate"], logger=False)
+            agent.log("objective", self.latest[agent.objective], logger=False)
         if steps % self.every == 0:
             self._tell(trainer, agent)
 
     def _tell(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """Last of all, since the beginning of a stage saves a checkpoint."""
         for callback in trainer.callbacks:
-            if isinstance(callback, GpuTimeProfiler):
+            if isinstance(callback, GpuTimeProfiler) and "gap_closed" in self.latest:
                 callback.evaluated(self.latest["gap_closed"])
             if isinstance(callback, StagedIntegration):
-                callback.evaluated(self.latest["weighted_sum_rate"], trainer, agent)
+                callback.evaluated(self.latest[agent.objective], trainer, agent)
 
     def _evaluated(self, trainer: L.Trainer, agent: L.LightningModule) -> dict[str, float]:
         """What the first process finds, for all of them, under the names it is logged by."""
@@ -67,7 +70,7 @@ class PolicyEvaluation(Callback):
 
     def _summary(self, agent: L.LightningModule) -> dict[str, float]:
         assert self.evaluation is not None  # the first process has one
-        return self.evaluation.summary(self.evaluation.rates(policy_of(agent, self.rule)))
+        return self.evaluation.judge(policy_of(agent, self.rule))
 
     def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """Bring the files up to date."""

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from d2rl.algorithm.diagnostics import goodhart_gap
 from d2rl.common.distributed import mean
+from d2rl.problems.base import Measurable
 from d2rl.runs.tracking import alert, log
 
 SMOOTHING = 0.9  # of the rank correlation from one training step to the next
@@ -32,8 +33,8 @@ class RewardGuard(Callback):
         self.trips = 0
 
     def on_train_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
-        """Trust no generated reward before its first judgement; without several candidates there is none."""
-        if self.correlation is None and agent.generates_reward and agent.config.action.candidates > 1:
+        """Start in fallback: no generated reward is trusted before the first rank correlation."""
+        if self.correlation is None and agent.generates_reward:
             agent.fallback = True
 
     def on_train_batch_end(
@@ -58,7 +59,7 @@ class RewardGuard(Callback):
                 "reward guard",
                 f"rank correlation {self.correlation:.2f}, floor {self.floor:.2f}; learning {chosen} rewards",
             )
-        if batch_index % self.every == 0 and agent.stages["reward"]:
+        if batch_index % self.every == 0 and agent.stages["reward"] and isinstance(agent.problem, Measurable):
             metrics["renpnn/goodhart_gap"] = float(goodhart_gap(agent))
         metrics["charts/alert_reward_fallback"] = float(agent.fallback)
         log(trainer.loggers, metrics, agent.environment_steps)

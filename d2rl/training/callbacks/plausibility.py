@@ -6,10 +6,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from d2rl.evaluation.plausibility import plausibility
 from d2rl.runs.tracking import log
-
-BOOTSTRAP = 10  # resamples of real states against real ones
 
 
 class StatePlausibility(Callback):
@@ -29,11 +26,10 @@ class StatePlausibility(Callback):
         due = (trainer.current_epoch + 1) % self.every == 0 and trainer.is_global_zero
         if agent.config.stages.state is None or not due:
             return
-        real, generator = agent.held_out, torch.Generator(agent.device).manual_seed(agent.updates)
-        synthetic = agent.senpnn.generate(real.channels, real.gains, generator=generator)
-        result = plausibility(
-            real.channels, synthetic, real.gains, real.gains, bootstrap=BOOTSTRAP, generator=generator
-        )
+        problem, real = agent.problem, agent.held_out
+        generator = torch.Generator(agent.device).manual_seed(agent.updates)
+        rows = agent.senpnn.generate(problem.rows(real), generator=generator)
+        result = problem.plausibility(real, problem.with_rows(real, rows, generator), generator)
         metrics = {f"senpnn/{name}": float(entry["value"]) for name, entry in result.items()}
         within = [float(entry["within"]) for entry in result.values()]
         metrics["senpnn/plausible_share"] = sum(within) / len(within)

@@ -11,13 +11,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.common.errors import ConfigError
-from d2rl.config.defaults import StagesConfig
+from d2rl.config.defaults import STAGES, StagesConfig
 from d2rl.runs.run_directory import keeping_on
 from d2rl.runs.tracking import log
 
 logger = logging.getLogger(__name__)
-
-ORDER = ("action", "reward", "state")
 
 
 class StagedIntegration(Callback):
@@ -38,7 +36,7 @@ class StagedIntegration(Callback):
 
     def __init__(self, config: StagesConfig, directory: Path | None = None):
         self.config, self.directory = config, directory
-        planned = [(name, getattr(config, name)) for name in ORDER if getattr(config, name) is not None]
+        planned = [(name, getattr(config, name)) for name in STAGES if getattr(config, name) is not None]
         for (earlier, first), (later, second) in pairwise(planned):
             if second < first:
                 raise ConfigError(f"stages.{later}={second} would begin before stages.{earlier}={first}")
@@ -51,7 +49,7 @@ class StagedIntegration(Callback):
         # Lightning clears its count of batches only after this hook; a checkpoint of now must not carry the old one
         trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         for name, epoch in self.planned.items():
-            if not agent.stages[name] and (trainer.current_epoch >= epoch or agent.brought[name]):
+            if not agent.stages[name] and (trainer.current_epoch >= epoch or agent.initial_stages[name]):
                 self._begin(name, trainer, agent)
 
     def evaluated(self, sum_rate: float, trainer: L.Trainer, agent: L.LightningModule) -> None:

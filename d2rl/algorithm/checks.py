@@ -1,0 +1,38 @@
+"""What a configuration asks of a problem, refused before anything begins."""
+
+from __future__ import annotations
+
+from d2rl.algorithm.rewards import reward_case
+from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import RunConfig
+from d2rl.problems.base import Generative, Measurable, Problem
+
+
+def check_algorithm(config: RunConfig, problem: Problem) -> None:
+    """Refuse what the problem has no part for.
+
+    :raises ConfigError: names the key and the remedy
+    """
+    name = f"problem={config.problem}"
+    reward_case(config.reward.case)
+    if config.ddpg.analytic and not isinstance(problem, Measurable):
+        raise ConfigError(
+            f"ddpg.analytic=true differentiates the utility, and {name} has none in closed form; set "
+            "ddpg.analytic=false."
+        )
+    if config.stages.state is not None and not isinstance(problem, Generative):
+        raise ConfigError(
+            f"stages.state={config.stages.state} begins SENPNN, and {name} has no rows to diffuse; set "
+            "stages.state=null."
+        )
+    if config.action.candidates > 1 and not problem.exogenous:
+        raise ConfigError(
+            f"action.candidates={config.action.candidates} measures several actions in one state, and in {name} the "
+            "next state follows from the action; set action.candidates=1."
+        )
+    generates = config.reward.generated and config.stages.reward is not None
+    if generates and config.action.candidates < 2 and problem.exogenous:
+        raise ConfigError(
+            "reward.generated=true needs action.candidates of 2 at least, got 1: generated rewards are trusted by how "
+            "they rank the actions of one state."
+        )

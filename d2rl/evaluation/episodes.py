@@ -1,0 +1,82 @@
+"""What a policy is worth over whole episodes, where a decision changes what comes after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2rl.problems.base import Decision, Problem, Simulation, stream
+
+Policy = Callable[[Any], Decision]
+
+LONGEST = 100_000  # slots; an episode that has not ended by then is counted as it is
+
+
+class EpisodeEvaluation:
+    """Episodes with the same random numbers for every policy.
+
+    Example::
+
+        evaluation = EpisodeEvaluation(problem, episodes=16, seed=0)
+        evaluation.score("d2rl", policy_of(agent, DecisionRule()))
+
+    :param problem: what is acted in      :param episodes: of each policy, side by side
+    :param seed: of the world      :param device: where it is
+    """
+
+    metric = "return"
+
+    def __init__(self, problem: Problem, episodes: int, seed: int, device: str | torch.device = "cpu"):
+        self.problem, self.episodes, self.device = problem, episodes, device
+        self.seed = stream(f"evaluation/{seed}")
+        self.policies: dict[str, dict[str, float]] = {}
+        self.references: dict[str, Policy] = getattr(problem, "references", dict)()
+        for name, policy in self.references.items():
+            self.score(name, policy)
+
+    @torch.inference_mode()
+    def returns(self, policy: Policy) -> tuple[Tensor, Tensor]:
+        """Undiscounted return and length of each episode, [episodes] both."""
+        world: Simulation[Any] = Simulation(self.problem, self.episodes, self.seed, self.device)
+        total = torch.zeros(self.episodes, dtype=torch.float64, device=self.device)
+        length, running = torch.zeros_like(total), torch.ones_like(total, dtype=torch.bool)
+        for _ in range(LONGEST):
+            step = world.step(policy(world.state))
+            total += running * step.utility[:, 0].sum(-1).double()
+            length += running
+            running = running & ~(step.truncated | step.terminated)
+            if not bool(running.any()):
+                break
+        return total, length
+
+    def judge(self, policy: Policy) -> dict[str, float]:
+        """Metrics of a policy."""
+        total, length = self.returns(policy)
+        solved = getattr(self.problem, "solved", None)
+        metrics = {
+            self.metric: float(total.mean()),
+            "return_worst": float(total.min()),
+            "return_best": float(total.max()),
+            "episode_length": float(length.mean()),
+        }
+        if solved is not None:
+            metrics["solved_share"] = float((total >= solved).double().mean())
+        return metrics
+
+    def score(self, name: str, policy: Policy, latency: bool = False) -> dict[str, float]:
+        """Metrics of a policy, kept under ``name``."""
+        self.policies[name] = self.judge(policy)
+        return self.policies[name]
+
+    def report(self) -> dict[str, Any]:
+        """Content of eval.json."""
+        settings = getattr(self.problem, "config", None)
+        return {
+            "scenario": {} if settings is None else vars(settings),
+            "drops": self.episodes,
+            "metric": self.metric,
+            "policies": self.policies,
+        }

@@ -1,0 +1,234 @@
+"""The full-duplex cell as a problem: what is decided in a slot, and what it is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2rl.common.tensor_struct import repeated
+from d2rl.config.defaults import Config, FullDuplexConfig
+from d2rl.problems.base import Layout, Observation, Sizes, Step, stream
+from d2rl.problems.full_duplex.cell_sizes import cells_of
+from d2rl.problems.full_duplex.checks import check_cell, check_files
+from d2rl.problems.full_duplex.link_rate_metrics import RateMetrics
+from d2rl.problems.full_duplex.observation import (
+    EDGE_FEATURES,
+    NODE_FEATURES,
+    flat_cell,
+    log_gain,
+    observe,
+    with_priorities,
+)
+from d2rl.problems.full_duplex.plausibility import plausibility
+from d2rl.problems.full_duplex.references import Policy, reference_policies
+from d2rl.problems.full_duplex.scenario_bank import CELL
+from d2rl.problems.full_duplex.simulator import Cells, CellState, evaluation_states, rates_of
+from d2rl.wireless.bounds import interference_free_rates
+from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.fading import scale, whiten
+from d2rl.wireless.heads import make_head
+from d2rl.wireless.link_rates import link_powers
+from d2rl.wireless.wmmse import check_weights, improve
+
+Decision = tuple[Tensor, Tensor]  # precoder [B M, N_t, K_D], total power 1 at most; uplink power [B M, K_U] in [0, 1]
+
+
+class FullDuplexProblem:
+    """4 + 6 users of one full-duplex base station by default: a beam and a power for each, in every slot.
+
+    Entities are links, downlink first; the utility of a link is its rate in bit/s/Hz.
+
+    :param config: the scenario
+    :param seed: of the fixed set of states, where the scenario has one
+    """
+
+    name = "full_duplex"
+    section = "scenario"
+    settings = FullDuplexConfig
+    exogenous = True
+    tied = (*CELL, "loads", "stored_states", "channel_bank")
+    metric = "weighted_sum_rate"
+    anchors = ("random", "wmmse")
+
+    def __init__(self, config: FullDuplexConfig, seed: int = 0):
+        self.config = config
+        self.cells = Cells(config, seed)
+        self.head = make_head(config.head, config.transmit_antennas)
+        k_d, k_u = config.downlink_users, config.uplink_users
+        self.layout = Layout((k_d, k_u), (self.head.layout.down, self.head.layout.up))
+        n_t, n_r = config.transmit_antennas, config.receive_antennas
+        coefficients = k_d * n_t + k_u * n_r + k_u * k_d + n_r * n_t
+        self.sizes = Sizes(NODE_FEATURES, EDGE_FEATURES, view=2, flat=2 * coefficients + k_d + k_u)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse values that do not fit together. :raises ConfigError: names the keys"""
+        check_cell(config)
+
+    @classmethod
+    def check_files(cls, config: Config) -> None:
+        """Read the channel bank, if there is one. :raises ConfigError: it cannot be used"""
+        check_files(config)
+
+    @classmethod
+    def variants(cls, config: FullDuplexConfig, seed: int) -> list[FullDuplexProblem]:
+        """The scenario's own cell, then those of ``scenario.loads``; a channel bank is of one cell alone."""
+        cells = cells_of(config)
+        return [cls(cell, seed) for cell in (cells[:1] if config.channel_bank is not None else cells)]
+
+    def __str__(self) -> str:
+        return f"{described(self.config)} with the {self.config.head} head"
+
+    def reset(self, batch: int, generator: torch.Generator) -> CellState:
+        """B cells in their first slot."""
+        return self.cells.reset(batch, generator)
+
+    def step(self, state: CellState, decision: Decision, generator: torch.Generator) -> Step[CellState]:
+        """Rates on the true channels, then the next slot."""
+        rates = self.measure(state, decision)
+        following, fresh, truncated = self.cells.advance(state, generator)
+        return Step(rates, following, fresh, truncated, torch.zeros_like(truncated))
+
+    def observe(self, state: CellState) -> Observation:
+        """Features of the estimated channels."""
+        return observe(state.estimate, state.weights, (self.head.layout.down, self.head.layout.up))
+
+    def decode(self, observation: Observation, action: Tensor) -> Decision:
+        """Precoder and uplink power of M actions [B, M, size] of each state."""
+        known, count = observation.known, action.shape[1]
+        return self.head.decode(
+            known.channels.repeat(count), action.float().flatten(0, 1), repeated(known.basis, count)
+        )
+
+    def view(self, observation: Observation, action: Tensor, decision: Decision | None = None) -> Tensor:
+        """Log signal, and log interference plus noise, that an action gives each link on the known channels.
+
+        A critic need not learn to invert matrices then, and its gradient reaches the action through the head.
+
+        :returns: [B, M, K, 2]
+        """
+        with torch.autocast(action.device.type, enabled=False):
+            channels = observation.known.channels.repeat(action.shape[1])
+            decision = self.decode(observation, action) if decision is None else decision
+            signal, disturbance = link_powers(channels, *decision)
+            view = torch.stack([log_gain(signal), log_gain(disturbance - 1)], dim=-1)
+        return view.unflatten(0, (-1, action.shape[1]))
+
+    def flat(self, observation: Observation) -> Tensor:
+        """Raw CSI and priorities.
+
+        :raises ValueError: a cell of another size; one of as many coefficients would be misread
+        """
+        c, channels = self.config, observation.known.channels
+        own = c.downlink_users, c.uplink_users, c.transmit_antennas, c.receive_antennas
+        found = _cell(channels)
+        if found != own:
+            raise ValueError(
+                "this mlp network was built for {} + {} users and {} + {} antennas and cannot serve {} + {} and "
+                "{} + {}; the link_graph network can".format(*own, *found)
+            )
+        return flat_cell(observation)
+
+    # ------------------------------------------------------------------ Measurable
+
+    def measure(self, state: CellState, decision: Decision) -> Tensor:
+        """Link rates [B, M, K] on the true channels, bit/s/Hz."""
+        return rates_of(state.channels, *decision)
+
+    def utility(self, observation: Observation, decision: Decision) -> Tensor:
+        """Link rates [B, M, K] on the known channels, bit/s/Hz."""
+        return rates_of(observation.known.channels, *decision)
+
+    def frozen(self, drops: int, seed: int, device: str | torch.device) -> CellState:
+        """Evaluation drops, the same for every policy."""
+        return evaluation_states(self.config, drops, seed, device)
+
+    def references(self) -> dict[str, Policy]:
+        """Decisions without learning, by name."""
+        return reference_policies()
+
+    def bound(self, state: CellState) -> Tensor:
+        """Weighted sum rate [B] without any interference, which nothing can pass."""
+        return (interference_free_rates(state.channels, state.weights) * state.weights).sum(-1)
+
+    def metrics(self, utility: Tensor, weights: Tensor) -> dict[str, float]:
+        """Summary of link rates [B, K]."""
+        # one process evaluates alone; others would not answer
+        measure = RateMetrics(self.config.downlink_users, sync_on_compute=False).to(utility.device)
+        measure.update(utility, weights)
+        return {name: float(value) for name, value in measure.compute().items()}
+
+    def refine(self, observation: Observation, decision: Decision, iterations: int) -> Decision:
+        """The decision after WMMSE iterations from it, which can only raise the weighted rate on what is known.
+
+        :raises InputError: channels or weights that cannot be refined
+        """
+        channels = observation.known.channels
+        check_weights(channels.validate(), observation.weights)
+        return improve(channels, *decision, observation.weights, iterations)
+
+    # ------------------------------------------------------------------ Prioritised
+
+    def with_priorities(self, observation: Observation, weights: Tensor) -> Observation:
+        """The same states under other priorities."""
+        return with_priorities(observation, weights)
+
+    # ------------------------------------------------------------------ Generative
+
+    def row_sizes(self) -> dict[str, int]:
+        """Real numbers of a user's channel, a cross channel, the self-interference matrix."""
+        n_t, n_r = self.config.transmit_antennas, self.config.receive_antennas
+        return {"downlink": 2 * n_t, "uplink": 2 * n_r, "cross": 2, "self_interference": 2 * n_r * n_t}
+
+    def rows(self, state: CellState) -> dict[str, Tensor]:
+        """Whitened small-scale coefficients as real rows [n, d] of unit variance; mean gains stay in the state."""
+        small = whiten(state.channels, state.gains).map(
+            lambda t: torch.view_as_real(t.to(torch.complex64).resolve_conj())
+        )
+        sizes = self.row_sizes()
+        return {name: math.sqrt(2) * tensor.reshape(-1, sizes[name]) for name, tensor in small.tensors().items()}
+
+    def with_rows(self, state: CellState, rows: Mapping[str, Tensor], generator: torch.Generator) -> CellState:
+        """The same geometry with other small-scale coefficients, and new estimates of the channels."""
+        made = {}
+        for name, like in state.channels.tensors().items():
+            pairs = rows[name].unflatten(-1, (-1, 2)) / math.sqrt(2)
+            made[name] = torch.view_as_complex(pairs).reshape(like.shape).to(like)
+        return self.cells.with_channels(state, scale(ChannelState(**made), state.gains), generator)
+
+    def held_out(self, count: int, device: torch.device) -> tuple[CellState, CellState | None]:
+        """The last fifth of a fixed set, else new drops."""
+        stored = self.cells.stored(device)
+        if stored is None:
+            return evaluation_states(self.config, count, stream("held out"), device), None
+        kept = stored.batch // 5
+        # a set too small to share is trained and judged on as a whole
+        return (stored[-kept:], stored[:-kept]) if kept > 1 else (stored, stored)
+
+    def plausibility(self, real: CellState, made: CellState, generator: torch.Generator) -> dict[str, dict[str, Any]]:
+        """Distances between real and made channels, beside those between real and real ones."""
+        return plausibility(real.channels, made.channels, real.gains, made.gains, bootstrap=10, generator=generator)
+
+    # ------------------------------------------------------------------ Remembering
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fixed set of states, where there is one."""
+        return self.cells.state_dict()
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue with it."""
+        self.cells.load_state_dict(saved)
+
+
+def described(config: FullDuplexConfig) -> str:
+    """The cell in words."""
+    users, antennas = (config.downlink_users, config.uplink_users), (config.transmit_antennas, config.receive_antennas)
+    return "{} + {} users and {} + {} antennas".format(*users, *antennas)
+
+
+def _cell(channels: ChannelState) -> tuple[int, int, int, int]:
+    return channels.downlink_users, channels.uplink_users, channels.transmit_antennas, channels.receive_antennas

@@ -1,0 +1,38 @@
+"""What a base station could do without learning, on the channels that it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from d2rl.problems.base import stream
+from d2rl.problems.full_duplex.simulator import CellState
+from d2rl.wireless import ChannelState, full_uplink_power, mrt, random_decision, rzf, wmmse, zf
+
+WMMSE_ITERATIONS = 200
+
+Policy = Callable[[CellState], tuple[Tensor, Tensor]]
+
+
+def reference_policies(starts: int = 1) -> dict[str, Policy]:
+    """WMMSE, linear precoders at full power, random decisions, by name.
+
+    :param starts: of WMMSE
+    """
+
+    def at_full_power(precoder: Callable[[ChannelState], Tensor]) -> Policy:
+        return lambda state: (precoder(state.estimate), full_uplink_power(state.estimate))
+
+    def random(state: CellState) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator(state.weights.device).manual_seed(stream("random"))
+        return random_decision(state.estimate, generator)
+
+    return {
+        "wmmse": lambda state: wmmse(state.estimate, WMMSE_ITERATIONS, starts, state.weights),
+        "rzf": at_full_power(rzf),
+        "zf": at_full_power(zf),
+        "mrt": at_full_power(mrt),
+        "random": random,
+    }
