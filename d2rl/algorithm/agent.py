@@ -20,8 +20,8 @@ from d2rl.algorithm.explorers import AENPNN, RENPNN, SENPNN
 from d2rl.algorithm.explorers.reward import rank_correlation
 from d2rl.algorithm.learning_rates import scale_rates
 from d2rl.algorithm.means import Means
-from d2rl.algorithm.networks import make_transition, make_view
-from d2rl.algorithm.policy import make_action_explorer, make_actor
+from d2rl.algorithm.networks import make_encoder, make_transition, make_view
+from d2rl.algorithm.policy import make_actor
 from d2rl.algorithm.replay import ReplayBuffer
 from d2rl.algorithm.rewards import raw_reward, reward_case, to_scalar
 from d2rl.algorithm.world import World, make_worlds
@@ -93,7 +93,14 @@ class D2RL(L.LightningModule):
         self.actor = make_actor(config, self.problem)
         self.critic = Critic(make_transition(network, self.problem, view_size), network.width)
         self.target_actor, self.target_critic = deepcopy(self.actor), deepcopy(self.critic)
-        self.aenpnn = make_action_explorer(config, self.problem)
+        self.aenpnn = AENPNN(
+            make_encoder(network, self.problem),
+            self.problem.layout,
+            network.width,
+            config.action,
+            penalty=config.ddpg.saturation_penalty,
+            rate=config.ddpg.actor_rate,
+        )
         self.renpnn = RENPNN(
             make_transition(network, self.problem, view_size),
             network.width,

@@ -13,12 +13,13 @@ import torch
 from rich.console import Console
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.policy import Policy
 from d2rl.common.distributed import launch_rank, share
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
 from d2rl.config.defaults import Config
 from d2rl.config.load import conf_name, to_yaml
 from d2rl.config.schema import leaves
-from d2rl.deploy.pretrained import load_agent
+from d2rl.deploy.pretrained import load_policy
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, make_evaluation, score_agent
 from d2rl.evaluation.scheduling import proportional_fair
@@ -107,8 +108,8 @@ def evaluate_command(arguments: list[str]) -> None:
         raise ConfigError(
             "eval.py needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
         )
-    agent, path = load_agent(given["ckpt"], rest)
-    evaluation, report = evaluate(agent)
+    policy, path = load_policy(given["ckpt"], rest)
+    evaluation, report = evaluate(policy)
     # a policy folder keeps the evaluation that it came with
     beside = RUNS / path.parent.name if path.suffix == ".safetensors" else run_of(path) or path.parent
     out = Path(given["out"]).expanduser() if "out" in given else beside
@@ -118,7 +119,7 @@ def evaluate_command(arguments: list[str]) -> None:
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
     trained_in = run_of(path)
-    page = save_report_page(out, agent.config, evaluation, report, RunDirectory(trained_in) if trained_in else None)
+    page = save_report_page(out, policy.config, evaluation, report, RunDirectory(trained_in) if trained_in else None)
     console = Console()
     console.print(results_table(report))
     console.print(f"written: {out / 'eval.json'}", markup=False)
@@ -126,18 +127,18 @@ def evaluate_command(arguments: list[str]) -> None:
         console.print(f"report: {page}", markup=False)
 
 
-def evaluate(agent: D2RL) -> tuple[Evaluation | EpisodeEvaluation, dict[str, Any]]:
-    """An agent on the frozen drops, as its configuration asks, and what eval.json holds of it."""
-    config, e = agent.config, agent.config.evaluation
+def evaluate(policy: Policy) -> tuple[Evaluation | EpisodeEvaluation, dict[str, Any]]:
+    """A policy on the frozen drops, as its configuration asks, and what eval.json holds of it."""
+    config, e = policy.config, policy.config.evaluation
     device = accelerator_device(config.trainer.accelerator)
     check_footprint(config, device, training=False)
     weights = link_weights(config) if isinstance(config, Config) else None
-    agent.to(device)
+    policy.to(device)
     priorities = None if weights is None else torch.tensor(weights)
-    evaluation = make_evaluation(agent.problem, e.drops, e.seed, device, priorities)
-    report = score_agent(agent, evaluation, decision_rule(config))
+    evaluation = make_evaluation(policy.problem, e.drops, e.seed, device, priorities)
+    report = score_agent(policy, evaluation, decision_rule(config))
     if e.slots:
-        report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
+        report["proportional_fair"] = proportional_fair(policy, decision_rule(config), e.drops, e.slots, e.seed)
     return evaluation, report
 
 

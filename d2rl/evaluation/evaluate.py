@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.policy import Proposer
 from d2rl.common.errors import ConfigError
 from d2rl.evaluation.episodes import EpisodeEvaluation
@@ -117,18 +116,19 @@ def policy_of(proposer: Proposer, rule: DecisionRule) -> Policy:
 
 
 def score_agent(
-    agent: D2RL, evaluation: Evaluation | EpisodeEvaluation, rule: DecisionRule, references: bool = True
+    proposer: Any, evaluation: Evaluation | EpisodeEvaluation, rule: DecisionRule, references: bool = True
 ) -> dict[str, Any]:
-    """Score an agent as asked, and with many candidates where nothing else was asked; the content of eval.json.
+    """Score a policy as asked, and with many candidates where nothing else was asked; the content of eval.json.
 
+    :param proposer: a policy or a whole agent
     :param references: time the references' decisions too
     """
-    agent.eval()
+    proposer.eval()
     rules = {AGENT: rule}
     if rule == DecisionRule() and isinstance(evaluation, Evaluation):
-        rules[AGENT_BEST] = DecisionRule(best_of=BEST_OF, priority_spread=trained_spread(agent))
+        rules[AGENT_BEST] = DecisionRule(best_of=BEST_OF, priority_spread=trained_spread(proposer))
     for name, one in rules.items():
-        evaluation.score(name, policy_of(agent, one), latency=True)
+        evaluation.score(name, policy_of(proposer, one), latency=True)
     if references and isinstance(evaluation, Evaluation):
         for name, policy in evaluation.references.items():
             evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
@@ -147,9 +147,9 @@ def make_evaluation(
     return EpisodeEvaluation(problem, drops, seed, device)
 
 
-def trained_spread(agent: D2RL) -> float:
+def trained_spread(proposer: Any) -> float:
     """The spread of priorities that a policy was trained on, 0 where it knows none."""
-    settings = settings_of(agent.config)
+    settings = settings_of(proposer.config)
     return max(getattr(settings, "priority_direction", 0.0), getattr(settings, "priority_user", 0.0))
 
 

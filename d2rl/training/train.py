@@ -34,7 +34,6 @@ from d2rl.training.callbacks import (
     StatePlausibility,
     TrainingProgress,
 )
-from d2rl.training.callbacks.precision import TYPES
 from d2rl.training.checkpoint import CheckpointFiles, config_of, load_checkpoint
 from d2rl.training.warm_start import begin_from, load_weights
 
@@ -217,17 +216,3 @@ def training_device(config: TrainerConfig) -> torch.device:
             "trainer.cuda_graphs=true needs a GPU, and torch sees none here; set trainer.cuda_graphs=false."
         )
     return device
-
-
-def restore(checkpoint: dict[str, Any], config: Config, name: str) -> D2RL:
-    """An agent with a checkpoint's weights and stages, ready to decide.
-
-    :param checkpoint: content of the file
-    :param config: its own configuration, or one with another scenario
-    :param name: of the file, for messages
-    :raises CheckpointError: weights that do not fit the configuration
-    """
-    agent = D2RL(config)
-    load_weights(agent, checkpoint, name)
-    agent.autocast_type = TYPES[config.trainer.precision]
-    return agent

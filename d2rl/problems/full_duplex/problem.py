@@ -14,7 +14,6 @@ from d2rl.config.defaults import Config, FullDuplexConfig
 from d2rl.problems.base import Layout, Observation, Sizes, Step, stream
 from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.checks import check_cell, check_files
-from d2rl.problems.full_duplex.link_rate_metrics import RateMetrics
 from d2rl.problems.full_duplex.observation import (
     EDGE_FEATURES,
     NODE_FEATURES,
@@ -23,7 +22,6 @@ from d2rl.problems.full_duplex.observation import (
     observe,
     with_priorities,
 )
-from d2rl.problems.full_duplex.plausibility import plausibility
 from d2rl.problems.full_duplex.references import Policy, reference_policies
 from d2rl.problems.full_duplex.scenario_bank import CELL
 from d2rl.problems.full_duplex.simulator import Cells, CellState, evaluation_states, rates_of
@@ -157,6 +155,9 @@ class FullDuplexProblem:
 
     def metrics(self, utility: Tensor, weights: Tensor) -> dict[str, float]:
         """Summary of link rates [B, K]."""
+        # torchmetrics takes seconds to import, which a decision need not wait for
+        from d2rl.problems.full_duplex.link_rate_metrics import RateMetrics
+
         # one process evaluates alone; others would not answer
         measure = RateMetrics(self.config.downlink_users, sync_on_compute=False).to(utility.device)
         measure.update(utility, weights)
@@ -211,6 +212,8 @@ class FullDuplexProblem:
 
     def plausibility(self, real: CellState, made: CellState, generator: torch.Generator) -> dict[str, dict[str, Any]]:
         """Distances between real and made channels, beside those between real and real ones."""
+        from d2rl.problems.full_duplex.plausibility import plausibility
+
         return plausibility(real.channels, made.channels, real.gains, made.gains, bootstrap=10, generator=generator)
 
     # ------------------------------------------------------------------ Remembering
