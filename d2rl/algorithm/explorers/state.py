@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from d2rl.algorithm.diffusion import DiffusionSchedule
 from d2rl.common.errors import CheckpointError
+from d2rl.config.defaults import RunConfig
 
 Rows = Mapping[str, Tensor]  # kind of row -> [n, d]
 
@@ -120,6 +121,12 @@ class SENPNN(L.LightningModule):
         self.schedule = DiffusionSchedule(steps, kind)
         networks = {name: RowDenoiser(size, width, steps) for name, size in row_sizes.items()}
         self.networks: Any = nn.ModuleDict(networks)
+
+    @classmethod
+    def build(cls, config: RunConfig, problem: Any) -> SENPNN:
+        """The explorer of a configuration, for a problem that can be diffused."""
+        state = config.state
+        return cls(problem.row_sizes(), state.steps, width=state.width, lr=state.rate)
 
     @property
     def floor(self) -> float:
