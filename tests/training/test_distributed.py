@@ -16,7 +16,7 @@ from conftest import TINY
 
 from d2rl.commands.train_eval import train_command
 from d2rl.common.errors import CheckpointError, ConfigError
-from d2rl.config.load import check, load
+from d2rl.problems import check_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = (
@@ -35,11 +35,12 @@ from d2rl.common import command_line as cli
 from d2rl.common import distributed
 from d2rl.algorithm.agent import D2RL
 
+STEERED = ("stages", "chi", "replacements_due", "fallback", "updates")
 whole_train, whole_step = commands.train, D2RL.step
 
-def step(self, index, loss):
-    broken = distributed.rank() == 1 and self.updates == 3 and index == 1
-    whole_step(self, index, loss * float("nan") if broken else loss)
+def step(self, name, loss):
+    broken = distributed.rank() == 1 and self.updates == 3 and name == "critic"
+    whole_step(self, name, loss * float("nan") if broken else loss)
 
 def train(*arguments):
     agent = whole_train(*arguments).agent
@@ -49,12 +50,10 @@ def train(*arguments):
     distributed.largest_(largest)
     kept = {
         "weights": agent.state_dict(),
-        "steered": {name: getattr(agent, name) for name in ("stages", "chi", "owed", "fallback", "updates")},
+        "steered": {name: getattr(agent, name) for name in STEERED},
         "environment_steps": agent.environment_steps,
-        "cells": agent.env.num_envs,
-        "channels": agent.env.state.channels.tensors(),
-        "bank": agent.env.state_dict().get("bank"),
-        "replay": agent.replay.state_dict(),
+        "cells": agent.world.batch,
+        "world": agent.world.state_dict(),
         "capacity": agent.replay.capacity,
         "generator": agent.generator.get_state(),
         "reduced": [average.tolist(), largest.item(), distributed.total(rank + 1, agent.device)],
@@ -125,9 +124,8 @@ def test_the_world_is_split_not_doubled(ranks):
     assert [rank["cells"] for rank in ranks] == [4, 4]
     assert [rank["capacity"] for rank in ranks] == [32, 32]
     assert [rank["environment_steps"] for rank in ranks] == [16 * 8] * 2
-    assert not set(ranks[0]["channels"]["downlink"].flatten().tolist()) & set(
-        ranks[1]["channels"]["downlink"].flatten().tolist()
-    )
+    first, second = (set(rank["world"]["state"]["channels.downlink"].flatten().tolist()) for rank in ranks)
+    assert not first & second
     assert not torch.equal(ranks[0]["generator"], ranks[1]["generator"])
 
 
@@ -167,6 +165,6 @@ def test_a_checkpoint_of_two_processes_is_not_resumed_in_one(ranks, folder):
 @pytest.mark.parametrize("key", ["trainer.num_envs", "ddpg.batch", "ddpg.critic_batch", "ddpg.replay"])
 def test_what_cannot_be_shared_equally_is_refused(key):
     value = {"trainer.num_envs": 7, "ddpg.batch": 5, "ddpg.critic_batch": 7, "ddpg.replay": 65}[key]
-    config = load([*TINY, "ddpg.critic_batch=8", "trainer.devices=2", f"{key}={value}"])
+    config = load_config([*TINY, "ddpg.critic_batch=8", "trainer.devices=2", f"{key}={value}"])
     with pytest.raises(ConfigError, match=rf"{key} \({value}\) must be a multiple of trainer.devices"):
-        check(config)
+        check_config(config)

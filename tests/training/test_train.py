@@ -14,8 +14,9 @@ import torch
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import ConfigError
-from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.problems import make_problems
+from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import config_of, load_checkpoint
 from d2rl.training.train import accelerator_device, restore, train
@@ -79,7 +80,7 @@ def contents(path: Path) -> dict[str, Any]:
 def quick_references():
     """How well WMMSE does is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "WMMSE_ITERATIONS", 10)
+        patch.setattr(references, "WMMSE_ITERATIONS", 10)
         yield
 
 
@@ -129,7 +130,7 @@ def test_a_run_over_several_loads_goes_on_in_every_world(tiny, tmp_path):
     """From each of its checkpoints, which were written with another world next."""
     config = tiny(*EVERYTHING, "scenario.loads=2+2,5+4", "scenario.head=switching")
     whole = start(config, tmp_path / "whole")
-    assert len(load_checkpoint(whole.run.last)["d2rl"]["loads"]) == 2
+    assert len(load_checkpoint(whole.run.last)["d2rl"]["ranks"][0]["worlds"]) == 3
     for stage, updates in (("reward", 4), ("state", 8)):
         begun = whole.run.checkpoints / f"stage-{stage}.ckpt"
         assert load_checkpoint(begun)["d2rl"]["updates"] == updates
@@ -242,7 +243,7 @@ def test_a_checkpoint_is_worth_what_the_last_evaluation_said(tiny, tmp_path, pre
     )
     saved = load_checkpoint(result.run.last)
     config = config_of(saved)
-    drops = Evaluation(config.scenario, config.evaluation.drops, config.evaluation.seed)
+    drops = Evaluation(make_problems(config)[0], config.evaluation.drops, config.evaluation.seed)
     found = drops.score("d2rl", policy_of(restore(saved, config, "last.ckpt"), DecisionRule()))
     assert str(found["sum_rate"]) == rows(result.run.path)[-1]["eval/sum_rate"]
 
