@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from d2rl.common.errors import counted
 from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
 from d2rl.training.checkpoint import config_of, load_checkpoint
 from d2rl.training.train import restore
@@ -61,7 +62,7 @@ def main() -> None:
             return wmmse(state.estimate, iterations, starts)
 
         score = evaluation.score("wmmse", policy)
-        label = f"WMMSE, {iterations} iterations, {starts} starts"
+        label = f"WMMSE, {counted(iterations, 'iteration')}, {counted(starts, 'start')}"
         rows.append((label, score["sum_rate"], score["wmmse_ratio"], evaluation.latency(policy)))
     table = Table("decision", "sum rate (bit/s/Hz)", "share of WMMSE", "latency (ms)")
     for label, rate, ratio, latency in rows:

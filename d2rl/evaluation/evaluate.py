@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -258,9 +259,14 @@ class Evaluation:
 
     def _compare(self, metrics: dict[str, float]) -> dict[str, float]:
         rate = metrics["weighted_sum_rate"]
-        metrics["wmmse_ratio"] = rate / self.wmmse
-        metrics["gap_closed"] = (rate - self.random) / (self.wmmse - self.random)
+        metrics["wmmse_ratio"] = ratio(rate, self.wmmse)
+        metrics["gap_closed"] = ratio(rate - self.random, self.wmmse - self.random)
         return metrics
+
+
+def ratio(value: float, reference: float) -> float:
+    """``value / reference``; NaN, which is unknown, where the reference is 0."""
+    return value / reference if reference else math.nan
 
 
 def _wait(device: torch.device) -> None:

@@ -54,6 +54,12 @@ def scenario_bank(config: FullDuplexConfig) -> ChannelBank:
             f"scenario.channel_bank={config.channel_bank} holds one {'episode' if bank.slots > 1 else 'state'}; two "
             "are needed at least, one to train on and one kept for evaluation."
         )
+    for part, use in zip(bank.split(), ("to train on", "kept for evaluation"), strict=True):
+        if not (bool(part.channels.downlink.any()) or bool(part.channels.uplink.any())):
+            raise ConfigError(
+                f"scenario.channel_bank={config.channel_bank}: downlink and uplink are 0 in all states {use}, so that "
+                "every policy does as well as the others; remove those states, or put them elsewhere in the file."
+            )
     _notice_void(config, bank.noise_normalised)
     return bank.normalised(link_budget(config))
 

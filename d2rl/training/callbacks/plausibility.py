@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.evaluation.plausibility import plausibility
+from d2rl.problems.full_duplex.scenario_bank import notice_once
 from d2rl.runs.tracking import log
 
 BOOTSTRAP = 10  # resamples of real states against real ones
@@ -30,6 +31,9 @@ class StatePlausibility(Callback):
         if agent.config.stages.state is None or not due:
             return
         real, generator = agent.held_out, torch.Generator(agent.device).manual_seed(agent.updates)
+        if real.channels.batch < 2:
+            notice_once("one state to train on is too few to judge SENPNN by: plausibility metrics are left out.")
+            return
         synthetic = agent.senpnn.generate(real.channels, real.gains, generator=generator)
         result = plausibility(
             real.channels, synthetic, real.gains, real.gains, bootstrap=BOOTSTRAP, generator=generator
