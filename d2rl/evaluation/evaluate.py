@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -180,9 +181,14 @@ class Evaluation:
 
     def _compare(self, metrics: dict[str, float]) -> dict[str, float]:
         reached = metrics[self.metric]
-        metrics[f"{self.problem.anchors[1]}_ratio"] = reached / self.reference
-        metrics["gap_closed"] = (reached - self.floor) / (self.reference - self.floor)
+        metrics[f"{self.problem.anchors[1]}_ratio"] = ratio(reached, self.reference)
+        metrics["gap_closed"] = ratio(reached - self.floor, self.reference - self.floor)
         return metrics
+
+
+def ratio(value: float, reference: float) -> float:
+    """``value / reference``; NaN, which is unknown, where the reference is 0."""
+    return value / reference if reference else math.nan
 
 
 def _wait(device: torch.device) -> None:
