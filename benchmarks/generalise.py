@@ -21,12 +21,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.command_line import run
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, FullDuplexConfig, option
 from d2rl.config.load import load
 from d2rl.config.schema import either
-from d2rl.evaluation.evaluate import BEST_OF, DecisionRule, Policy, policy_of, reference_policies
+from d2rl.evaluation.evaluate import BEST_OF, Policy, policy_of, ratio, reference_policies
 from d2rl.problems.full_duplex.scenario_bank import cell_of
 from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.report.learning_curve import COLOURS
@@ -158,9 +159,8 @@ def _chosen(only: str | None) -> list[str]:
 
 def _shares(result: dict[str, float]) -> dict[str, float]:
     """Of WMMSE, and the part of the way from random to WMMSE."""
-    span = result[WMMSE] - result[RANDOM]
-    shares = {name: result[name] / result[WMMSE] for name in (AGENT, BEST, RZF)}
-    return {**shares, "gap closed": (result[AGENT] - result[RANDOM]) / span}
+    shares = {name: ratio(result[name], result[WMMSE]) for name in (AGENT, BEST, RZF)}
+    return {**shares, "gap closed": ratio(result[AGENT] - result[RANDOM], result[WMMSE] - result[RANDOM])}
 
 
 def _write_csv(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:

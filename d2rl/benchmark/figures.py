@@ -48,9 +48,9 @@ def draw_figures(matrix: Matrix, results: Sequence[Result], summary: dict[str, A
 
 def _curves(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     """Gap closed against training seconds: median and interquartile band over seeds, seeds faint."""
-    if not results:
-        return None
     curves = {name: [curve for result in some if (curve := _curve(result))] for name, some in results.items()}
+    if not any(curves.values()):
+        return None
     thresholds = next(iter(results.values()))[0].time_to_gap
     if len(curves) <= TOGETHER:
         figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
@@ -104,7 +104,7 @@ def _finish_curves(axes: Any, thresholds: dict[str, float]) -> None:
         axes.axhline(float(threshold), color="0.6", linewidth=0.6, linestyle=":")
     axes.axhline(1, color="0.4", linewidth=0.8)
     axes.annotate("WMMSE", (1, 1), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color="0.4")
-    low = min(0.4, min(line.get_ydata().min() for line in axes.lines if len(line.get_ydata()) > 2) if axes.lines else 0)
+    low = min(0.4, min((line.get_ydata().min() for line in axes.lines if len(line.get_ydata()) > 2), default=0))
     axes.set_ylim(max(-0.05, low), 1.08)
     axes.set_xlim(left=0)
     axes.set_xlabel("training time (s)")

@@ -32,6 +32,7 @@ from d2rl.config.schema import either
 from d2rl.evaluation.evaluate import Evaluation
 from d2rl.problems import check_config
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
+from d2rl.report.terminal import shown
 from d2rl.runs.run_directory import write_json, write_text
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks.gpu_time import device_name
@@ -61,7 +62,7 @@ def peers_command(arguments: list[str]) -> None:
                 _run(cell, config, learners, evaluation)
             result = read_result(cell)
             reached = [f"{key} in {time:.1f} s" for key, time in result.time_to_gap.items() if math.isfinite(time)]
-            told = "; ".join([f"{cell.name}: gap closed {result.gap_closed:.3f}", *reached])
+            told = "; ".join([f"{cell.name}: gap closed {shown(result.gap_closed, 3)}", *reached])
             console.print(told, markup=False, highlight=False, soft_wrap=True)
         results = [read_result(cell) for cell in matrix.cells]
         levels = time_to_levels(results, config.beside)

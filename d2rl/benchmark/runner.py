@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from d2rl.benchmark.cells import LOG, finish, finished, last_words, progress
 from d2rl.benchmark.launchers import Job, Launcher
 from d2rl.benchmark.matrix import Cell
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, counted
 
 WAIT, REFRESH = 0.1, 2.0  # seconds between two looks at the processes, and at the running cells' metrics
 
@@ -44,7 +44,7 @@ class Runner:
         waiting = [cell for cell in cells if not finished(cell)]
         done = len(cells) - len(waiting)
         if done:
-            self.console.print(f"{done} of {len(cells)} cells are finished already", markup=False)
+            self.console.print(f"finished already: {done} of {counted(len(cells), 'cell')}", markup=False)
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
         columns += [TextColumn("{task.fields[quality]}"), TimeElapsedColumn()]
         try:

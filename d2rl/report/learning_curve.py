@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import matplotlib
@@ -16,10 +17,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def read_metrics(path: Path, *columns: str) -> list[tuple[float, ...]]:
-    """Rows of metrics.csv that have all of ``columns``."""
+    """Rows of metrics.csv that have all of ``columns``; a number that is not finite is none."""
     with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [tuple(float(row[c]) for c in columns) for row in rows if all(row.get(c) for c in columns)]
+        rows = [tuple(float(row.get(c) or math.nan) for c in columns) for row in csv.DictReader(file)]
+    return [row for row in rows if all(map(math.isfinite, row))]
 
 
 def learning_curve(metrics: Path, references: dict[str, dict[str, float]], path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from d2rl.common.errors import counted
 from d2rl.runs.run_directory import RunDirectory
 
 OFFLINE = "offline-run-*"
@@ -19,7 +21,10 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
     :param report: content of eval.json
     :param timing: content of timing.json
     """
-    caption = f"{report['drops']} drops; no policy can pass {report['interference_free_bound']:.1f} bit/s/Hz"
+    drops, bound = counted(report["drops"], "drop"), report["interference_free_bound"]
+    caption = f"{drops}, rates in bit/s/Hz; no policy can pass {bound:.1f}"
+    if schedule := schedule_line(report):
+        caption += f"\n{schedule}"
     if timing:
         reached = ", ".join(f"{t}: {_seconds(s)}" for t, s in timing["time_to_gap"].items())
         caption += (
@@ -28,7 +33,7 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
         )
     columns = [
         "policy",
-        "sum rate\n(bit/s/Hz)",
+        "sum rate",
         "share of\nWMMSE",
         "gap\nclosed",
         "downlink",
@@ -37,19 +42,33 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
     ]
     table = Table(caption=caption)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
     ordered = sorted(report["policies"].items(), key=lambda item: -item[1]["weighted_sum_rate"])
     for name, metrics in ordered:
         table.add_row(
             name,
             f"{metrics['weighted_sum_rate']:.2f}",
-            f"{metrics['wmmse_ratio']:.3f}",
-            f"{metrics['gap_closed']:.3f}",
+            shown(metrics["wmmse_ratio"], 3),
+            shown(metrics["gap_closed"], 3),
             f"{metrics['downlink_rate']:.2f}",
             f"{metrics['uplink_rate']:.2f}",
             f"{metrics['latency_ms']:.2f}" if "latency_ms" in metrics else "",
         )
     return table
+
+
+def schedule_line(report: dict[str, Any]) -> str | None:
+    """What proportional-fair weights bring beside equal ones; None where no schedule was asked for."""
+    if (found := report.get("proportional_fair")) is None:
+        return None
+    names = {"geometric_mean": "geometric mean of the links", "p5": "5 % link", "sum_rate": "sum rate"}
+    pairs = [f"{text} {found[f'proportional_fair_{n}']:.2f} ({found[f'equal_{n}']:.2f})" for n, text in names.items()]
+    return f"proportional fair over {counted(found['slots'], 'slot')} (equal weights): {', '.join(pairs)}"
+
+
+def shown(value: float | None, digits: int) -> str:
+    """A number as a person reads it; a dash for one that is unknown."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def wandb_notice(console: Console, run: RunDirectory) -> None:

@@ -16,8 +16,8 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from d2rl.config.defaults import Config
 from d2rl.common.errors import CheckpointError, ConfigError, RunError
+from d2rl.config.defaults import Config
 from d2rl.config.load import to_yaml
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,8 @@ class RunDirectory:
 
     def _refuse_another(self) -> None:
         held = [name for name in CONTENTS if (self.path / name).exists()]
-        if held:
+        only_begun = held == ["config.yaml", "checkpoints"] and not any(self.checkpoints.iterdir())
+        if held and not only_begun:  # of a run that ended before it had learned anything nothing is lost
             raise ConfigError(
                 f"run_dir={self.path} already holds a run ({held[0]}); choose another directory, "
                 f"or continue that run with resume={self.path}."

@@ -14,9 +14,9 @@ import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from wandb.errors import AuthenticationError, CommError
 
+from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config
 from d2rl.runs.csv_logger import STEP, CsvLogger
-from d2rl.common.errors import ConfigError
 from d2rl.runs.event_files import EventFiles
 from d2rl.runs.run_directory import RunDirectory
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, counted
 from d2rl.config.defaults import Config
 from d2rl.problems import make_problems
 from d2rl.problems.base import stream
@@ -66,7 +66,7 @@ def check_memory(config: Config, device: torch.device) -> str:
         free = _fits(config, need, available_bytes(host), "of memory for its copy in checkpoints")
     else:
         free = _fits(config, 2 * need, available_bytes(host), "of memory with its copy in checkpoints")
-    return f"replay: {config.ddpg.replay:,} states, {need / GIB:.2f} GiB ({free / GIB:.1f} GiB are free)"
+    return f"replay: {counted(config.ddpg.replay, 'state')}, {need / GIB:.2f} GiB ({free / GIB:.1f} GiB are free)"
 
 
 def _fits(config: Config, need: int, free: int, what: str) -> int:
@@ -74,7 +74,7 @@ def _fits(config: Config, need: int, free: int, what: str) -> int:
         most = config.ddpg.replay * free // need
         raise ConfigError(
             f"ddpg.replay={config.ddpg.replay} needs {need / GIB:.1f} GiB {what}, and {free / GIB:.1f} GiB are free; "
-            f"at most {most} states fit."
+            f"what fits is at most {counted(most, 'state')}."
         )
     return free
 

@@ -11,13 +11,14 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.distributed import launch_rank, strategy
-from d2rl.common.errors import CheckpointError, ConfigError, RunError
+from d2rl.common.errors import CheckpointError, ConfigError, RunError, counted
 from d2rl.config.defaults import Config, TrainerConfig
 from d2rl.config.load import processes
 from d2rl.config.schema import leaves
 from d2rl.evaluation.episodes import EpisodeEvaluation
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, make_evaluation
+from d2rl.evaluation.evaluate import Evaluation, make_evaluation
 from d2rl.runs.artifacts import upload_checkpoints
 from d2rl.runs.run_directory import RunDirectory, find_checkpoint
 from d2rl.runs.tracking import CsvLogger, make_loggers, wandb_id
@@ -186,8 +187,8 @@ def decision_rule(config: Config) -> DecisionRule:
 def _check_processes(before: int, config: TrainerConfig) -> None:
     if before != processes(config):
         raise CheckpointError(
-            f"the run was on {before} processes, each with its part of the world, and goes on exactly on as many only; "
-            f"trainer.devices x trainer.nodes is {processes(config)}."
+            f"the run was on {counted(before, 'process', 'processes')}, each with its part of the world, and goes on "
+            f"exactly on as many only; trainer.devices x trainer.nodes is {processes(config)}."
         )
 
 
@@ -201,7 +202,9 @@ def accelerator_device(name: str, devices: int = 1) -> torch.device:
         raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu")
     device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and devices > torch.cuda.device_count():
-        raise ConfigError(f"trainer.devices={devices}, but torch sees {torch.cuda.device_count()} GPUs here.")
+        raise ConfigError(
+            f"trainer.devices={devices}, but torch sees {counted(torch.cuda.device_count(), 'GPU')} here."
+        )
     return device
 
 

@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.envs import decided_rates, evaluation_states
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.problems.base import Observation, Transition
 from d2rl.problems.full_duplex.observation import observe
 from d2rl.wireless import ChannelState

@@ -123,7 +123,7 @@ def test_a_failed_cell_is_reported_and_the_rest_stays(benchmark, capsys, monkeyp
     with pytest.raises(BenchmarkError, match=r"1 of 2 cells failed: ddpg-default-0\. Their logs are .*log.txt"):
         benchmark_command(arguments(benchmark))
     shown = capsys.readouterr().out
-    assert "1 of 2 cells are finished already" in shown
+    assert "finished already: 1 of 2 cells" in shown
     assert "failed with status 3: ddpg-default-0" in shown
     assert "no room on this machine" in shown  # the end of its log
     assert trained(benchmark) == {"full-default-0": before["full-default-0"]}

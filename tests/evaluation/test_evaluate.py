@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import json
+import math
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -14,15 +17,20 @@ from rich.console import Console
 from torch import Tensor
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule, decide, diverse_weights
 from d2rl.algorithm.networks import observe
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.defaults import FullDuplexConfig
-from d2rl.envs import CellState, decided_rates, evaluation_states
+from d2rl.envs import CellState, FullDuplexEnv, decided_rates, evaluation_states
 from d2rl.evaluation import evaluate as evaluation
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, decide, diverse_weights, policy_of, reference_policies
+from d2rl.evaluation.evaluate import Evaluation, policy_of, reference_policies
 from d2rl.evaluation.scheduling import proportional_fair
 from d2rl.report.terminal import results_table
+from d2rl.runs.run_directory import write_json
+from d2rl.training.callbacks.gpu_time import device_name
 from d2rl.wireless import link_rates
+from d2rl.wireless.bank_file import save_bank
+from d2rl.wireless.channel_bank import ChannelBank
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -181,6 +189,68 @@ def test_the_table_shows_the_best_policy_first(small):
     places = [text.index(f" {name} ") for name in ranked]
     assert places == sorted(places)
     assert "gap closed 0.80: 3.0 s, 0.90: not reached" in " ".join(text.split())
+
+
+def shown_by(report: dict, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(results_table(report))
+    return console.file.getvalue()
+
+
+def test_the_table_fits_a_terminal_of_80_columns_and_wraps_no_name(small):
+    policies = {**small.policies, "d2rl best of 16": {**small.policies["rzf"], "latency_ms": 1234.56}}
+    text = shown_by({**small.report(), "policies": policies})
+    assert " d2rl best of 16 " in text
+    assert " 1234.56 " in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "16 drops" in text
+
+
+def test_one_drop_is_no_plural(small):
+    assert "1 drop, rates in bit/s/Hz" in shown_by({**small.report(), "drops": 1})
+    assert device_name(torch.device("cpu")).endswith("CPU, 1 thread")
+
+
+def test_the_table_tells_of_a_schedule(small):
+    keys = [f"{name}_{of}" for name in ("equal", "proportional_fair") for of in ("sum_rate", "geometric_mean", "p5")]
+    found = {"slots": 50, **{key: float(n) for n, key in enumerate(keys)}}
+    text = " ".join(shown_by({**small.report(), "proportional_fair": found}).split())
+    assert "proportional fair over 50 slots (equal weights): geometric mean of the links 4.00 (1.00), 5 %" in text
+    assert "link 5.00 (2.00), sum rate 3.00 (0.00)" in text
+
+
+@pytest.fixture
+def worthless(tiny, tmp_path) -> Evaluation:
+    """One link alone counts, and it hears nothing: every policy reaches 0."""
+    env = FullDuplexEnv(tiny().scenario, 10, 0)
+    channels = env.state.channels
+    silent = torch.cat([torch.zeros_like(channels.downlink[:, :1]), channels.downlink[:, 1:]], dim=1)
+    bank = ChannelBank(replace(channels, downlink=silent), env.state.gains, env.state.weights)
+    save_bank(bank, tmp_path / "bank.npz")
+    scenario = replace(tiny().scenario, channel_bank=str(tmp_path / "bank.npz"))
+    return Evaluation(scenario, 8, 0, weights=torch.tensor([1.0, 0, 0, 0, 0]))
+
+
+def test_ratios_over_references_that_reach_nothing_are_unknown(worthless, tmp_path):
+    for metrics in worthless.policies.values():
+        assert math.isnan(metrics["wmmse_ratio"])
+        assert math.isnan(metrics["gap_closed"])
+    write_json(tmp_path / "eval.json", worthless.report())
+    assert json.loads((tmp_path / "eval.json").read_text())["policies"]["rzf"]["gap_closed"] is None
+    assert "nan" not in shown_by(worthless.report())
+
+
+def test_random_decisions_as_good_as_wmmse_leave_no_gap_to_close(small):
+    made = replace_references(small, wmmse=20.0, random=20.0)
+    assert math.isnan(made["gap_closed"])
+    assert made["wmmse_ratio"] == pytest.approx(made["weighted_sum_rate"] / 20)
+
+
+def replace_references(of: Evaluation, **levels: float) -> dict[str, float]:
+    """Metrics of RZF beside references at these levels."""
+    other = copy.copy(of)
+    vars(other).update(levels)
+    return other.summary(other.rates(other.references["rzf"]))
 
 
 # ------------------------------------------------------------------ rules of decision

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.errors import ConfigError
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.problems import make_problems
 from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory

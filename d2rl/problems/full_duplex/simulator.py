@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import CheckpointError, ConfigError
+from d2rl.common.errors import CheckpointError, ConfigError, counted
+from d2rl.common.notices import notice_once
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import stream
-from d2rl.problems.full_duplex.scenario_bank import link_budget, notice_once, scenario_bank
+from d2rl.problems.full_duplex.scenario_bank import link_budget, scenario_bank
 from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import estimate, evolve, jakes_correlation, rayleigh, rician, scale
@@ -189,7 +190,7 @@ class Cells:
         generator = torch.Generator(device).manual_seed(stream(f"bank/{self.seed}"))
         if count > len(bank):
             raise ConfigError(
-                f"scenario.stored_states={count} is more than the {len(bank)} states that "
+                f"scenario.stored_states={count} is more than the {counted(len(bank), 'state')} that "
                 f"scenario.channel_bank={self.config.channel_bank} has to train on; lower it, or set it to 0 for all."
             )
         if count:
@@ -221,8 +222,8 @@ def evaluation_drops(
         held_out = scenario_bank(config).split()[1].to(torch.device(device))
         if len(held_out) < drops:
             notice_once(
-                f"scenario.channel_bank={config.channel_bank} keeps {len(held_out)} states for evaluation, fewer than "
-                f"the {drops} asked for: all of them are used."
+                f"scenario.channel_bank={config.channel_bank} keeps {counted(len(held_out), 'state')} for evaluation, "
+                f"fewer than the {drops} asked for: all that is there is used."
             )
         generator = torch.Generator(device).manual_seed(stream(f"evaluation/{seed}"))
         chosen = torch.randperm(len(held_out), generator=generator, device=device)[:drops].sort().values

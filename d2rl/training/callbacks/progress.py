@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from d2rl.report.terminal import shown
 from d2rl.training.callbacks.evaluation import PolicyEvaluation
 
 
@@ -40,7 +41,8 @@ class TrainingProgress(Callback):
     ) -> None:
         """Move the bar."""
         latest = next((c.latest for c in trainer.callbacks if isinstance(c, PolicyEvaluation)), {})
-        quality = f"{latest['sum_rate']:.1f} bit/s/Hz, {100 * latest['wmmse_ratio']:.1f} % of WMMSE" if latest else ""
+        share = shown(100 * latest["wmmse_ratio"], 1) if latest else ""
+        quality = f"{latest['sum_rate']:.1f} bit/s/Hz, {share} % of WMMSE" if latest else ""
         if self.bar is not None:
             self.bar.update(self.task, completed=agent.updates, quality=quality)
 

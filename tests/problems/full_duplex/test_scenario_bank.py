@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from d2rl.common.errors import CheckpointError, ConfigError, InputError
+from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.envs import CellState, FullDuplexEnv, evaluation_states
-from d2rl.problems.full_duplex.scenario_bank import notice_once
 from d2rl.wireless.bank_file import load_bank, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 
@@ -113,8 +113,18 @@ def test_fewer_states_than_asked_for_are_said(path, caplog):
     assert state.weights.shape == (KEPT, 5)
     assert [record.getMessage() for record in caplog.records] == [
         f"scenario.channel_bank={path} keeps 8 states for evaluation, fewer than the 100 asked for: "
-        "all of them are used."
+        "all that is there is used."
     ]
+
+
+def test_one_state_is_no_plural(tmp_path, caplog):
+    notice_once.cache_clear()
+    path = write(tmp_path / "bank.npz", states=2)
+    with caplog.at_level(logging.WARNING):
+        evaluation_states(config(path), 4, 0)
+    assert "keeps 1 state for evaluation, fewer than the 4" in caplog.text
+    with pytest.raises(ConfigError, match=r"scenario.stored_states=5 is more than the 1 state that"):
+        build(path, stored_states=5)
 
 
 def test_stored_states_takes_a_part_of_the_training_states(path):
@@ -209,6 +219,25 @@ def test_a_bank_that_cannot_be_split_is_refused(tmp_path, slots):
     path = write(tmp_path / "bank.npz", slots, states=slots)
     with pytest.raises(ConfigError, match=r"bank.npz holds one (state|episode); two are needed at least"):
         build(path)
+
+
+@pytest.mark.parametrize("part", ["to train on", "kept for evaluation"])
+def test_a_bank_whose_states_carry_nothing_is_refused(tmp_path, part):
+    silent = slice(None, -KEPT) if part == "to train on" else slice(-KEPT, None)
+    env = FullDuplexEnv(FullDuplexConfig(**CELL), STATES, 0)
+    raw = env.state.channels.map(lambda tensor: 1e-6 * tensor)  # amplitude gains may be as small as they like
+
+    def silenced(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        tensor[silent] = 0
+        return tensor
+
+    channels = replace(raw, downlink=silenced(raw.downlink), uplink=silenced(raw.uplink))
+    path = write(tmp_path / "bank.npz", channels=channels, noise_normalised=False)
+    with pytest.raises(ConfigError, match=f"bank.npz: downlink and uplink are 0 in all states {part}"):
+        build(path)
+    one_direction = replace(raw, downlink=channels.downlink)
+    build(write(tmp_path / "other.npz", channels=one_direction, noise_normalised=False))
 
 
 def test_a_bank_that_is_not_there_is_named(tmp_path):
