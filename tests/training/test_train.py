@@ -15,12 +15,13 @@ import torch
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.errors import ConfigError
+from d2rl.deploy.pretrained import load_policy
 from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.problems import make_problems
 from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import config_of, load_checkpoint
-from d2rl.training.train import accelerator_device, restore, train
+from d2rl.training.train import accelerator_device, train
 
 EVERYTHING = (
     *("trainer.epochs=4", "ddpg.replay=40", "ddpg.gamma=0.5", "action.objective=mixed", "reward.case=designed_gdm"),
@@ -242,10 +243,9 @@ def test_a_checkpoint_is_worth_what_the_last_evaluation_said(tiny, tmp_path, pre
     result = start(
         tiny("trainer.epochs=1", "ddpg.warmup_updates=0", f"trainer.precision={precision}"), tmp_path / "run"
     )
-    saved = load_checkpoint(result.run.last)
-    config = config_of(saved)
+    config = config_of(load_checkpoint(result.run.last))
     drops = Evaluation(make_problems(config)[0], config.evaluation.drops, config.evaluation.seed)
-    found = drops.score("d2rl", policy_of(restore(saved, config, "last.ckpt"), DecisionRule()))
+    found = drops.score("d2rl", policy_of(load_policy(result.run.last)[0], DecisionRule()))
     assert str(found["sum_rate"]) == rows(result.run.path)[-1]["eval/sum_rate"]
 
 

@@ -12,6 +12,7 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.config.defaults import StagesConfig
 from d2rl.evaluation.evaluate import Evaluation, policy_of
+from d2rl.problems import make_problems
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks import GpuTimeProfiler, PolicyEvaluation, StagedIntegration, TrainingProgress
 
@@ -25,7 +26,7 @@ def build(tiny, *overrides: str) -> D2RL:
 
 @pytest.fixture(scope="module")
 def evaluation(tiny) -> Evaluation:
-    return Evaluation(tiny().scenario, 8, 0)
+    return Evaluation(make_problems(tiny())[0], 8, 0)
 
 
 @pytest.mark.parametrize("rule", [DecisionRule(), DecisionRule(best_of=3), DecisionRule(refine=2)], ids=str)
@@ -34,7 +35,7 @@ def test_it_scores_the_policy_as_it_is_now(tiny, fit, evaluation, rule):
     trainer = fit(agent, callback)
     now = evaluation.summary(evaluation.rates(policy_of(agent, rule)))
     assert callback.latest == now
-    assert trainer.callback_metrics["sum_rate"].item() == pytest.approx(now["weighted_sum_rate"])
+    assert trainer.callback_metrics["objective"].item() == pytest.approx(now["weighted_sum_rate"])
 
 
 def test_it_has_no_effect_on_learning(tiny, fit, evaluation):
