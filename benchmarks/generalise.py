@@ -22,18 +22,18 @@ from rich.console import Console
 from rich.progress import track
 
 from d2rl.algorithm.decisions import DecisionRule
+from d2rl.algorithm.policy import Policy
 from d2rl.common.command_line import run
 from d2rl.common.errors import ConfigError
-from d2rl.config.defaults import Config, FullDuplexConfig, option
+from d2rl.config.defaults import FullDuplexConfig, option
 from d2rl.config.load import load
 from d2rl.config.schema import either
-from d2rl.evaluation.evaluate import BEST_OF, Policy, policy_of, ratio, reference_policies
+from d2rl.deploy.pretrained import load_policy
+from d2rl.evaluation.evaluate import BEST_OF, policy_of, ratio, trained_spread
+from d2rl.problems.full_duplex import references
 from d2rl.problems.full_duplex.scenario_bank import cell_of
 from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.report.learning_curve import COLOURS
-from d2rl.runs.run_directory import find_checkpoint
-from d2rl.training.checkpoint import config_of, load_checkpoint
-from d2rl.training.train import restore
 from d2rl.wireless import link_rates
 from d2rl.wireless.bank_file import load_bank
 
@@ -55,7 +55,7 @@ AGENT, BEST, WMMSE, RZF, RANDOM = "D2RL", f"D2RL, best of {BEST_OF}", "WMMSE", "
 class GeneraliseConfig:
     """What the command takes."""
 
-    ckpt: str | None = option(None, "checkpoint or run directory")
+    ckpt: str | None = option(None, "checkpoint, run directory, policy folder or pretrained")
     out: str = option("runs/generalise", "where it writes")
     drops: int = option(128, "states in each cell", low=2)
     seed: int = option(0, "of the drops", low=0)
@@ -85,15 +85,14 @@ def generalise_command(arguments: list[str]) -> None:
     asked, console = load(arguments, GeneraliseConfig), Console()
     if asked.ckpt is None:
         raise ConfigError("ckpt=PATH is missing, a checkpoint or a run directory.")
-    path = find_checkpoint(asked.ckpt, prefer="best")
-    checkpoint = load_checkpoint(path)
-    config = config_of(checkpoint)
+    trained, path = load_policy(asked.ckpt)
+    config, weights = trained.config, trained.state_dict()
     torch.set_num_threads(config.trainer.threads or torch.get_num_threads())
     rows = list(cells(config.scenario, _chosen(asked.only), asked.bank.split(",") if asked.bank else []))
     results = []
     for row in track(rows, "cells", console=console, transient=True):
-        agent = restore(checkpoint, replace(config, scenario=row.scenario), str(path)).eval()
-        results.append((row, score(row.scenario, _policies(agent, config), asked.drops, asked.seed)))
+        policy = Policy.of(replace(config, scenario=row.scenario), weights, config, str(path))
+        results.append((row, score(row.scenario, _policies(policy), asked.drops, asked.seed)))
     out = Path(asked.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(out / "generalise.csv", results)
@@ -127,7 +126,9 @@ def cells(trained: FullDuplexConfig, groups: list[str], banks: list[str]) -> Ite
 
 
 @torch.no_grad()
-def score(scenario: FullDuplexConfig, policies: dict[str, Policy], drops: int, seed: int) -> dict[str, float]:
+def score(
+    scenario: FullDuplexConfig, policies: dict[str, references.Policy], drops: int, seed: int
+) -> dict[str, float]:
     """Mean sum rate of each policy, bit/s/Hz; ``drops``, and half the 95 % interval of D2RL's share of WMMSE."""
     state = evaluation_states(scenario, drops, seed)
     rates = {name: link_rates(state.channels, *policy(state)).sum(-1).double() for name, policy in policies.items()}
@@ -137,15 +138,14 @@ def score(scenario: FullDuplexConfig, policies: dict[str, Policy], drops: int, s
     return {**{name: float(rate.mean()) for name, rate in rates.items()}, "half": float(half), "drops": len(residual)}
 
 
-def _policies(agent: torch.nn.Module, config: Config) -> dict[str, Policy]:
-    references = reference_policies()
-    spread = max(config.scenario.priority_direction, config.scenario.priority_user)
+def _policies(policy: Policy) -> dict[str, references.Policy]:
+    known = references.reference_policies()
     return {
-        AGENT: policy_of(agent, DecisionRule()),
-        BEST: policy_of(agent, DecisionRule(best_of=BEST_OF, priority_spread=spread)),
-        WMMSE: references["wmmse"],
-        RZF: references["rzf"],
-        RANDOM: references["random"],
+        AGENT: policy_of(policy, DecisionRule()),
+        BEST: policy_of(policy, DecisionRule(best_of=BEST_OF, priority_spread=trained_spread(policy))),
+        WMMSE: known["wmmse"],
+        RZF: known["rzf"],
+        RANDOM: known["random"],
     }
 
 

@@ -18,13 +18,16 @@ from torch import Tensor
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule, decide, diverse_weights
-from d2rl.algorithm.networks import observe
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.envs import CellState, FullDuplexEnv, decided_rates, evaluation_states
 from d2rl.evaluation import evaluate as evaluation
-from d2rl.evaluation.evaluate import Evaluation, policy_of, reference_policies
+from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.evaluation.scheduling import proportional_fair
+from d2rl.problems import make_problems
+from d2rl.problems.base import Layout
+from d2rl.problems.full_duplex.problem import FullDuplexProblem
+from d2rl.problems.full_duplex.references import reference_policies
 from d2rl.report.terminal import results_table
 from d2rl.runs.run_directory import write_json
 from d2rl.training.callbacks.gpu_time import device_name
@@ -65,12 +68,12 @@ def worth(state: CellState, decision: tuple[Tensor, Tensor]) -> Tensor:
 @pytest.fixture(scope="module")
 def default() -> Evaluation:
     """64 drops of the default cell."""
-    return Evaluation(FullDuplexConfig(), 64, 0)
+    return Evaluation(FullDuplexProblem(FullDuplexConfig()), 64, 0)
 
 
 @pytest.fixture(scope="module")
 def small(tiny) -> Evaluation:
-    return Evaluation(tiny().scenario, 16, 0)
+    return Evaluation(make_problems(tiny())[0], 16, 0)
 
 
 def test_the_drops_are_the_same_whoever_asks(tiny):
@@ -120,7 +123,7 @@ def test_wmmse_and_random_are_the_ends_of_the_gap(default):
 
 
 def test_policies_know_the_estimate_and_are_judged_on_the_truth(tiny):
-    blurred = Evaluation(tiny("scenario.csi_error=0.3").scenario, 16, 0)
+    blurred = Evaluation(make_problems(tiny("scenario.csi_error=0.3"))[0], 16, 0)
     for name, policy in blurred.references.items():
         rates = link_rates(blurred.state.channels, *policy(replace(blurred.state, channels=None)))
         assert blurred.policies[name]["sum_rate"] == pytest.approx(rates.sum(-1).mean().item(), rel=1e-5)
@@ -130,10 +133,9 @@ def test_policies_know_the_estimate_and_are_judged_on_the_truth(tiny):
 
 
 def test_priorities_move_the_references(tiny):
-    scenario = tiny().scenario
-    split = []
+    (problem,), split = make_problems(tiny()), []
     for weights in ([1.0] * 5, [1, 1, 1, 0.05, 0.05], [0.05, 0.05, 0.05, 1, 1]):
-        evaluation = Evaluation(scenario, 16, 0, weights=torch.tensor(weights))
+        evaluation = Evaluation(problem, 16, 0, weights=torch.tensor(weights))
         wmmse = evaluation.policies["wmmse"]
         split.append((wmmse["downlink_rate"], wmmse["uplink_rate"]))
         assert wmmse["wmmse_ratio"] == pytest.approx(1)
@@ -145,7 +147,7 @@ def test_priorities_move_the_references(tiny):
 @pytest.mark.parametrize("weights", [[1.0] * 4, [1, 1, 1, 1, -1.0], [0.0] * 5], ids=str)
 def test_priorities_that_make_no_sense_are_refused(tiny, weights):
     with pytest.raises(ConfigError, match="weights"):
-        Evaluation(tiny().scenario, 2, 0, weights=torch.tensor(weights))
+        Evaluation(make_problems(tiny())[0], 2, 0, weights=torch.tensor(weights))
 
 
 @pytest.mark.parametrize("seconds", [0.0, 2.0])
@@ -228,7 +230,7 @@ def worthless(tiny, tmp_path) -> Evaluation:
     bank = ChannelBank(replace(channels, downlink=silent), env.state.gains, env.state.weights)
     save_bank(bank, tmp_path / "bank.npz")
     scenario = replace(tiny().scenario, channel_bank=str(tmp_path / "bank.npz"))
-    return Evaluation(scenario, 8, 0, weights=torch.tensor([1.0, 0, 0, 0, 0]))
+    return Evaluation(FullDuplexProblem(scenario), 8, 0, weights=torch.tensor([1.0, 0, 0, 0, 0]))
 
 
 def test_ratios_over_references_that_reach_nothing_are_unknown(worthless, tmp_path):
@@ -241,7 +243,7 @@ def test_ratios_over_references_that_reach_nothing_are_unknown(worthless, tmp_pa
 
 
 def test_random_decisions_as_good_as_wmmse_leave_no_gap_to_close(small):
-    made = replace_references(small, wmmse=20.0, random=20.0)
+    made = replace_references(small, reference=20.0, floor=20.0)
     assert math.isnan(made["gap_closed"])
     assert made["wmmse_ratio"] == pytest.approx(made["weighted_sum_rate"] / 20)
 
@@ -260,8 +262,8 @@ def replace_references(of: Evaluation, **levels: float) -> dict[str, float]:
 def test_best_of_takes_the_best_candidate_of_the_draw(tiny, weighted):
     agent = build(tiny)
     state = states(agent, weighted=weighted)
-    candidates = agent.propose(observe(state.estimate, state.weights), 8, seeded(1))
-    rates = (decided_rates(agent.env.head, state.estimate, candidates) * state.weights.unsqueeze(1)).sum(-1)
+    candidates = agent.propose(agent.problem.observe(state), 8, seeded(1))
+    rates = (decided_rates(agent.problem.head, state.estimate, candidates) * state.weights.unsqueeze(1)).sum(-1)
     found = worth(state, decide(agent, state, DecisionRule(best_of=8), seeded(1)))
     assert torch.allclose(found, rates.amax(-1), rtol=1e-4)
     assert (rates.amax(-1) - rates[:, 0]).mean() > 0.1
@@ -291,7 +293,7 @@ def test_other_candidates_never_do_worse_than_the_plain_decision(tiny, rule):
 
 def test_diverse_weights_keep_the_first_and_spread_the_others():
     weights = torch.exp(torch.randn(500, 5, generator=seeded()))
-    many = diverse_weights(weights, 3, 6, 0.5, seeded(1))
+    many = diverse_weights(weights, Layout((3, 2), (2, 2)), 6, 0.5, seeded(1))
     assert many.shape == (500, 6, 5)
     assert torch.equal(many[:, 0], weights)
     factor = (many / weights.unsqueeze(1)).log()[:, 1:].flatten(0, 1) / 0.5

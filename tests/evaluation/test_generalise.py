@@ -12,14 +12,16 @@ import matplotlib.image
 import pytest
 
 from d2rl.algorithm.decisions import DecisionRule
+from d2rl.algorithm.policy import Policy
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.envs import FullDuplexEnv
-from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.evaluate import Evaluation, policy_of
+from d2rl.problems import make_problems
+from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import config_of, load_checkpoint
-from d2rl.training.train import restore, train
+from d2rl.training.train import train
 from d2rl.wireless.bank_file import save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 
@@ -39,7 +41,7 @@ def generalise():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(evaluation, "WMMSE_ITERATIONS", 5)
+    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 5)
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +101,12 @@ def test_the_command_leaves_a_table_a_figure_and_numbers(generalise, run, tmp_pa
     assert rows["other"]["transmit_antennas"] == "3"
     for name in ("1", "as trained"):  # the same as eval.py would say of it
         row, checkpoint = rows[name], load_checkpoint(run / "checkpoints/best.ckpt")
-        config = config_of(checkpoint)
+        before = config = config_of(checkpoint)
         users = {} if name == "as trained" else {"downlink_users": 1, "uplink_users": 1}
         config = replace(config, scenario=replace(config.scenario, **users))
-        measured = Evaluation(config.scenario, 6, 0)
-        agent = restore(checkpoint, config, "the checkpoint").eval()
-        score = measured.score("d2rl", policy_of(agent, DecisionRule()))
+        weights = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("aenpnn.")}
+        policy = Policy.of(config, weights, before, "the checkpoint")
+        score = Evaluation(make_problems(config)[0], 6, 0).score("d2rl", policy_of(policy, DecisionRule()))
         assert float(row["sum_rate/D2RL"]) == pytest.approx(score["sum_rate"], rel=1e-5)
         assert float(row["wmmse_ratio"]) == pytest.approx(score["wmmse_ratio"], rel=1e-5)
         assert float(row["gap_closed"]) == pytest.approx(score["gap_closed"], rel=1e-4)
