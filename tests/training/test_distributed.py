@@ -84,7 +84,7 @@ def run_two(folder: Path, *arguments: str) -> list[dict[str, Any]]:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=100)
+        output, _ = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # processes that wait for each other heed nothing else
         raise
@@ -149,6 +149,7 @@ def test_reductions_are_mean_maximum_sum_and_all_states_by_rank(ranks):
     assert ranks[0]["gathered"] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one_in_both_processes(ranks, folder):
     checkpoint = folder / "run" / "checkpoints" / "stage-state.ckpt"
     resumed = run_two(folder / "second", f"resume={checkpoint}", f"run_dir={folder / 'resumed'}")
