@@ -40,13 +40,18 @@ class D2RL(L.LightningModule):
     Callbacks steer it through ``stages`` (which explorers take part), ``chi`` (probability that a state
     is replaced), ``autocast_type`` (precision of the networks) and ``sections`` (timing); the module
     itself computes. One training step makes ``trainer.updates_per_step`` updates, and a slot before every
-    ``trainer.updates_per_slot`` of them.
+    ``trainer.updates_per_slot`` of them. Weights are drawn from ``config.seed``, not from torch's global generator.
 
     :param config: everything a run needs
     """
 
     def __init__(self, config: Config):
         super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed % 2**32)
+            self._make(config)
+
+    def _make(self, config: Config) -> None:
         self.automatic_optimization = False
         self.config = config
         scenario, network, ddpg = config.scenario, config.network, config.ddpg

@@ -30,6 +30,7 @@ from d2rl.config.defaults import Config
 from d2rl.config.load import check, load
 from d2rl.config.schema import either
 from d2rl.evaluation.evaluate import Evaluation
+from d2rl.host import left_as_found
 from d2rl.runs.run_directory import write_json, write_text
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks.gpu_time import device_name
@@ -38,6 +39,7 @@ ENTROPY = re.compile(r"(auto_)?\d+(\.\d+)?(e-?\d+)?|auto")
 TITLES = {"ddpg": "SB3 DDPG", "td3": "SB3 TD3", "sac": "SB3 SAC"}
 
 
+@left_as_found(1)
 def peers_command(arguments: list[str]) -> None:
     """python benchmarks/peers.py [algorithms=ddpg,td3,sac] [seeds=3] [seconds=240] [out=DIR] [section.key=value]
 
@@ -48,7 +50,6 @@ def peers_command(arguments: list[str]) -> None:
     """
     config, console = load(arguments, PeersConfig), Console()
     learners, matrix = _learners(), peer_matrix(config)
-    torch.set_num_threads(1)
     with held(matrix.out):
         evaluation = None
         for cell in matrix.cells:

@@ -17,6 +17,7 @@ from d2rl.algorithm.networks import decide as decode
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.evaluation.link_rate_metrics import RateMetrics
+from d2rl.host import left_as_found
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_drops, stream
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, mrt, random_decision, rzf, wmmse, zf
 from d2rl.wireless.bounds import interference_free_rates
@@ -133,6 +134,8 @@ def policy_of(agent: D2RL, rule: DecisionRule) -> Policy:
 def score_agent(agent: D2RL, evaluation: Evaluation, rule: DecisionRule, references: bool = True) -> dict[str, Any]:
     """Score an agent as asked, and with many candidates where nothing else was asked; the content of eval.json.
 
+    Decisions are timed on ``trainer.threads`` of the agent's configuration, whoever asks.
+
     :param references: time the references' decisions too
     """
     agent.eval()
@@ -140,12 +143,13 @@ def score_agent(agent: D2RL, evaluation: Evaluation, rule: DecisionRule, referen
     if rule == DecisionRule():
         spread = max(scenario.priority_direction, scenario.priority_user)
         rules[AGENT_BEST] = DecisionRule(best_of=BEST_OF, priority_spread=spread)
-    for name, one in rules.items():
-        evaluation.score(name, policy_of(agent, one), latency=True)
-    if references:
-        for name, policy in evaluation.references.items():
-            evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
-    return evaluation.report()
+    with left_as_found(agent.config.trainer.threads):
+        for name, one in rules.items():
+            evaluation.score(name, policy_of(agent, one), latency=True)
+        if references:
+            for name, policy in evaluation.references.items():
+                evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
+        return evaluation.report()
 
 
 def reference_policies(starts: int = 1) -> dict[str, Policy]:
