@@ -77,6 +77,34 @@ def test_a_run_that_is_asked_to_end_saves_and_goes_on_exactly(tmp_path, monkeypa
     assert sum(resumed.profiler.epochs) == pytest.approx(resumed.profiler.total)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_call_at_once_and_leaves_the_process_that_made_it(tmp_path, monkeypatch, number):
+    """As a notebook's kernel; only a command's process is ended."""
+    before, calls = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)], []
+
+    def asked(agent: D2RL) -> None:
+        calls.append(agent.updates)
+        for _ in range(2):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(D2RL, "learn", asked)
+    with pytest.raises(Interrupted, match="once more: ended at once") as caught:
+        fit(tmp_path / "run")
+    assert caught.value.signal == number
+    assert calls == [0]
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+    assert list((tmp_path / "run/checkpoints").iterdir()) == []
+
+
+def test_ctrl_c_before_the_first_update_is_a_keyboard_interrupt_and_leaves_the_next_one_heard(tmp_path, monkeypatch):
+    """Lightning would end the process, and ignore Ctrl-C from then on."""
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(D2RL, "on_fit_start", lambda agent: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) == before
+
+
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(tmp_path):
     """In a step that would take longer than anyone waits here."""

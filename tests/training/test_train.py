@@ -106,7 +106,7 @@ def interrupted(monkeypatch, config, path: Path, update: int) -> None:
             learn(agent)
 
         patch.setattr(D2RL, "learn", pressed)
-        with pytest.raises(SystemExit):
+        with pytest.raises(KeyboardInterrupt):
             start(config, path)
 
 
