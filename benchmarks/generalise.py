@@ -13,11 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
@@ -200,9 +197,8 @@ def _figure(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:
     groups = [group for group in GROUPS if any(row.group == group for row, _ in results)]
     columns = min(COLUMNS, len(groups) + 1)  # the legend has a place of its own
     rows = -(-(len(groups) + 1) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(3 * columns, 2.9 * rows), sharey=True, squeeze=False, constrained_layout=True
-    )
+    figure = Figure(figsize=(3 * columns, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     panels = list(grid.flat)
     styles: dict[str, Callable[..., object]] = {AGENT: "o-", BEST: "^-", RZF: "s-"}
     for panel, group in zip(panels, groups, strict=False):
@@ -228,7 +224,6 @@ def _figure(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:
     for panel in panels[len(groups) :]:
         panel.set_axis_off()
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class D2RL(RLModule):
     Callbacks steer it through ``stages`` (which explorers take part), ``chi`` (probability that a state
     is replaced), ``autocast_type`` (precision of the networks) and ``sections`` (timing); the module
     itself computes. One training step makes ``trainer.updates_per_step`` updates, and a slot before every
-    ``trainer.updates_per_slot`` of them.
+    ``trainer.updates_per_slot`` of them. Weights are drawn from ``config.seed``, not from torch's global generator.
 
     Example::
 
@@ -49,10 +49,21 @@ class D2RL(RLModule):
     def __init__(self, config: RunConfig, problems: Sequence[Problem] | None = None):
         super().__init__(config, make_problems(config) if problems is None else problems)
         check_algorithm(config, self.problem)
+        self.case = reward_case(config.reward.case)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed % 2**32)
+            self.make_networks(config)
+        self.learners = self.make_learners()
+        self.chain_factors: dict[str, Tensor] | None = None
+        self.fallback = False
+        self.reward_unit_known = False
+        self.captured: CapturedUpdates | None = None
+
+    def make_networks(self, config: RunConfig) -> None:
+        """Actor, critic and explorers, with weights from torch's global generator."""
         network = config.network
         self._views = [make_view(network, problem)[0] for problem in self.problems]
         view_size = make_view(network, self.problem)[1]
-        self.case = reward_case(config.reward.case)
 
         self.actor = make_actor(config, self.problem)
         self.critic = Critic(make_transition(network, self.problem, view_size), network.width)
@@ -61,12 +72,6 @@ class D2RL(RLModule):
         self.renpnn = explorer_class(config, "reward").build(config, self.problem)
         generative = isinstance(self.problem, Generative)
         self.senpnn = explorer_class(config, "state").build(config, self.problem) if generative else None
-        self.learners = self.make_learners()
-
-        self.chain_factors: dict[str, Tensor] | None = None
-        self.fallback = False
-        self.reward_unit_known = False
-        self.captured: CapturedUpdates | None = None
 
     def make_learners(self) -> dict[str, Learner]:
         """Actor, critic and each explorer by name; all of them from the start, so that a checkpoint always loads."""

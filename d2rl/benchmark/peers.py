@@ -26,6 +26,7 @@ from d2rl.benchmark.results import read_result, write_cells
 from d2rl.benchmark.runner import held
 from d2rl.benchmark.summary import summarize
 from d2rl.common.errors import ConfigError
+from d2rl.common.host import left_as_found
 from d2rl.config.defaults import Config
 from d2rl.config.load import load
 from d2rl.config.schema import either
@@ -41,6 +42,7 @@ ENTROPY = re.compile(r"(auto_)?\d+(\.\d+)?(e-?\d+)?|auto")
 TITLES = {"ddpg": "SB3 DDPG", "td3": "SB3 TD3", "sac": "SB3 SAC"}
 
 
+@left_as_found(1)
 def peers_command(arguments: list[str]) -> None:
     """python benchmarks/peers.py [algorithms=ddpg,td3,sac] [seeds=3] [seconds=240] [out=DIR] [section.key=value]
 
@@ -51,7 +53,6 @@ def peers_command(arguments: list[str]) -> None:
     """
     config, console = load(arguments, PeersConfig), Console()
     learners, matrix = _learners(), peer_matrix(config)
-    torch.set_num_threads(1)
     with held(matrix.out):
         evaluation = None
         for cell in matrix.cells:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from d2rl.algorithm.checks import check_algorithm
 from d2rl.algorithm.policy import Policy
 from d2rl.common.distributed import launch_rank, share
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
+from d2rl.common.host import left_as_found
 from d2rl.config.defaults import Config
 from d2rl.config.load import conf_name, to_yaml
 from d2rl.config.schema import leaves
@@ -51,7 +52,6 @@ def train_command(arguments: list[str]) -> None:
     checkpoint was written, with that checkpoint's configuration and the overrides given here.
     initial=PATH is a new run that starts from the weights of another, such as after a change of the cell.
     """
-    _quiet()
     config, checkpoint = _configuration(arguments)
     check_config(config)
     check_algorithm(config, make_problems(config)[0])
@@ -92,10 +92,16 @@ def train_command(arguments: list[str]) -> None:
 
 def _assist(config: Config, checkpoint: str | None) -> None:
     """Take part in a run of several processes, of which the first one writes and speaks."""
-    warnings.simplefilter("ignore")
+    level, parent = logging.root.manager.disable, os.getppid()
     logging.disable(logging.WARNING)
-    with suppress(UserError, Interrupted):  # the first one meets it too
-        train(config, RunDirectory(RUNS), checkpoint)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            train(config, RunDirectory(RUNS), checkpoint)
+    except (UserError, Interrupted):
+        if os.getppid() != parent and launch_rank(config.trainer) == 1:  # the first one cannot say it any more
+            raise
+    finally:
+        logging.disable(level)
 
 
 def evaluate_command(arguments: list[str]) -> None:
@@ -104,7 +110,6 @@ def evaluate_command(arguments: list[str]) -> None:
     Evaluates a checkpoint beside the references on frozen drops; needs nothing but the checkpoint.
     ckpt=pretrained is the policy that comes with the package, ckpt=pretrained/any_load one for any number of users.
     """
-    _quiet()
     given, rest = own_keys(arguments)
     if "ckpt" not in given:
         raise ConfigError(
@@ -137,10 +142,11 @@ def evaluate(policy: Policy) -> tuple[Evaluation | EpisodeEvaluation, dict[str, 
     weights = link_weights(config) if isinstance(config, Config) else None
     policy.to(device)
     priorities = None if weights is None else torch.tensor(weights)
-    evaluation = make_evaluation(policy.problem, e.drops, e.seed, device, priorities)
-    report = score_agent(policy, evaluation, decision_rule(config))
-    if e.slots:
-        report["proportional_fair"] = proportional_fair(policy, decision_rule(config), e.drops, e.slots, e.seed)
+    with left_as_found(config.trainer.threads):
+        evaluation = make_evaluation(policy.problem, e.drops, e.seed, device, priorities)
+        report = score_agent(policy, evaluation, decision_rule(config))
+        if e.slots:
+            report["proportional_fair"] = proportional_fair(policy, decision_rule(config), e.drops, e.slots, e.seed)
     return evaluation, report
 
 
@@ -182,15 +188,3 @@ def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
         else:
             rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else argument)
     return given, rest
-
-
-def _quiet() -> None:
-    """Keep the terminal for what the person asked for."""
-    logging.basicConfig(format="%(message)s")
-    logging.raiseExceptions = False  # W&B's log on a full disk
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # its lost connection
-    logging.getLogger("d2rl").setLevel(logging.INFO)
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
-    for message in ("does not have many workers", "Checkpoint directory", "isinstance\\(treespec, LeafSpec\\)"):
-        warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -43,8 +43,8 @@ class RunError(UserError):
     kind = "run"
 
 
-class Interrupted(Exception):  # noqa: N818, it is no error
-    """Ctrl-C or a request to end; the run has saved what it could.
+class Interrupted(BaseException):
+    """Ctrl-C or a request to end; the run has saved what it could. As KeyboardInterrupt, it is no Exception.
 
     :param signal: its number
     :param message: what became of the run

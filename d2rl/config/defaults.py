@@ -200,7 +200,13 @@ class TrainerConfig:
         False, "on one GPU: capture each kind of update once as a CUDA graph, and replay it afterwards"
     )
     checkpoint_every: int = option(5, "epochs between two checkpoints", low=1)
-    threads: int = option(1, "CPU threads; the small tensors gain nothing from more; 0: one per core", low=0, high=1024)
+    threads: int = option(
+        1,
+        "CPU threads of a training and of its evaluations; another number rounds otherwise, and gives another run; the "
+        "small tensors gain nothing from more; 0: as many as torch takes, one per core",
+        low=0,
+        high=1024,
+    )
     progress: bool = option(True, "show a progress bar")
 
 

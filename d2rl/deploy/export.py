@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import statistics
 import time
 import warnings
@@ -102,7 +101,6 @@ def to_bytes(decision: RealDecision) -> bytes:
     """The decision as an ONNX file of standard operators, for any batch."""
     inputs, batch = decision.example(batch=3), Dim("batch")
     first, further = [{0: batch}] * 5, ({0: batch},) * (len(inputs) - 5)
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(

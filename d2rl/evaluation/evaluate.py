@@ -15,6 +15,7 @@ from torch import Tensor
 from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Proposer
 from d2rl.common.errors import ConfigError
+from d2rl.common.host import left_as_found
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.problems import settings_of
 from d2rl.problems.base import Benchmarked, Decision, stream
@@ -56,6 +57,8 @@ def score_agent(
 ) -> dict[str, Any]:
     """Score a policy as asked, and with many candidates where nothing else was asked; the content of eval.json.
 
+    Decisions are timed on ``trainer.threads`` of the policy's configuration, whoever asks.
+
     :param proposer: a policy or a whole agent
     :param references: time the references' decisions too
     """
@@ -63,12 +66,13 @@ def score_agent(
     rules = {AGENT: rule}
     if rule == DecisionRule() and isinstance(evaluation, Evaluation):
         rules[AGENT_BEST] = DecisionRule(best_of=BEST_OF, priority_spread=trained_spread(proposer))
-    for name, one in rules.items():
-        evaluation.score(name, policy_of(proposer, one), latency=True)
-    if references and isinstance(evaluation, Evaluation):
-        for name, policy in evaluation.references.items():
-            evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
-    return evaluation.report()
+    with left_as_found(proposer.config.trainer.threads):
+        for name, one in rules.items():
+            evaluation.score(name, policy_of(proposer, one), latency=True)
+        if references and isinstance(evaluation, Evaluation):
+            for name, policy in evaluation.references.items():
+                evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
+        return evaluation.report()
 
 
 def make_evaluation(

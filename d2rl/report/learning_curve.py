@@ -6,11 +6,8 @@ import csv
 import math
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,10 +26,9 @@ def learning_curve(metrics: Path, references: dict[str, dict[str, float]], path:
     :param metrics: metrics.csv of a run
     :param references: policies of eval.json
     """
-    figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
-    draw_learning_curve(axes, metrics, references)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    draw_learning_curve(figure.subplots(), metrics, references)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def draw_learning_curve(axes: Axes, metrics: Path, references: dict[str, dict[str, float]]) -> None:

@@ -9,6 +9,7 @@ from itertools import product
 import lightning as L
 import pytest
 import torch
+from conftest import pairs
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
@@ -122,8 +123,7 @@ class EachCombination(Callback):
         assert all_finite(agent)
 
 
-@pytest.mark.parametrize("objective", ["chain", "weighted", "mixed"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("objective", "case"), zip(("chain", "weighted", "mixed", "mixed"), CASES, strict=True))
 def test_each_combination_of_stages_trains_only_its_networks(tiny, fit, case, objective):
     agent, notes = (
         build(
@@ -489,6 +489,7 @@ class TwoModes(D2RL):
         return torch.maximum(0.2 - distances[0], -distances[1])
 
 
+@pytest.mark.slow
 def test_several_draws_find_the_better_of_two_modes_though_few_begin_there(tiny):
     L.seed_everything(0, verbose=False)
     size = ("network.width=16", "network.layers=2", "action.steps=6", "trainer.num_envs=16")
@@ -611,9 +612,9 @@ def test_the_analytic_gradient_uses_the_known_channels(tiny, fit):
     assert torch.allclose(agent.value(observation, action), rates.sum(-1) / 10)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "link_graph"])
-@pytest.mark.parametrize("critic", ["powers", "numbers"])
-@pytest.mark.parametrize("head", ["beamforming", "structured"])
+@pytest.mark.parametrize(
+    ("kind", "critic", "head"), pairs(("mlp", "link_graph"), ("powers", "numbers"), ("beamforming", "structured"))
+)
 def test_every_network_and_head_trains_a_step(tiny, fit, kind, critic, head):
     choice = (f"network.kind={kind}", f"network.critic={critic}", f"scenario.head={head}")
     agent = build(tiny(*choice, *ONE_STEP, "ddpg.warmup_updates=0", "stages.state=0", "reward.case=designed_gdm"))
@@ -710,11 +711,10 @@ LEARNING = (
 @pytest.mark.parametrize(
     ("overrides", "stages"),
     [
-        (("reward.case=raw",), {}),
-        (("reward.case=designed", "action.objective=mixed"), {"action": True, "reward": True}),
-        (("ddpg.analytic=true",), {}),
+        pytest.param(("reward.case=raw",), {}, marks=pytest.mark.slow, id="ddpg"),
+        pytest.param(("reward.case=designed", "action.objective=mixed"), {"action": True, "reward": True}, id="d2rl"),
+        pytest.param(("ddpg.analytic=true",), {}, marks=pytest.mark.slow, id="analytic"),
     ],
-    ids=["ddpg", "d2rl", "analytic"],
 )
 def test_learning_raises_the_sum_rate(tiny, fit, overrides, stages):
     agent = build(tiny(*LEARNING, *overrides))

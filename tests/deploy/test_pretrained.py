@@ -33,7 +33,9 @@ def quick_references(monkeypatch, request):
         monkeypatch.setattr(evaluation, "WMMSE_ITERATIONS", 10)
 
 
-@pytest.fixture(params=[True, False], ids=["diffusion", "deterministic"])
+@pytest.fixture(
+    params=[pytest.param(True, id="diffusion"), pytest.param(False, id="deterministic", marks=pytest.mark.slow)]
+)
 def agent(tiny, request) -> D2RL:
     """A small agent of either kind, with weights of its own."""
     torch.manual_seed(5)
@@ -109,7 +111,7 @@ def test_an_installed_package_carries_its_policy(tmp_path):
         cwd=_sources(tmp_path / "sources"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     import zipfile

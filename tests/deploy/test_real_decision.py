@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import pairs
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule, decide
@@ -51,11 +52,10 @@ def largest_difference(agent: D2RL, best_of: int, batch: int = 5) -> float:
     )
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("best_of", [1, 3])
-@pytest.mark.parametrize("head", ["structured", "switching", "beamforming"])
-@pytest.mark.parametrize("network", ["link_graph", "mlp"])
-@pytest.mark.parametrize("diffusion", [False, True], ids=["deterministic", "diffusion"])
+@pytest.mark.parametrize(
+    ("cell", "best_of", "head", "network", "diffusion"),
+    pairs(list(CELLS), (1, 3), ("structured", "switching", "beamforming"), ("link_graph", "mlp"), (False, True)),
+)
 def test_real_decisions_equal_complex_ones(diffusion, network, head, best_of, cell):
     agent = make_agent(diffusion, f"network.kind={network}", f"scenario.head={head}", *CELLS[cell])
     assert largest_difference(agent, best_of) < 1e-5

@@ -152,7 +152,7 @@ sys.stdin.read()
             with pytest.raises(ConfigError, match=f"run_dir=a is in use by process {other.pid};"):
                 RunDirectory.create(config, "any")
         other.kill()  # no chance to clean up
-        other.wait(timeout=60)
+        other.wait(timeout=600)
     assert RunDirectory.create(Config(resume="a"), "any").path == Path("a")
 
 

@@ -7,18 +7,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import TINY
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from d2rl.commands.train_eval import train_command
+from d2rl.common import distributed
+from d2rl.common.distributed import losses_told, strategy
 from d2rl.common.errors import CheckpointError, ConfigError
+from d2rl.common.host import left_as_found
 from d2rl.problems import check_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 EVERYTHING = (
     *("trainer.epochs=4", "trainer.num_envs=8", "ddpg.critic_batch=16", "ddpg.gamma=0.5", "action.objective=mixed"),
     *("reward.case=designed_gdm", "stages.action=0", "stages.reward=1", "stages.state=2", "reward.guard=-0.5"),
@@ -73,10 +81,9 @@ def run_two(folder: Path, *arguments: str) -> list[dict[str, Any]]:
     folder.mkdir()
     script = folder / "train.py"
     script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(
         [sys.executable, script, *arguments],
-        env=environment,
+        env=ENVIRONMENT,
         cwd=folder,  # where a second run directory would appear
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -84,7 +91,7 @@ def run_two(folder: Path, *arguments: str) -> list[dict[str, Any]]:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=100)
+        output, _ = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # processes that wait for each other heed nothing else
         raise
@@ -149,6 +156,7 @@ def test_reductions_are_mean_maximum_sum_and_all_states_by_rank(ranks):
     assert ranks[0]["gathered"] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one_in_both_processes(ranks, folder):
     checkpoint = folder / "run" / "checkpoints" / "stage-state.ckpt"
     resumed = run_two(folder / "second", f"resume={checkpoint}", f"run_dir={folder / 'resumed'}")
@@ -168,3 +176,62 @@ def test_what_cannot_be_shared_equally_is_refused(key):
     config = load_config([*TINY, "ddpg.critic_batch=8", "trainer.devices=2", f"{key}={value}"])
     with pytest.raises(ConfigError, match=rf"{key} \({value}\) must be a multiple of trainer.devices"):
         check_config(config)
+
+
+# ------------------------------------------------------------------ a process that is lost
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the second process in /proc")
+@pytest.mark.parametrize("lost", ["first", "second"])
+def test_a_process_that_is_killed_ends_the_others_with_one_message(tmp_path, lost):
+    endless = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.epochs=100000", "run_dir=run")
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, *endless]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, start_new_session=True, **pipes) as process:
+        try:
+            deadline = time.monotonic() + 90
+            while not (tmp_path / "run/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            (second,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(process.pid if lost == "first" else int(second), signal.SIGKILL)
+            _, said = process.communicate(timeout=60)  # until both have ended
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == (-signal.SIGKILL if lost == "first" else 2)
+    message, place = "run error: another process of this run has ended or is out of reach", "run/checkpoints/last.ckpt"
+    assert said.count(message) == 1, said
+    assert said.splitlines()[-1].startswith(message)
+    assert said.endswith(f"go on with resume={place}.\n" if lost == "second" else "or begin anew.\n")
+    assert "Traceback" not in said
+
+
+def test_one_that_waits_for_a_process_that_has_gone_says_so_and_ends_all(monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "GRACE", 0.0)
+    monkeypatch.setattr(os, "_exit", sys.exit)  # only the exit is not real
+    gone, waiting = (subprocess.Popen([sys.executable, "-c", code]) for code in ("exit(3)", "input()"))
+    with pytest.raises(SystemExit) as stop:
+        distributed._watch([gone, waiting], threading.Event())
+    assert stop.value.code == 2
+    assert "another process of this run has ended or is out of reach (status 3)" in capsys.readouterr().err
+    assert waiting.wait(10) != 0
+
+
+def test_a_mistake_of_the_program_is_not_taken_for_a_lost_process(tmp_path):
+    two = load_config([*TINY, "trainer.devices=2"]).trainer
+    with pytest.raises(RuntimeError, match="shapes"), losses_told(two, tmp_path):
+        raise RuntimeError("shapes do not fit")
+    with pytest.raises(RuntimeError, match="gloo"), losses_told(load_config([*TINY]).trainer, tmp_path):
+        raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer")
+
+
+def test_several_processes_keep_to_the_threads_that_are_asked_for(monkeypatch):
+    """Lightning shares the cores out among them where OMP_NUM_THREADS is not set."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # there is nothing to start
+    several = strategy(load_config([*TINY, "trainer.devices=2"]).trainer)
+    several.cluster_environment, several.parallel_devices = LightningEnvironment(), 2 * [torch.device("cpu")]
+    several._configure_launcher()
+    with left_as_found(3):
+        assert several.launcher.launch(torch.get_num_threads) == 3
+    assert "OMP_NUM_THREADS" not in os.environ

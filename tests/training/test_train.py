@@ -106,11 +106,11 @@ def interrupted(monkeypatch, config, path: Path, update: int) -> None:
             learn(agent)
 
         patch.setattr(D2RL, "learn", pressed)
-        with pytest.raises(SystemExit):
+        with pytest.raises(KeyboardInterrupt):
             start(config, path)
 
 
-@pytest.mark.parametrize("update", [9, 15])
+@pytest.mark.parametrize("update", [9, pytest.param(15, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny, uninterrupted, tmp_path, monkeypatch, update):
     """Every bit: weights, optimizers, world, replay, generators, callbacks, metrics."""
     path, config = tmp_path / "run", tiny(*EVERYTHING)
@@ -128,6 +128,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, uninterrupted, tmp_path
     assert differences(best[0]["state_dict"], best[1]["state_dict"]) == []
 
 
+@pytest.mark.slow
 def test_a_run_over_several_loads_goes_on_in_every_world(tiny, tmp_path):
     """From each of its checkpoints, which were written with another world next."""
     config = tiny(*EVERYTHING, "scenario.loads=2+2,5+4", "scenario.head=switching")
@@ -140,7 +141,7 @@ def test_a_run_over_several_loads_goes_on_in_every_world(tiny, tmp_path):
         assert differences(contents(tmp_path / stage / "checkpoints/last.ckpt"), contents(whole.run.last)) == []
 
 
-@pytest.mark.parametrize("stage", ["reward", "state"])
+@pytest.mark.parametrize("stage", ["reward", pytest.param("state", marks=pytest.mark.slow)])
 def test_a_run_can_be_resumed_where_a_stage_began(tiny, uninterrupted, tmp_path, stage):
     """Into a directory of its own, the first one being left as it is."""
     before = sorted((p.name, p.stat().st_mtime_ns) for p in uninterrupted.run.checkpoints.iterdir())

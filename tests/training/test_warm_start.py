@@ -136,6 +136,7 @@ def test_a_reward_explorer_of_another_case_learns_in_its_own_unit(tiny, before):
     assert agent.renpnn.spread != spread
 
 
+@pytest.mark.slow
 def test_a_run_that_started_so_is_resumed_without_the_file(tiny, before, tmp_path):
     folder = tmp_path / "initial"
     folder.mkdir()
@@ -149,6 +150,7 @@ def test_a_run_that_started_so_is_resumed_without_the_file(tiny, before, tmp_pat
     assert [row["charts/updates"] for row in rows(run)].count("0.0") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_is_ended_during_its_first_evaluation_goes_on_as_if_it_had_not_been(
     tiny, before, tmp_path, monkeypatch
 ):

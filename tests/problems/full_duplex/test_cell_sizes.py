@@ -190,7 +190,8 @@ def test_designed_rewards_have_one_unit_at_every_load(tiny):
         observation = Observation(ones, ones, ones, ones, None, agent.world.problem.layout)
         rewards.append(agent.case_reward(torch.full((1, 1, links), 3.0), observation))
         assert rewards[-1].shape == (1, 1, links)
-    assert rewards[0][0, 0, 0] == rewards[1][0, 0, 0] == rewards[2][0, 0, 0]
+    for other in rewards[1:]:
+        torch.testing.assert_close(rewards[0][0, 0, :1], other[0, 0, :1])
 
 
 # ------------------------------------------------------------------ the same bits
