@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator
 from copy import deepcopy
@@ -18,7 +19,7 @@ from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, follow,
 from d2rl.algorithm.explorers import AENPNN, RENPNN, SENPNN
 from d2rl.algorithm.explorers.action import group_weights
 from d2rl.algorithm.explorers.reward import designed_reward, rank_correlation, raw_reward, worth
-from d2rl.algorithm.learning_rates import scale_rates
+from d2rl.algorithm.learning_rates import Schedule, scale_rates
 from d2rl.algorithm.means import Means
 from d2rl.algorithm.networks import Observation, decide, make_encoder, make_transition, make_view, observe
 from d2rl.algorithm.replay import ReplayBuffer
@@ -31,7 +32,10 @@ from d2rl.problems.full_duplex.simulator import CellState, FullDuplexEnv, evalua
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.propagation import LinkGains
 
+logger = logging.getLogger(__name__)
+
 HELD_OUT = 64  # states that SENPNN never trains on
+SATURATED = 0.99  # a number of an action beyond it stands on a flat end of tanh
 
 
 class D2RL(L.LightningModule):
@@ -91,6 +95,7 @@ class D2RL(L.LightningModule):
         self.autocast_type: torch.dtype | None = None
         self.sections = Sections()
         self.updates = self.environment_steps = 0
+        self.schedule = Schedule(config.trainer.epochs * config.trainer.updates_per_epoch)
         self.processes = 1
         self.fallback = False
         self.brought = dict.fromkeys(self.stages, False)
@@ -241,6 +246,7 @@ class D2RL(L.LightningModule):
                 action = self.aenpnn.sample(observation, self.config.action.candidates, self.generator).tanh()
             else:
                 action = self.actor(observation).tanh().unsqueeze(1).expand(-1, self.config.action.candidates, -1)
+        self.means.add("charts/saturated_actions", (action.abs() > SATURATED).float().mean())
         return self.perturb(action)
 
     def perturb(self, action: Tensor) -> Tensor:
@@ -258,9 +264,8 @@ class D2RL(L.LightningModule):
 
     @property
     def progress(self) -> float:
-        """Part of the planned updates that are done, in [0, 1]."""
-        trainer = self.config.trainer
-        return min(1.0, self.updates / (trainer.epochs * trainer.updates_per_epoch))
+        """Share of the schedules of noise and rates that is done, in [0, 1]."""
+        return self.schedule.at(self.updates)
 
     def schedule_rates(self) -> None:
         """Learning rates fall along half a cosine to ``rate_end`` of their start."""
@@ -554,6 +559,7 @@ class D2RL(L.LightningModule):
             "fallback": self.fallback,
             "calibrated": self.calibrated,
             "updates": self.updates,
+            "schedule": asdict(self.schedule),
             "wandb": self.wandb_id,
             "environment_steps": self.environment_steps,
         }
@@ -564,3 +570,11 @@ class D2RL(L.LightningModule):
         for name in ("stages", "chi", "owed", "fallback", "updates", "environment_steps"):
             setattr(self, name, self.resumed[name])
         self.calibrated = self.resumed.get("calibrated", False)
+        trainer, planned = self.resumed["config"]["trainer"], self.schedule.planned
+        before = Schedule(**self.resumed.get("schedule", {"planned": trainer["epochs"] * trainer["updates_per_epoch"]}))
+        self.schedule = before.replanned(planned, self.updates)
+        if self.schedule is not before:
+            logger.info(
+                f"the run is planned for {planned} updates instead of {before.planned}: exploration noise and learning "
+                f"rates go on from where they were, {self.progress:.0%} of the way to their ends"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from d2rl.algorithm.networks import decide as decode
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.evaluation.link_rate_metrics import RateMetrics
+from d2rl.problems.full_duplex.scenario_bank import notice_once, scenario_bank
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_drops, stream
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, mrt, random_decision, rzf, wmmse, zf
 from d2rl.wireless.bounds import interference_free_rates
@@ -30,6 +32,7 @@ WMMSE_ITERATIONS = 200
 AGENT, BEST_OF = "d2rl", 16  # name of the agent among the policies; candidates of its second line
 AGENT_BEST = f"{AGENT} best of {BEST_OF}"
 KEPT = 256  # drops whose decisions are kept beside the rates of all
+SPREADS = 3  # of the log weight: what lies further out is hardly seen in training
 LATENCY_REPEATS = 30
 LATENCY_SECONDS = 2.0  # fewer repeats of what takes longer
 
@@ -73,6 +76,7 @@ def decide(agent: D2RL, state: CellState, rule: DecisionRule, generator: torch.G
     :raises InputError: where they are to be refined, channels or weights that cannot be
     """
     known, count = state.estimate, rule.best_of
+    notice_priorities(agent.config.scenario, state.weights)
     observation = observe(known, state.weights)
     if rule.priority_spread and count > 1:
         weights = diverse_weights(state.weights, known.downlink_users, count, rule.priority_spread, generator)
@@ -88,6 +92,26 @@ def decide(agent: D2RL, state: CellState, rule: DecisionRule, generator: torch.G
         check_weights(known.validate(), state.weights)
         return improve(known, *decision, state.weights, rule.refine)
     return decision
+
+
+def notice_priorities(scenario: FullDuplexConfig, weights: Tensor) -> None:
+    """Say, once, that link weights lie outside of what training in ``scenario`` shows a policy.
+
+    :param weights: asked for, of any shape
+    """
+    reach = math.exp(SPREADS * math.hypot(scenario.priority_direction, scenario.priority_user))
+    low, high, zero = 1 / reach, reach, scenario.priority_zero > 0
+    if scenario.channel_bank:  # its own weights are multiplied by those that are drawn
+        own = scenario_bank(scenario).weights
+        least, most = own[own > 0].aminmax()
+        low, high, zero = low * float(least), high * float(most), zero or bool((own == 0).any())
+    least, most = weights.where(weights > 0, low if zero else 0.0).aminmax()
+    if float(least) < low * (1 - 1e-6) or float(most) > high * (1 + 1e-6):
+        notice_once(
+            f"link weights were asked for that the policy was not trained with ({low:.2g} to {high:.2g}"
+            f"{', or 0' if zero else ', never 0'}): its decisions may be far from the best. In training, larger "
+            "scenario.priority_direction and scenario.priority_user widen the range, scenario.priority_zero adds 0."
+        )
 
 
 def best_decision(head: ActionHead, observation: Observation, action: Tensor) -> Decision:

@@ -9,7 +9,7 @@ import torch
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import ConfigError
 from d2rl.evaluation.evaluate import DecisionRule, decide
-from d2rl.problems.full_duplex.simulator import FullDuplexEnv
+from d2rl.problems.full_duplex.simulator import FullDuplexEnv, equal_priorities
 from d2rl.wireless import link_rates
 
 WINDOW = 10  # slots over which the throughput of a link is averaged
@@ -32,9 +32,7 @@ def proportional_fair(agent: D2RL, rule: DecisionRule, cells: int, slots: int, s
         )
     result = {}
     for name, fair in (("equal", False), ("proportional_fair", True)):
-        scenario = replace(
-            agent.config.scenario, episode_length=slots + 1, stored_states=0, priority_direction=0.0, priority_user=0.0
-        )
+        scenario = replace(equal_priorities(agent.config.scenario), episode_length=slots + 1)
         env = FullDuplexEnv(scenario, cells, seed, agent.device)
         generator = torch.Generator(agent.device).manual_seed(seed)
         average = torch.full_like(env.state.weights, 1.0)

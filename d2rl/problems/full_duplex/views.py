@@ -67,8 +67,13 @@ def decide(
 ) -> Decision:
     """Precoders [B M, N_t, K_D] and uplink powers [B M, K_U] of M actions [B, M, size] of each state.
 
+    A link of weight 0 stays silent, whatever the action says: it could only disturb the others.
+
     :param channels: the observation's, each state M times in a row, where they are at hand
     """
     count = action.shape[1]
     channels = observation.channels.repeat(count) if channels is None else channels
-    return head.decode(channels, action.float().flatten(0, 1), repeated(observation.basis, count))
+    precoder, power = head.decode(channels, action.float().flatten(0, 1), repeated(observation.basis, count))
+    wanted = repeated((observation.weights > 0).to(power.dtype), count)
+    down, up = wanted.tensor_split([channels.downlink_users], dim=-1)
+    return precoder * down.unsqueeze(-2), power * up
