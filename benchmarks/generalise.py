@@ -2,8 +2,9 @@
 
     python benchmarks/generalise.py ckpt=PATH [out=DIR] [drops=128] [bank=PATH,...] [only=users,antennas,...]
 
-Each row changes one thing of the scenario that the policy was trained in. WMMSE (one start, 200 iterations), RZF at
-full power and the policy decide on the same drops.
+Each row changes one thing of the scenario that the policy was trained in; the group ``box`` changes the users of both
+directions and the antennas together. WMMSE (one start, 200 iterations), RZF at full power and the policy decide on the
+same drops.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -28,6 +30,7 @@ from d2rl.config.schema import either
 from d2rl.deploy.pretrained import load_policy
 from d2rl.evaluation.evaluate import BEST_OF, policy_of, ratio, trained_spread
 from d2rl.problems.full_duplex import references
+from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.scenario_bank import cell_of
 from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.report.learning_curve import COLOURS
@@ -36,6 +39,7 @@ from d2rl.wireless.bank_file import load_bank
 
 USERS, ANTENNAS = (2, 4, 6, 8, 10, 12), (4, 8, 16, 32)
 RADII, SELF_INTERFERENCE = (50.0, 100.0, 200.0, 400.0), (-70.0, -80.0, -90.0, -100.0, -110.0, -130.0)
+BOX_USERS, BOX_ANTENNAS = (2, 6, 12), (4, 8, 32)
 NLOS_POWER = 30.0  # dBm, P_BS of the NLOS scenario
 GROUPS = {
     "users": "users in each direction",
@@ -43,6 +47,7 @@ GROUPS = {
     "radius": "cell radius (m)",
     "interference": "residual self-interference (dB)",
     "propagation": "propagation",
+    "box": "users of both directions and antennas",
 }
 COLUMNS = 3  # of the figure
 AGENT, BEST, WMMSE, RZF, RANDOM = "D2RL", f"D2RL, best of {BEST_OF}", "WMMSE", "RZF", "random"
@@ -65,7 +70,7 @@ class Row:
     """One cell.
 
     :param group: of what is changed      :param value: on the axis of that group
-    :param trained: whether it is the cell that the policy was trained in
+    :param trained: whether training has visited this cell
     """
 
     group: str
@@ -101,11 +106,12 @@ def generalise_command(arguments: list[str]) -> None:
 
 
 def cells(trained: FullDuplexConfig, groups: list[str], banks: list[str]) -> Iterator[Row]:
-    """Every cell, group by group, one thing changed at a time; a policy trained on a bank is put into drawn cells."""
+    """Every cell, group by group; a policy trained on a bank is put into drawn cells."""
+    visited = cells_of(trained)
 
     def changed(group: str, value: float | str, **scenario: float | int | str) -> Row:
         other = replace(trained, **{"channel_bank": None, **scenario})
-        return Row(group, value, other, other == trained)
+        return Row(group, value, other, replace(other, loads=None) in visited)
 
     for count in USERS if "users" in groups else ():
         yield changed("users", count, downlink_users=count, uplink_users=count)
@@ -118,6 +124,10 @@ def cells(trained: FullDuplexConfig, groups: list[str], banks: list[str]) -> Ite
     if "propagation" in groups:
         yield changed("propagation", "as trained", channel_bank=trained.channel_bank)
         yield changed("propagation", f"NLOS, {NLOS_POWER:g} dBm", path_loss="nlos", bs_power=NLOS_POWER)
+    for antennas, down, up in product(BOX_ANTENNAS, BOX_USERS, BOX_USERS) if "box" in groups else ():
+        users = {"downlink_users": down, "uplink_users": up}
+        name = f"{down} + {up} users, {antennas} antennas"
+        yield changed("box", name, **users, transmit_antennas=antennas, receive_antennas=antennas)
     for bank in banks:
         yield changed("propagation", Path(bank).stem, channel_bank=bank, **cell_of(load_bank(Path(bank).expanduser())))
 
@@ -176,14 +186,14 @@ def _write_csv(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:
 
 
 def _table(results: list[tuple[Row, dict[str, float]]]) -> str:
-    """Markdown; the cell of the training is set in bold."""
+    """Markdown; cells that training has visited are set in bold."""
     lines = [
         f"| cell | WMMSE (bit/s/Hz) | {AGENT} of WMMSE | {BEST} | {RZF} | gap closed |",
         "|---|---|---|---|---|---|",
     ]
     for row, result in results:
         shares = _shares(result)
-        name = f"{row.value}" if row.group == "propagation" else f"{GROUPS[row.group]}: {row.value:g}"
+        name = row.value if isinstance(row.value, str) else f"{GROUPS[row.group]}: {row.value:g}"
         name = f"**{name}**" if row.trained else name
         lines.append(
             f"| {name} | {result[WMMSE]:.1f} | {shares[AGENT]:.3f} ± {result['half']:.3f} | {shares[BEST]:.3f} | "
@@ -193,8 +203,10 @@ def _table(results: list[tuple[Row, dict[str, float]]]) -> str:
 
 
 def _figure(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:
-    """Share of WMMSE over what is changed, a panel for each group."""
-    groups = [group for group in GROUPS if any(row.group == group for row, _ in results)]
+    """Share of WMMSE over what is changed, a panel for each group that has one axis."""
+    groups = [group for group in GROUPS if group != "box" and any(row.group == group for row, _ in results)]
+    if not groups:
+        return
     columns = min(COLUMNS, len(groups) + 1)  # the legend has a place of its own
     rows = -(-(len(groups) + 1) // columns)
     figure = Figure(figsize=(3 * columns, 2.9 * rows), layout="constrained")

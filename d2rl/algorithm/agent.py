@@ -24,6 +24,7 @@ from d2rl.problems import make_problems
 from d2rl.problems.base import Generative, Observation, Problem, Transition
 
 HELD_OUT = 64  # states that SENPNN never trains on
+SATURATED = 0.99  # a number of an action beyond it stands on a flat end of tanh
 Rows = Mapping[str, Tensor]
 
 
@@ -188,6 +189,7 @@ class D2RL(RLModule):
         """Candidate actions [B, M, size] of the policy, each with Gaussian noise."""
         with self.autocast():
             action = self.policy.sample(observation, self.config.action.candidates, self.generator).tanh()
+        self.means.add("charts/saturated_actions", (action.abs() > SATURATED).float().mean())
         return self.perturb(action)
 
     def explore_reward(self, observation: Observation, view: Tensor, utility: Tensor) -> Tensor | None:

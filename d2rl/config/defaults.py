@@ -61,6 +61,9 @@ class FullDuplexConfig:
     )
     priority_direction: float = option(0.0, "spread of the log weight common to a direction", low=0, high=3)
     priority_user: float = option(0.0, "spread of the log weight of every link", low=0, high=3)
+    priority_zero: float = option(
+        0.0, "share of the drops that want one direction or some links alone; the others weigh 0", low=0, high=1
+    )
 
 
 @dataclass

@@ -105,6 +105,8 @@ class RealDecision(nn.Module):
         cell = RealCell.of(channels)
         action = self.propose(cell, proposal_weights, noise).clamp(-1, 1)
         beams, power = decode(self.head, cell, action)
+        down, up = (weights > 0).to(power.dtype).unsqueeze(1).tensor_split([self.cell.downlink_users], dim=-1)
+        beams, power = beams * down.repeat_interleave(2, dim=-1).unsqueeze(-2), power * up
         if self.best_of > 1:
             rates = link_rates(cell, beams, power)
             best = (rates * weights.unsqueeze(1)).sum(-1).argmax(-1)

@@ -25,6 +25,7 @@ Policy = Callable[[Any], Decision]
 AGENT, BEST_OF = "d2rl", 16  # name of the agent among the policies; candidates of its second line
 AGENT_BEST = f"{AGENT} best of {BEST_OF}"
 KEPT = 256  # drops whose decisions are kept beside the rates of all
+SPREADS = 3  # of the log weight: what lies further out is hardly seen in training
 LATENCY_REPEATS = 30
 LATENCY_SECONDS = 2.0  # fewer repeats of what takes longer
 

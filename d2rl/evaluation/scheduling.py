@@ -10,6 +10,7 @@ from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Policy
 from d2rl.common.errors import ConfigError
 from d2rl.problems.full_duplex.env import FullDuplexEnv
+from d2rl.problems.full_duplex.simulator import equal_priorities
 from d2rl.wireless import link_rates
 
 WINDOW = 10  # slots over which the throughput of a link is averaged
@@ -32,9 +33,7 @@ def proportional_fair(policy: Policy, rule: DecisionRule, cells: int, slots: int
         )
     result: dict[str, float] = {"slots": slots}
     for name, fair in (("equal", False), ("proportional_fair", True)):
-        scenario = replace(
-            policy.config.scenario, episode_length=slots + 1, stored_states=0, priority_direction=0.0, priority_user=0.0
-        )
+        scenario = replace(equal_priorities(policy.config.scenario), episode_length=slots + 1)
         env = FullDuplexEnv(scenario, cells, seed, policy.device)
         generator = torch.Generator(policy.device).manual_seed(seed)
         average = torch.full_like(env.state.weights, 1.0)

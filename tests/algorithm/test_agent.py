@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import lightning as L
 import pytest
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
+from d2rl.algorithm.learning_rates import Schedule
 from d2rl.envs import decided_rates, evaluation_states
 from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.problems.base import Observation, Transition
@@ -204,6 +205,18 @@ def test_rates_and_noise_follow_their_schedules(tiny, fit):
     for step, (rate, noise) in enumerate(seen):  # 4 steps of 2 updates; rates are set when a step begins
         assert rate == pytest.approx(0.02 * (0.2 + 0.8 * (1 + math.cos(math.pi * step / 4)) / 2))
         assert noise == pytest.approx(0.4 - 0.3 * (step + 1) / 4)
+
+
+@pytest.mark.parametrize("planned", [5, 12, 100])
+def test_a_schedule_of_another_length_goes_on_and_ends_at_one(planned):
+    before = Schedule(10)
+    after = before.replanned(planned, 4)
+    shares = [after.at(updates) for updates in range(4, planned + 1)]
+    assert shares[0] == before.at(4) == 0.4
+    assert shares[-1] == after.at(planned + 1) == 1
+    assert all(second > first for first, second in pairwise(shares))
+    assert before.replanned(10, 4) == before
+    assert before.replanned(3, 4).at(4) == 1
 
 
 def test_targets_follow_by_tau(tiny, fit):
@@ -699,6 +712,18 @@ def test_proposals_are_bounded_and_free_of_exploration_noise(tiny):
     assert several.abs().max() <= 1
     assert torch.equal(several, agent.propose(observation, 4, seeded()))
     assert (several[:, 0] - several[:, 1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("action_stage", [False, True])
+def test_the_share_of_saturated_actions_is_that_of_the_proposals_without_noise(tiny, fit, action_stage):
+    agent, seen = build(tiny("ddpg.noise=1", "ddpg.noise_end=1")), []
+    agent.stages["action"] = action_stage
+    output = torch.tensor([0.0, 2.6, -2.6, 2.7, -2.7, 9.0, 0.0, 0.0, 0.0, 0.0])  # tanh(2.65) is 0.99
+    agent.actor.forward = lambda observation: output.expand(observation.batch, -1)
+    agent.aenpnn.sample = lambda observation, count, generator: output.expand(observation.batch, count, -1)
+    agent.learn = lambda: None  # nobody has to learn from it
+    fit(agent, lambda _, agent: seen.append(agent.means.collect()["charts/saturated_actions"]))
+    assert seen == pytest.approx([0.3, 0.3])
 
 
 LEARNING = (

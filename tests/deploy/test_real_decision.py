@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import pairs
@@ -36,8 +38,10 @@ def make_agent(diffusion: bool, *overrides: str) -> D2RL:
     return agent
 
 
-def largest_difference(agent: D2RL, best_of: int, batch: int = 5) -> float:
+def largest_difference(agent: D2RL, best_of: int, batch: int = 5, weights: list[float] | None = None) -> float:
     cells = evaluation_states(agent.config.scenario, batch, seed=3)
+    if weights:
+        cells = replace(cells, weights=torch.tensor(weights).expand(batch, -1))
     generator = torch.Generator().manual_seed(1)
     decision = RealDecision(agent, best_of)
     inputs = inputs_for(decision, cells, generator)
@@ -59,6 +63,13 @@ def largest_difference(agent: D2RL, best_of: int, batch: int = 5) -> float:
 def test_real_decisions_equal_complex_ones(diffusion, network, head, best_of, cell):
     agent = make_agent(diffusion, f"network.kind={network}", f"scenario.head={head}", *CELLS[cell])
     assert largest_difference(agent, best_of) < 1e-5
+
+
+@pytest.mark.parametrize("best_of", [1, 3])
+@pytest.mark.parametrize("head", ["switching", "beamforming"])
+def test_real_decisions_silence_the_links_that_complex_ones_do(head, best_of):
+    agent = make_agent(True, f"scenario.head={head}", *CELLS["more uplink users"])
+    assert largest_difference(agent, best_of, weights=[0.0, 1.0, 1.0, 0.0, 2.0, 1.0, 0.0]) < 1e-5
 
 
 def test_real_features_equal_the_features_of_training():

@@ -19,6 +19,7 @@ from torch import Tensor
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule, decide, diverse_weights
 from d2rl.common.errors import ConfigError, InputError
+from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.envs import CellState, FullDuplexEnv, decided_rates, evaluation_states
 from d2rl.evaluation import evaluate as evaluation
@@ -60,6 +61,49 @@ def states(agent: D2RL, count: int = 32, weighted: bool = False) -> CellState:
 def worth(state: CellState, decision: tuple[Tensor, Tensor]) -> Tensor:
     """Weighted sum rate of every cell on the known channels."""
     return (link_rates(state.estimate, *decision) * state.weights).sum(-1)
+
+
+# ------------------------------------------------------------------ what was asked for
+
+
+NARROW = ("scenario.priority_direction=0.3", "scenario.priority_user=0.4")  # 3 spreads: 0.223 to 4.48
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weights", "told"),
+    [
+        ((), [1, 1, 1, 1, 1], None),
+        ((), [1, 1, 1, 1, 1.1], "1 to 1, never 0"),
+        (NARROW, [0.23, 1, 1, 1, 4.4], None),
+        (NARROW, [0.22, 1, 1, 1, 1], "0.22 to 4.5, never 0"),
+        (NARROW, [1, 1, 1, 1, 4.6], "0.22 to 4.5, never 0"),
+        (NARROW, [1, 1, 1, 0, 0], "0.22 to 4.5, never 0"),
+        ((*NARROW, "scenario.priority_zero=0.1"), [1, 1, 1, 0, 0], None),
+        ((*NARROW, "scenario.priority_zero=0.1"), [0.1, 1, 1, 0, 0], "0.22 to 4.5, or 0"),
+    ],
+    ids=str,
+)
+def test_link_weights_that_training_did_not_show_are_told_once(tiny, caplog, overrides, weights, told):
+    notice_once.cache_clear()
+    agent = build(tiny, *overrides)
+    state = replace(states(agent, 2), weights=torch.tensor(weights, dtype=torch.float32).expand(2, 5))
+    for _ in range(2):
+        decide(agent, state, DecisionRule(), seeded())
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (told is not None)
+    assert all(f"the policy was not trained with ({told})" in one for one in said)
+
+
+def test_the_weights_of_a_channel_bank_count_as_trained(tmp_path, tiny, caplog):
+    notice_once.cache_clear()
+    cell, path = states(build(tiny), 10), tmp_path / "bank.pt"
+    weights = torch.tensor([2.0, 2.0, 2.0, 0.0, 5.0]).expand(10, 5)
+    save_bank(ChannelBank(cell.channels, cell.gains, weights, noise_normalised=True), path)
+    agent = build(tiny, f"scenario.channel_bank={path}")
+    decide(agent, states(agent, 2), DecisionRule(), seeded())
+    assert not caplog.records
+    decide(agent, replace(states(agent, 2), weights=torch.full((2, 5), 1.0)), DecisionRule(), seeded())
+    assert "not trained with (2 to 5, or 0)" in caplog.text
 
 
 # ------------------------------------------------------------------ the frozen set

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import sys
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import matplotlib.image
@@ -77,6 +78,16 @@ def test_each_cell_changes_one_thing(generalise):
     assert all(change.keys() <= {"cell_radius"} for change in changes["radius"])
     assert all(change.keys() <= {"self_interference"} for change in changes["interference"])
     assert [row.value for row in rows if row.trained] == [8, 100.0, -90.0, "as trained"]
+    box = [row.scenario for row in rows if row.group == "box"]
+    assert all(cell.receive_antennas == cell.transmit_antennas for cell in box)
+    corners = {(cell.downlink_users, cell.uplink_users, cell.transmit_antennas) for cell in box}
+    assert corners == set(product((2, 6, 12), (2, 6, 12), (4, 8, 32)))
+
+
+def test_cells_that_training_has_visited_are_marked(generalise):
+    trained = FullDuplexConfig(loads="2+2,2+12@4,3+3")
+    rows = generalise.cells(trained, ["users", "box"], [])
+    assert [row.value for row in rows if row.trained] == [2, "2 + 12 users, 4 antennas", "2 + 2 users, 8 antennas"]
 
 
 def test_a_policy_trained_on_a_bank_is_put_into_drawn_cells_too(generalise, tmp_path):
@@ -115,6 +126,18 @@ def test_the_command_leaves_a_table_a_figure_and_numbers(generalise, run, tmp_pa
     assert "| **as trained** |" in table
     assert table in capsys.readouterr().out
     assert matplotlib.image.imread(out / "generalise.png").shape[2] == 4
+
+
+def test_a_policy_that_ships_is_put_into_the_corners_of_the_box(generalise, tmp_path, monkeypatch):
+    monkeypatch.setattr(generalise, "BOX_USERS", (1, 3))
+    monkeypatch.setattr(generalise, "BOX_ANTENNAS", (2,))
+    generalise.generalise_command(["ckpt=pretrained/any_load", "drops=4", "only=box", f"out={tmp_path}"])
+    with open(tmp_path / "generalise.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["value"] for row in rows] == [f"{d} + {u} users, 2 antennas" for d, u in product((1, 3), (1, 3))]
+    assert all(float(row["wmmse_ratio"]) > 0 for row in rows)
+    assert "| 3 + 1 users, 2 antennas |" in (tmp_path / "generalise.md").read_text()
+    assert not (tmp_path / "generalise.png").exists()  # three changes at a time have no axis
 
 
 @pytest.mark.parametrize(

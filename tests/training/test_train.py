@@ -95,7 +95,7 @@ def uninterrupted(tiny, tmp_path_factory):
         return start(tiny(*EVERYTHING), path)
 
 
-def interrupted(monkeypatch, config, path: Path, update: int) -> None:
+def interrupted(monkeypatch, config, path: Path, update: int, checkpoint: Path | None = None) -> None:
     """A run whose person presses Ctrl-C in the middle of an update."""
     with monkeypatch.context() as patch:
         learn = D2RL.learn
@@ -237,6 +237,30 @@ def test_a_finished_run_that_is_resumed_keeps_its_report(tiny, uninterrupted, tm
     assert after["updates"] == before["updates"] == 16
     assert after["seconds"] == before["seconds"]
     assert differences(dict(again.agent.state_dict()), dict(uninterrupted.agent.state_dict())) == []
+
+
+def noises(path: Path) -> list[float]:
+    return [float(row["charts/exploration_noise"]) for row in rows(path) if "charts/exploration_noise" in row]
+
+
+def test_a_finished_run_made_longer_keeps_noise_and_rates_at_their_ends(tiny, tmp_path, caplog):
+    first = start(tiny(), tmp_path / "run")
+    with caplog.at_level("INFO", "d2rl"):
+        second = start(tiny("trainer.epochs=4"), tmp_path / "run", first.run.last)
+    assert "the run is planned for 16 updates instead of 8" in caplog.text
+    assert noises(tmp_path / "run") == pytest.approx([0.475, 0.35, 0.225, 0.1, 0.1, 0.1, 0.1, 0.1])
+    actor, critic, *_ = load_checkpoint(second.run.last)["optimizer_states"]
+    rates = [optimizer["param_groups"][0]["lr"] for optimizer in (actor, critic)]
+    assert rates == pytest.approx([8e-4, 1e-3])
+
+
+def test_a_run_whose_length_is_changed_spreads_what_is_left_over_what_is_left(tiny, tmp_path, monkeypatch):
+    path, last = tmp_path / "run", tmp_path / "run/checkpoints/last.ckpt"
+    interrupted(monkeypatch, tiny("trainer.epochs=4"), path, 9)
+    assert noises(path)[-1] == pytest.approx(0.35)  # half of the way from 0.6 to 0.1
+    interrupted(monkeypatch, tiny("trainer.epochs=6"), path, 17, last)
+    start(tiny("trainer.epochs=6"), path, last)
+    assert noises(path)[4:] == pytest.approx([0.35 - 0.25 * step / 8 for step in range(1, 9)])
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])

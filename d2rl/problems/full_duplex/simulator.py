@@ -169,7 +169,21 @@ class Cells:
         users = torch.randn(count, c.downlink_users + c.uplink_users, generator=generator, device=device)
         down, up = direction.split(1, dim=1)  # tensors of counts or values would have to be waited for
         common = torch.cat([down.expand(-1, c.downlink_users), up.expand(-1, c.uplink_users)], dim=1)
-        return torch.exp(common + users * c.priority_user)
+        weights = torch.exp(common + users * c.priority_user)
+        return weights * self._wanted(count, generator) if c.priority_zero else weights
+
+    def _wanted(self, count: int, generator: torch.Generator) -> Tensor:
+        """Which links a drop wants at all, [count, K_D + K_U] bool: all but in a share ``priority_zero`` of the drops.
+
+        Of these, half want one direction alone, the others any number of links from one to all.
+        """
+        links = self.config.downlink_users + self.config.uplink_users
+        drawn = torch.rand(count, links + 3, generator=generator, device=generator.device)
+        limited, kind, level, each = drawn.split([1, 1, 1, links], dim=1)
+        uplink = torch.arange(links, device=generator.device) >= self.config.downlink_users
+        direction = uplink == (kind < 0.25)
+        some = (each >= level) | (each == each.amax(1, keepdim=True))
+        return (limited >= self.config.priority_zero) | torch.where(kind < 0.5, direction, some)
 
     def _measured(self, state: CellState, generator: torch.Generator) -> CellState:
         """The state with the channels of its small-scale part, and an estimate of them."""
@@ -228,10 +242,14 @@ def evaluation_drops(
         generator = torch.Generator(device).manual_seed(stream(f"evaluation/{seed}"))
         chosen = torch.randperm(len(held_out), generator=generator, device=device)[:drops].sort().values
         return _known(held_out[chosen], config.csi_error, generator), None
-    fresh = replace(config, stored_states=0, priority_direction=0.0, priority_user=0.0)
     generator = torch.Generator(device).manual_seed(stream(f"evaluation/{seed}"))
-    state = Cells(fresh).reset(drops, generator)
+    state = Cells(equal_priorities(config)).reset(drops, generator)
     return state, state.positions
+
+
+def equal_priorities(config: FullDuplexConfig) -> FullDuplexConfig:
+    """The scenario with drops without end that want every link alike."""
+    return replace(config, stored_states=0, priority_direction=0.0, priority_user=0.0, priority_zero=0.0)
 
 
 def _known(bank: ChannelBank, csi_error: float, generator: torch.Generator) -> CellState:

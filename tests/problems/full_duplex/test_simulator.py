@@ -472,6 +472,33 @@ def test_priorities_are_log_normal_with_the_asked_spreads(direction, user, store
         assert standard.pow(4).mean().item() == pytest.approx(3, abs=0.4)
 
 
+@pytest.mark.parametrize("stored", [0, 4])
+def test_a_share_of_the_drops_wants_one_direction_or_some_links_alone(stored):
+    env = build(4000, priority_zero=0.4, priority_user=0.3, stored_states=stored, downlink_users=3, uplink_users=4)
+    wanted = env.state.weights > 0
+    limited = wanted[~wanted.all(1)]
+    down, up = limited[:, :3], limited[:, 3:]
+    whole = torch.stack([(down.all(1) & ~up.any(1)), (up.all(1) & ~down.any(1))], 1).double()
+    # of 0.4, a quarter each direction; of the other half, a level evenly spread leaves all 7 links in one case of 8
+    assert len(limited) / 4000 == pytest.approx(0.4 * (1 - 0.5 / 8), abs=0.03)
+    assert whole.sum(0).div(4000).tolist() == pytest.approx([0.1, 0.1], abs=0.025)
+    counts = limited[whole.sum(1) == 0].sum(1).bincount(minlength=7)
+    assert counts[0] == 0
+    assert counts[1].item() == pytest.approx(2 * counts[2:].double().mean().item(), rel=0.3)  # none becomes one
+    assert counts[2:].min() > 0.6 * counts[2:].double().mean()
+    assert wanted[wanted.all(1)].shape == (4000 - len(limited), 7)
+    assert env.state.weights[wanted].log().std().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_without_limited_drops_nothing_else_changes():
+    plain, limited = (build(64, priority_user=0.3, priority_zero=share).state for share in (0.0, 0.5))
+    wanted = limited.weights > 0
+    assert torch.equal(limited.weights[wanted], plain.weights[wanted])
+    assert bool((plain.weights > 0).all())
+    assert not bool(wanted.all())
+    assert bool((evaluation_states(FullDuplexConfig(priority_zero=1.0), 16, 0).weights == 1).all())
+
+
 def test_shapes_follow_the_scenario():
     env = build(5, downlink_users=3, uplink_users=2, transmit_antennas=4, receive_antennas=6, head="beamforming")
     channels = env.state.channels

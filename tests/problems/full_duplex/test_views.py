@@ -70,6 +70,28 @@ def powers(channels: ChannelState, precoder: Tensor, power: Tensor, b: int) -> l
     return found
 
 
+# ------------------------------------------------------------------ decisions
+
+
+@pytest.mark.parametrize("head", [*HEADS, "switching"])
+def test_links_of_weight_0_are_silent_and_nothing_else_changes(channels, head):
+    weights = torch.ones(channels.batch, channels.links)
+    weights[::2, [1, 4, 7]] = 0.0
+    weights[1::2, :6] = 0.0
+    action, wanted = draw_actions(channels, 3, head), (weights > 0).repeat_interleave(3, dim=0)
+    for asked in (weights, torch.ones_like(weights)):
+        problem = problem_of(channels, head)
+        seen = observe(channels, asked, problem.layout.numbers)
+        precoder, power = problem.decode(seen, action)
+        rates = (link_rates(channels.repeat(3), precoder, power) * wanted).sum(-1)
+        if asked is weights:
+            silenced, reached = (precoder, power), rates
+    assert torch.equal(silenced[0], precoder * wanted[:, None, :6])
+    assert torch.equal(silenced[1], power * wanted[:, 6:])
+    assert bool((reached > rates - 1e-3).all())  # the others are rid of a disturbance
+    assert reached.mean() > rates.mean() + 0.1
+
+
 # ------------------------------------------------------------------ definitions
 
 
