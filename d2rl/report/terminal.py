@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from d2rl.runs.run_directory import RunDirectory
 
 OFFLINE = "offline-run-*"
+HEADING = 10  # letters of a line above a column
 
 
 def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) -> Table:
@@ -19,36 +21,26 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
     :param report: content of eval.json
     :param timing: content of timing.json
     """
-    caption = f"{report['drops']} drops; no policy can pass {report['interference_free_bound']:.1f} bit/s/Hz"
+    caption = f"{report['drops']} drops"
+    if "interference_free_bound" in report:
+        caption += f"; no policy can pass {report['interference_free_bound']:.1f} {report['unit']}"
     if timing:
         reached = ", ".join(f"{t}: {_seconds(s)}" for t, s in timing["time_to_gap"].items())
         caption += (
             f"\ntraining {timing['total_seconds']:.0f} s of {timing['device']}, "
             f"{1e3 * timing['seconds_per_update']:.1f} ms an update; gap closed {reached}"
         )
-    columns = [
-        "policy",
-        "sum rate\n(bit/s/Hz)",
-        "share of\nWMMSE",
-        "gap\nclosed",
-        "downlink",
-        "uplink",
-        "latency\n(ms)",
-    ]
+    metric, anchors = report["metric"], report.get("anchors", ())
+    columns = {metric: _heading(metric, report.get("unit"))}
+    if anchors:
+        columns |= {f"{anchors[1]}_ratio": f"share of\n{anchors[1]}", "gap_closed": "gap\nclosed"}
+    columns |= {name: _heading(name) for name in report.get("shown", ())} | {"latency_ms": "latency\n(ms)"}
     table = Table(caption=caption)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    ordered = sorted(report["policies"].items(), key=lambda item: -item[1]["weighted_sum_rate"])
-    for name, metrics in ordered:
-        table.add_row(
-            name,
-            f"{metrics['weighted_sum_rate']:.2f}",
-            f"{metrics['wmmse_ratio']:.3f}",
-            f"{metrics['gap_closed']:.3f}",
-            f"{metrics['downlink_rate']:.2f}",
-            f"{metrics['uplink_rate']:.2f}",
-            f"{metrics['latency_ms']:.2f}" if "latency_ms" in metrics else "",
-        )
+    table.add_column("policy")
+    for column in columns.values():
+        table.add_column(column, justify="right")
+    for name, metrics in sorted(report["policies"].items(), key=lambda item: -item[1][metric]):
+        table.add_row(name, *(_number(key, metrics.get(key)) for key in columns))
     return table
 
 
@@ -60,3 +52,13 @@ def wandb_notice(console: Console, run: RunDirectory) -> None:
 
 def _seconds(value: float | None) -> str:
     return "not reached" if value is None else f"{value:.1f} s"
+
+
+def _heading(metric: str, unit: str | None = None) -> str:
+    words = textwrap.fill(metric.replace("_", " "), HEADING)
+    return f"{words}\n({unit})" if unit else words
+
+
+def _number(metric: str, value: float | None) -> str:
+    digits = 3 if metric.endswith("_ratio") or metric == "gap_closed" else 2
+    return "" if value is None else f"{value:.{digits}f}"
