@@ -15,8 +15,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.deploy.pretrained import load_policy
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.wireless import wmmse
 
 RULES = {

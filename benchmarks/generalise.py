@@ -21,12 +21,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.command_line import run
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, FullDuplexConfig, option
 from d2rl.config.load import load
 from d2rl.config.schema import either
-from d2rl.evaluation.evaluate import BEST_OF, DecisionRule, Policy, policy_of, reference_policies
+from d2rl.evaluation.evaluate import BEST_OF, Policy, policy_of, reference_policies
 from d2rl.problems.full_duplex.scenario_bank import cell_of
 from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.report.learning_curve import COLOURS

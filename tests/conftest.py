@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from d2rl.config.defaults import FullDuplexConfig
+from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.wireless import ChannelState
 from d2rl.wireless.fading import complex_normal, rician, scale
 from d2rl.wireless.propagation import LinkBudget, LinkGains, thermal_noise, user_positions
@@ -53,6 +55,13 @@ def draw_channels(
         ),
     )
     return scale(small, gains), gains
+
+
+def problem_of(channels: ChannelState, head: str = "structured") -> FullDuplexProblem:
+    """The cell whose channels these are."""
+    users = {"downlink_users": channels.downlink_users, "uplink_users": channels.uplink_users}
+    antennas = {"transmit_antennas": channels.transmit_antennas, "receive_antennas": channels.receive_antennas}
+    return FullDuplexProblem(FullDuplexConfig(**users, **antennas, head=head))
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -102,9 +111,9 @@ TINY = (
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Any]:
     """Factory of small configurations: ``tiny("reward.case=raw", ...)``."""
-    from d2rl.config.load import load
+    from d2rl.problems import load_config
 
-    return lambda *overrides: load([*TINY, *overrides])
+    return lambda *overrides: load_config([*TINY, *overrides])
 
 
 @pytest.fixture(scope="session")

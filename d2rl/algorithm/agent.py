@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from d2rl.algorithm.checks import check_algorithm
 from d2rl.algorithm.cuda_graphs import CapturedUpdates, CudaGraphs
 from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, polyak_update
-from d2rl.algorithm.explorers import AENPNN, RENPNN, SENPNN
+from d2rl.algorithm.explorers import AENPNN, explorer_class
 from d2rl.algorithm.explorers.reward import rank_correlation
 from d2rl.algorithm.module import Learner, RLModule
-from d2rl.algorithm.networks import make_encoder, make_transition, make_view
+from d2rl.algorithm.networks import make_transition, make_view
 from d2rl.algorithm.policy import make_actor
 from d2rl.algorithm.rewards import raw_reward, reward_case, to_scalar
 from d2rl.common import distributed
@@ -57,27 +57,10 @@ class D2RL(RLModule):
         self.actor = make_actor(config, self.problem)
         self.critic = Critic(make_transition(network, self.problem, view_size), network.width)
         self.target_actor, self.target_critic = deepcopy(self.actor), deepcopy(self.critic)
-        self.aenpnn = AENPNN(
-            make_encoder(network, self.problem),
-            self.problem.layout,
-            network.width,
-            config.action,
-            penalty=config.ddpg.saturation_penalty,
-            rate=config.ddpg.actor_rate,
-        )
-        self.renpnn = RENPNN(
-            make_transition(network, self.problem, view_size),
-            network.width,
-            config.reward.steps,
-            per_link=self.case.per_entity,
-            risk=config.reward.risk,
-            quantile=config.reward.quantile,
-            rate=config.reward.rate,
-        )
-        self.senpnn: SENPNN | None = None
-        if isinstance(self.problem, Generative):
-            sizes, state = self.problem.row_sizes(), config.state
-            self.senpnn = SENPNN(sizes, state.steps, width=state.width, lr=state.rate)
+        self.aenpnn = explorer_class(config, "action").build(config, self.problem)
+        self.renpnn = explorer_class(config, "reward").build(config, self.problem)
+        generative = isinstance(self.problem, Generative)
+        self.senpnn = explorer_class(config, "state").build(config, self.problem) if generative else None
         self.learners = self.make_learners()
 
         self.chain_factors: dict[str, Tensor] | None = None

@@ -56,9 +56,13 @@ class Policy(nn.Module):
         self.problem = make_problems(config)[0]
         self.autocast_type = torch.bfloat16 if config.trainer.precision == "bf16" else None
         self.network = "aenpnn" if diffusion else "actor"
-        if diffusion:
+        if diffusion and config.action.explorer == "aenpnn":  # without Lightning, which takes seconds to import
             encoder = make_encoder(config.network, self.problem)
-            self.aenpnn = ActionChain(encoder, self.problem.layout, config.network.width, config.action)
+            self.aenpnn: Any = ActionChain(encoder, self.problem.layout, config.network.width, config.action)
+        elif diffusion:
+            from d2rl.algorithm.explorers import explorer_class
+
+            self.aenpnn = explorer_class(config, "action").build(config, self.problem)
         else:
             self.actor = make_actor(config, self.problem)
 

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.checks import check_algorithm
 from d2rl.algorithm.policy import Policy
 from d2rl.common.distributed import launch_rank, share
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
@@ -23,7 +24,7 @@ from d2rl.deploy.pretrained import load_policy
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, make_evaluation, score_agent
 from d2rl.evaluation.scheduling import proportional_fair
-from d2rl.problems import check_config, check_files, load_config, tied_keys
+from d2rl.problems import check_config, check_files, load_config, make_problems, tied_keys
 from d2rl.problems.full_duplex.checks import link_weights
 from d2rl.report.learning_curve import learning_curve
 from d2rl.report.page import save_report_page
@@ -53,6 +54,7 @@ def train_command(arguments: list[str]) -> None:
     _quiet()
     config, checkpoint = _configuration(arguments)
     check_config(config)
+    check_algorithm(config, make_problems(config)[0])
     # nothing is written before all that can be refused is known to be usable
     device = training_device(config.trainer)
     check_footprint(share(config) if device.type == "cuda" else config, device)

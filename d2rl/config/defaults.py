@@ -104,6 +104,7 @@ class DDPGConfig:
 class AENPNNConfig:
     """Action explorer (Mode I)."""
 
+    explorer: str = option("aenpnn", "aenpnn, or MODULE:CLASS")
     steps: int = option(6, "P, denoising steps", low=1, high=1000)
     objective: str = option(
         "chain",
@@ -124,6 +125,7 @@ class AENPNNConfig:
 class RENPNNConfig:
     """Reward explorer (Mode I)."""
 
+    explorer: str = option("renpnn", "renpnn, or MODULE:CLASS")
     case: str = option(
         "designed",
         "raw: the weighted sum; designed: one for each entity, beyond a simple decision; _gdm: generated",
@@ -147,6 +149,7 @@ class RENPNNConfig:
 class SENPNNConfig:
     """State explorer (Mode II)."""
 
+    explorer: str = option("senpnn", "senpnn, or MODULE:CLASS")
     steps: int = option(6, "P, denoising steps", low=1, high=1000)
     corrupt: int = option(0, "step p to which a real state is corrupted; 0 is P", low=0)
     rate: float = option(1e-2, "learning rate", above=0, high=1)

@@ -17,12 +17,13 @@ from rich.console import Console
 from torch import Tensor
 from torch.export import Dim
 
+from d2rl.algorithm.decisions import DecisionRule, best_decision
 from d2rl.algorithm.policy import Policy
 from d2rl.commands.train_eval import own_keys
 from d2rl.common.errors import ConfigError, UserError
 from d2rl.deploy.pretrained import load_policy
 from d2rl.deploy.real_decision import OUTPUTS, RealDecision
-from d2rl.evaluation.evaluate import Decision, DecisionRule, best_decision, policy_of
+from d2rl.evaluation.evaluate import Decision, policy_of
 from d2rl.problems.full_duplex.observation import with_priorities
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.runs.run_directory import write_bytes

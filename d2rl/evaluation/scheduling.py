@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
+from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Policy
 from d2rl.common.errors import ConfigError
-from d2rl.evaluation.evaluate import DecisionRule, decide
 from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.wireless import link_rates
 

@@ -156,8 +156,10 @@ class Step(Generic[State]):
 class Problem(Protocol[State]):
     """A world and what an agent may do in it; knows nothing of learning.
 
-    Optional parts are :class:`Measurable`, :class:`Generative` and :class:`Prioritised`. ``check_problem`` of
-    :mod:`d2rl.testing` holds a problem against all that is said here.
+    Optional parts are :class:`Measurable`, :class:`Benchmarked`, :class:`Generative`, :class:`Prioritised`,
+    :class:`Remembering`, and two methods that only tests ask for: ``feasible(decision)``, [B M] bool, whether all
+    limits are kept, and ``permuted(state, orders)``, the same states with the entities of each kind in another order.
+    ``check_problem`` of :mod:`d2rl.testing` holds a problem against all that is said here.
 
     ``name`` stands in messages; ``layout`` is that of every action; ``exogenous`` says that the next state does not
     depend on the decision, so that several decisions can be measured in one state.

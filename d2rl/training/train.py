@@ -11,13 +11,14 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.distributed import launch_rank, strategy
 from d2rl.common.errors import CheckpointError, ConfigError, RunError
 from d2rl.config.defaults import Config, TrainerConfig
 from d2rl.config.load import processes
 from d2rl.config.schema import leaves
 from d2rl.evaluation.episodes import EpisodeEvaluation
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, make_evaluation
+from d2rl.evaluation.evaluate import Evaluation, make_evaluation
 from d2rl.runs.artifacts import upload_checkpoints
 from d2rl.runs.run_directory import RunDirectory, find_checkpoint
 from d2rl.runs.tracking import CsvLogger, make_loggers, wandb_id

@@ -67,7 +67,14 @@ def scale(small: ChannelState, gains: LinkGains) -> ChannelState:
 
 
 def whiten(channels: ChannelState, gains: LinkGains) -> ChannelState:
-    """Whitened coefficients from channels; the inverse of :func:`scale`, and 0 where the gain is 0."""
+    """Whitened coefficients from channels; the inverse of :func:`scale`, and 0 where the gain is 0.
+
+    :raises ValueError: gains of other shapes than the channels ask for
+    """
+    for name, gain in gains.tensors().items():
+        expected = getattr(channels, name).shape[: gain.dim()]
+        if gain.shape != expected:
+            raise ValueError(f"gains.{name} has shape {tuple(gain.shape)}, the channels ask for {tuple(expected)}")
     roots = {name: root.clamp_min(torch.finfo(root.dtype).tiny) for name, root in _roots(gains).items()}
     return ChannelState(**{name: tensor / roots[name] for name, tensor in channels.tensors().items()})
 

@@ -24,7 +24,8 @@ from d2rl.algorithm.means import Means
 from d2rl.algorithm.replay import ReplayBuffer
 from d2rl.common.errors import ConfigError, TrainingError
 from d2rl.common.timing import Sections
-from d2rl.config.load import check
+from d2rl.problems import check_config
+from d2rl.problems.base import Transition
 from d2rl.training.checkpoint import load_checkpoint
 from d2rl.training.train import training_device
 
@@ -126,10 +127,10 @@ def trained(config, fit, recorder=None, during=lambda agent: None, on_device=Tru
         "weights": agent.state_dict(),
         "optimizers": [optimizer.state_dict()["state"] for optimizer in optimizers],
         "rates": [float(optimizer.param_groups[0]["lr"]) for optimizer in optimizers],
-        "generators": [agent.generator.get_state(), *(world.env.generator.get_state() for world in agent.worlds)],
+        "generators": [agent.generator.get_state(), *(world.generator.get_state() for world in agent.worlds)],
         "replay": [world.replay.state_dict() for world in agent.worlds],
         "skipped": agent.skipped_steps(),
-        "counts": (agent.updates, agent.environment_steps, agent.owed, trainer.global_step),
+        "counts": (agent.updates, agent.environment_steps, agent.replacements_due, trainer.global_step),
         "steps": agent.steps,
         "means": (logged, agent.means.collect()),
     }
@@ -246,9 +247,9 @@ def python_rates(monkeypatch) -> None:
 def python_bound(monkeypatch) -> None:
     """Indices below a Python number."""
 
-    def sample(self: ReplayBuffer, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def sample(self: ReplayBuffer, count: int, generator: torch.Generator) -> Transition:
         index = torch.randint(self.filled, (count,), generator=generator)
-        return {name: tensor.index_select(0, index) for name, tensor in self.storage.items()}
+        return self.form.with_tensors({name: tensor.index_select(0, index) for name, tensor in self.storage.items()})
 
     monkeypatch.setattr(ReplayBuffer, "sample", sample)
 
@@ -264,10 +265,8 @@ def moving_sums(monkeypatch) -> None:
 
 
 def moving_states(monkeypatch) -> None:
-    """The states of the slot as they are, new tensors in each."""
-    monkeypatch.setattr(
-        CapturedUpdates, "_input", lambda self: (self.agent.env.state.channels, self.agent.env.state.gains)
-    )
+    """The rows of the slot's states as they are, new tensors in each."""
+    monkeypatch.setattr(CapturedUpdates, "_kept", lambda self, rows: rows)
 
 
 def one_kind(monkeypatch) -> None:
@@ -412,14 +411,14 @@ def test_a_checkpoint_with_learning_rates_of_either_form_can_be_gone_on_from(tin
 )
 def test_graphs_where_there_can_be_none_are_refused(tiny, overrides, words):
     with pytest.raises(ConfigError, match=r"trainer\.cuda_graphs=true") as error:
-        check(tiny("trainer.cuda_graphs=true", *overrides))
+        check_config(tiny("trainer.cuda_graphs=true", *overrides))
     assert words in str(error.value)
-    check(tiny(*overrides))
+    check_config(tiny(*overrides))
 
 
 def test_graphs_are_for_one_gpu(tiny):
-    check(tiny("trainer.cuda_graphs=true", "trainer.accelerator=gpu"))
-    check(tiny("trainer.cuda_graphs=true", "trainer.accelerator=auto"))
+    check_config(tiny("trainer.cuda_graphs=true", "trainer.accelerator=gpu"))
+    check_config(tiny("trainer.cuda_graphs=true", "trainer.accelerator=auto"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -13,13 +13,14 @@ import safetensors.torch
 import torch
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.commands.make_pretrained import pretrained_command
 from d2rl.commands.train_eval import evaluate_command
 from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.deploy.pretrained import CONFIG, FORMAT, REPORT, SHIPPED, WEIGHTS, _digest, load_agent, save_policy
 from d2rl.envs import evaluation_states
 from d2rl.evaluation import evaluate as evaluation
-from d2rl.evaluation.evaluate import DecisionRule, policy_of
+from d2rl.evaluation.evaluate import policy_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.networks import observe as complex_observe
 from d2rl.config.load import load
 from d2rl.deploy.export import decide_with, inputs_for
 from d2rl.deploy.real_decision import RealCell, RealDecision, link_rates, observe
 from d2rl.envs import evaluation_states
-from d2rl.evaluation.evaluate import DecisionRule, decide
 from d2rl.wireless import link_rates as complex_link_rates
 from d2rl.wireless import random_decision
 from d2rl.wireless.real_algebra import RealChannels, embed

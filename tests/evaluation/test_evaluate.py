@@ -14,12 +14,13 @@ from rich.console import Console
 from torch import Tensor
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule, decide, diverse_weights
 from d2rl.algorithm.networks import observe
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.envs import CellState, decided_rates, evaluation_states
 from d2rl.evaluation import evaluate as evaluation
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, decide, diverse_weights, policy_of, reference_policies
+from d2rl.evaluation.evaluate import Evaluation, policy_of, reference_policies
 from d2rl.evaluation.scheduling import proportional_fair
 from d2rl.report.terminal import results_table
 from d2rl.wireless import link_rates

@@ -11,11 +11,12 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.envs import FullDuplexEnv
 from d2rl.evaluation import evaluate as evaluation
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import config_of, load_checkpoint
 from d2rl.training.train import restore, train

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.errors import ConfigError
 from d2rl.evaluation import evaluate as evaluation
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import config_of, load_checkpoint
 from d2rl.training.train import accelerator_device, restore, train

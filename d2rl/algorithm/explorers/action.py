@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from d2rl.algorithm.ddpg import saturation
+from d2rl.algorithm.networks import make_encoder
 from d2rl.algorithm.networks.action_chain import ActionChain
-from d2rl.config.defaults import AENPNNConfig
-from d2rl.problems.base import Layout, Observation, Transition
+from d2rl.config.defaults import AENPNNConfig, RunConfig
+from d2rl.problems.base import Layout, Observation, Problem, Transition
 
 
 class AENPNN(ActionChain, L.LightningModule):
@@ -43,6 +44,13 @@ class AENPNN(ActionChain, L.LightningModule):
     ):
         super().__init__(encoder, layout, width, config)
         self.penalty, self.rate = penalty, rate
+
+    @classmethod
+    def build(cls, config: RunConfig, problem: Problem) -> AENPNN:
+        """The explorer of a configuration."""
+        encoder, width = make_encoder(config.network, problem), config.network.width
+        ddpg = config.ddpg
+        return cls(encoder, problem.layout, width, config.action, ddpg.saturation_penalty, ddpg.actor_rate)
 
     def imitate(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import scale, whiten
 from d2rl.wireless.heads import make_head
-from d2rl.wireless.link_rates import link_powers
+from d2rl.wireless.link_rates import link_powers, squared_magnitude
 from d2rl.wireless.wmmse import check_weights, improve
 
 Decision = tuple[Tensor, Tensor]  # precoder [B M, N_t, K_D], total power 1 at most; uplink power [B M, K_U] in [0, 1]
@@ -103,6 +104,19 @@ class FullDuplexProblem:
         return self.head.decode(
             known.channels.repeat(count), action.float().flatten(0, 1), repeated(known.basis, count)
         )
+
+    def feasible(self, decision: Decision) -> Tensor:
+        """[B M] bool: total precoder power at most 1, uplink powers in [0, 1]."""
+        precoder, power = decision
+        within = squared_magnitude(precoder).sum((-2, -1)) <= 1 + 1e-4
+        return within & ((power >= 0) & (power <= 1)).all(-1)
+
+    def permuted(self, state: CellState, orders: list[Tensor]) -> CellState:
+        """The same cells with their users in another order, downlink and uplink."""
+        down, up = (order.tolist() for order in orders)
+        channels, estimate = (one.permute_users(down, up) for one in (state.channels, state.estimate))
+        links = torch.cat([orders[0], len(down) + orders[1]])
+        return replace(state, channels=channels, estimate=estimate, weights=state.weights[:, links])
 
     def view(self, observation: Observation, action: Tensor, decision: Decision | None = None) -> Tensor:
         """Log signal, and log interference plus noise, that an action gives each link on the known channels.

@@ -7,9 +7,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.distributed import means
 from d2rl.evaluation.episodes import EpisodeEvaluation
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.runs.tracking import log
 from d2rl.training.callbacks.gpu_time import GpuTimeProfiler
 from d2rl.training.callbacks.stages import StagedIntegration

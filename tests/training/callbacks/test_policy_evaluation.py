@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.config.defaults import StagesConfig
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks import GpuTimeProfiler, PolicyEvaluation, StagedIntegration, TrainingProgress
 
