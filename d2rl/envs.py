@@ -13,8 +13,8 @@ from d2rl.problems.full_duplex.simulator import (
     evaluation_drops,
     evaluation_states,
     rates_of,
-    steering,
 )
+from d2rl.wireless.fading import steering
 
 gymnasium.register(
     "d2rl/FullDuplex-v0",

@@ -77,7 +77,9 @@ def train_command(arguments: list[str]) -> None:
     console.print(results_table(report, result.profiler.report()))
     try:
         write_json(run.evaluation, report)
-        learning_curve(run.metrics, result.evaluation.policies, run.path / "learning_curve.png")
+        references = {name: report["policies"][name] for name in result.evaluation.references}
+        curve = run.path / "learning_curve.png"
+        learning_curve(run.metrics, references, curve, report["metric"], report.get("unit", ""))
     except OSError as error:
         raise RunError(
             f"training is complete and {run.last} is kept, but {run.path} cannot be written any more: "

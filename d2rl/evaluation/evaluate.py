@@ -180,6 +180,10 @@ class Evaluation:
         return {
             "scenario": vars(self.problem.config),
             "drops": self.state.weights.shape[0],
+            "metric": self.metric,
+            "unit": self.problem.unit,
+            "anchors": list(self.problem.anchors),
+            "shown": list(self.problem.shown),
             "interference_free_bound": self.bound(),
             "policies": self.policies,
         }

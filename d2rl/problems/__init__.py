@@ -20,6 +20,7 @@ from d2rl.problems.base import Problem
 DEFAULT = "full_duplex"
 PROBLEMS = {
     DEFAULT: "d2rl.problems.full_duplex.problem:FullDuplexProblem",
+    "ris": "d2rl.problems.ris.problem:RisProblem",
 }
 
 

@@ -210,12 +210,14 @@ class Measurable(Protocol):
 class Benchmarked(Measurable, Protocol):
     """A measurable problem with references: policies are compared on frozen states.
 
-    ``metric`` names what is to be maximised among :meth:`metrics`; ``anchors`` the references at which the gap closed
-    is 0 and 1.
+    ``metric`` names what is to be maximised among :meth:`metrics`, in ``unit``; ``shown`` those of them that a table has
+    room for beside it; ``anchors`` the references at which the gap closed is 0 and 1.
     """
 
     config: Any
     metric: str
+    unit: str
+    shown: tuple[str, ...]
     anchors: tuple[str, str]
 
     def frozen(self, drops: int, seed: int, device: str | torch.device) -> Any:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LABEL_HEIGHT = 0.04  # of a letter, as a part of the axis
 
 
 def read_metrics(path: Path, *columns: str) -> list[tuple[float, ...]]:
@@ -20,27 +21,46 @@ def read_metrics(path: Path, *columns: str) -> list[tuple[float, ...]]:
     return [row for row in rows if all(map(math.isfinite, row))]
 
 
-def learning_curve(metrics: Path, references: dict[str, dict[str, float]], path: Path) -> None:
-    """Sum rate over training time, with the references as lines and the stages as marks.
+def learning_curve(
+    metrics: Path,
+    references: dict[str, dict[str, float]],
+    path: Path,
+    metric: str = "sum_rate",
+    unit: str = "bit/s/Hz",
+) -> None:
+    """A metric over training time, with the references as lines and the stages as marks.
 
     :param metrics: metrics.csv of a run
-    :param references: policies of eval.json
+    :param references: metrics of each
+    :param metric: which of them, and its unit
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
-    draw_learning_curve(figure.subplots(), metrics, references)
+    draw_learning_curve(figure.subplots(), metrics, references, metric, unit)
     figure.savefig(path, dpi=150)
 
 
-def draw_learning_curve(axes: Axes, metrics: Path, references: dict[str, dict[str, float]]) -> None:
-    """The content of :func:`learning_curve`; references that are not given are left out."""
-    curve = read_metrics(metrics, "time/total", "eval/sum_rate")
-    seconds, rates = zip(*curve, strict=True) if curve else ((), ())
-    axes.plot(seconds, rates, color=COLOURS[0], linewidth=1.8)
-    for name in [one for one in ("wmmse", "rzf", "mrt", "random") if one in references]:
-        level = references[name]["sum_rate"]
+def draw_learning_curve(
+    axes: Axes,
+    metrics: Path,
+    references: dict[str, dict[str, float]],
+    metric: str = "sum_rate",
+    unit: str = "bit/s/Hz",
+) -> None:
+    """The content of :func:`learning_curve`."""
+    curve = read_metrics(metrics, "time/total", f"eval/{metric}")
+    seconds, values = zip(*curve, strict=True) if curve else ((), ())
+    axes.plot(seconds, values, color=COLOURS[0], linewidth=1.8)
+    levels = {name: reference[metric] for name, reference in references.items()}
+    everything = [*values, *levels.values()]
+    apart = LABEL_HEIGHT * (max(everything, default=0) - min(everything, default=0))
+    labelled: list[float] = []
+    for name, level in levels.items():
         axes.axhline(level, color="0.55", linewidth=0.8)
+        if any(abs(level - other) < apart for other in labelled):
+            continue  # two names on one another could not be read
+        labelled.append(level)
         axes.annotate(
-            name.upper() if name != "random" else name,
+            name,
             (1, level),
             xycoords=("axes fraction", "data"),
             xytext=(3, 0),
@@ -64,7 +84,8 @@ def draw_learning_curve(axes: Axes, metrics: Path, references: dict[str, dict[st
                 rotation=90,
             )
     axes.set_xlabel("training time (s)")
-    axes.set_ylabel("sum rate (bit/s/Hz)")
+    name = metric.replace("_", " ")
+    axes.set_ylabel(f"{name} ({unit})" if unit else name)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -116,10 +116,8 @@ def _training(config: Config, evaluation: Evaluation, run: RunDirectory) -> list
     pictures = []
     if curve:
         same = _evaluated_in_training(config, run)
-        references = evaluation.policies if same else {}
-        levels = ", ".join(
-            f"{name} {p['sum_rate']:.1f}" for name, p in references.items() if name in evaluation.references
-        )
+        references = {name: evaluation.policies[name] for name in evaluation.references if same}
+        levels = ", ".join(f"{name} {p['sum_rate']:.1f}" for name, p in references.items())
         alt = f"Sum rate from {curve[0][1]:.1f} to {curve[-1][1]:.1f} bit/s/Hz within {curve[-1][0]:.0f} s of training."
         caption = "Learning curve on the frozen drops; grey lines are the references, dotted lines begin a stage."
         if not same:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import textwrap
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from d2rl.common.errors import counted
 from d2rl.runs.run_directory import RunDirectory
 
 OFFLINE = "offline-run-*"
+HEADING = 10  # letters of a line above a column
 
 
 def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) -> Table:
@@ -21,8 +23,10 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
     :param report: content of eval.json
     :param timing: content of timing.json
     """
-    drops, bound = counted(report["drops"], "drop"), report["interference_free_bound"]
-    caption = f"{drops}, rates in bit/s/Hz; no policy can pass {bound:.1f}"
+    unit = report.get("unit")
+    caption = counted(report["drops"], "drop") + (f", in {unit}" if unit else "")
+    if "interference_free_bound" in report:
+        caption += f"; no policy can pass {report['interference_free_bound']:.1f}"
     if schedule := schedule_line(report):
         caption += f"\n{schedule}"
     if timing:
@@ -31,29 +35,17 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
             f"\ntraining {timing['total_seconds']:.0f} s of {timing['device']}, "
             f"{1e3 * timing['seconds_per_update']:.1f} ms an update; gap closed {reached}"
         )
-    columns = [
-        "policy",
-        "sum rate",
-        "share of\nWMMSE",
-        "gap\nclosed",
-        "downlink",
-        "uplink",
-        "latency\n(ms)",
-    ]
+    metric, anchors = report["metric"], report.get("anchors", ())
+    columns = {metric: _heading(metric)}
+    if anchors:
+        columns |= {f"{anchors[1]}_ratio": f"share of\n{anchors[1]}", "gap_closed": "gap\nclosed"}
+    columns |= {name: _heading(name) for name in report.get("shown", ())} | {"latency_ms": "latency\n(ms)"}
     table = Table(caption=caption)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
-    ordered = sorted(report["policies"].items(), key=lambda item: -item[1]["weighted_sum_rate"])
-    for name, metrics in ordered:
-        table.add_row(
-            name,
-            f"{metrics['weighted_sum_rate']:.2f}",
-            shown(metrics["wmmse_ratio"], 3),
-            shown(metrics["gap_closed"], 3),
-            f"{metrics['downlink_rate']:.2f}",
-            f"{metrics['uplink_rate']:.2f}",
-            f"{metrics['latency_ms']:.2f}" if "latency_ms" in metrics else "",
-        )
+    table.add_column("policy", no_wrap=True)
+    for column in columns.values():
+        table.add_column(column, justify="right")
+    for name, metrics in sorted(report["policies"].items(), key=lambda item: -item[1][metric]):
+        table.add_row(name, *(_number(key, metrics.get(key)) for key in columns))
     return table
 
 
@@ -79,3 +71,12 @@ def wandb_notice(console: Console, run: RunDirectory) -> None:
 
 def _seconds(value: float | None) -> str:
     return "not reached" if value is None else f"{value:.1f} s"
+
+
+def _heading(metric: str) -> str:
+    return textwrap.fill(metric.replace("_", " "), HEADING)
+
+
+def _number(metric: str, value: float | None) -> str:
+    digits = 3 if metric.endswith("_ratio") or metric == "gap_closed" else 2
+    return "" if value is None else shown(value, digits)

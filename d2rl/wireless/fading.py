@@ -36,6 +36,13 @@ def rician(scattered: Tensor, factor: float | None, line_of_sight: Tensor | floa
     return math.sqrt(k / (k + 1)) * line_of_sight + math.sqrt(1 / (k + 1)) * scattered
 
 
+def steering(positions: Tensor, antennas: int) -> Tensor:
+    """Response of a half-wavelength linear array along x to users at ``positions``: [B, K, antennas]."""
+    cosine = positions[..., 0] / positions.norm(dim=-1)
+    phase = math.pi * cosine.unsqueeze(-1) * torch.arange(antennas, device=positions.device)
+    return torch.polar(torch.ones_like(phase), phase)
+
+
 def jakes_correlation(speed: float, carrier: float, slot: float) -> float:
     """Correlation of fading between two slots, J_0(2 pi f_d T) (Jakes 1974).
 

@@ -52,6 +52,8 @@ class FullDuplexProblem:
     exogenous = True
     tied = (*CELL, "loads", "stored_states", "channel_bank")
     metric = "weighted_sum_rate"
+    unit = "bit/s/Hz"
+    shown = ("downlink_rate", "uplink_rate")
     anchors = ("random", "wmmse")
 
     def __init__(self, config: FullDuplexConfig, seed: int = 0):

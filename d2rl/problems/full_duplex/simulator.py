@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,7 @@ from d2rl.problems.base import stream
 from d2rl.problems.full_duplex.scenario_bank import link_budget, scenario_bank
 from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.fading import estimate, evolve, jakes_correlation, rayleigh, rician, scale
+from d2rl.wireless.fading import estimate, evolve, jakes_correlation, rayleigh, rician, scale, steering
 from d2rl.wireless.heads import ActionHead
 from d2rl.wireless.link_rates import link_rates
 from d2rl.wireless.propagation import LinkGains, user_positions
@@ -278,10 +277,3 @@ def rates_of(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> 
     """
     copies = uplink_power.shape[0] // channels.batch
     return link_rates(channels.repeat(copies), precoder, uplink_power).unflatten(0, (-1, copies))
-
-
-def steering(positions: Tensor, antennas: int) -> Tensor:
-    """Response of a half-wavelength linear array along x to users at ``positions``: [B, K, antennas]."""
-    cosine = positions[..., 0] / positions.norm(dim=-1)
-    phase = math.pi * cosine.unsqueeze(-1) * torch.arange(antennas, device=positions.device)
-    return torch.polar(torch.ones_like(phase), phase)

@@ -13,7 +13,7 @@ from d2rl.training.callbacks.evaluation import PolicyEvaluation
 
 
 class TrainingProgress(Callback):
-    """A progress bar over all updates: sum rate, share of WMMSE, time left and device."""
+    """A progress bar over all updates: the objective, its share of the reference, time left and device."""
 
     def __init__(self) -> None:
         self.bar: Progress | None = None
@@ -41,8 +41,10 @@ class TrainingProgress(Callback):
     ) -> None:
         """Move the bar."""
         latest = next((c.latest for c in trainer.callbacks if isinstance(c, PolicyEvaluation)), {})
-        share = shown(100 * latest["wmmse_ratio"], 1) if latest else ""
-        quality = f"{latest['sum_rate']:.1f} bit/s/Hz, {share} % of WMMSE" if latest else ""
+        quality = f"{latest[agent.objective]:.1f} {getattr(agent.problem, 'unit', '')}" if latest else ""
+        for name, ratio in latest.items():
+            if name.endswith("_ratio"):
+                quality += f", {shown(100 * ratio, 1)} % of {name.removesuffix('_ratio')}"
         if self.bar is not None:
             self.bar.update(self.task, completed=agent.updates, quality=quality)
 

@@ -89,7 +89,7 @@ def test_the_progress_bar_shows_rate_share_and_device(tiny, fit, evaluation, cap
     assert (task.completed, task.total) == (8, 8)
     assert task.description == "updates on cpu"
     assert "bit/s/Hz" in task.fields["quality"]
-    assert "% of WMMSE" in task.fields["quality"]
+    assert "% of wmmse" in task.fields["quality"]
     assert progress.bar.live.is_started is False
 
 
