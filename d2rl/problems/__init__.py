@@ -21,6 +21,7 @@ from d2rl.problems.base import Problem
 DEFAULT = "full_duplex"
 PROBLEMS = {
     DEFAULT: "d2rl.problems.full_duplex.problem:FullDuplexProblem",
+    "gymnasium": "d2rl.problems.gymnasium:GymnasiumProblem",
 }
 
 
