@@ -74,14 +74,15 @@ def train_command(arguments: list[str]) -> None:
     console.print(results_table(report, result.profiler.report()))
     try:
         write_json(run.evaluation, report)
-        learning_curve(run.metrics, result.evaluation.policies, run.path / "learning_curve.png")
+        curve = run.path / "learning_curve.png"
+        learning_curve(run.metrics, result.evaluation.policies, curve, report.get("metric", "sum_rate"))
     except OSError as error:
         raise RunError(
             f"training is complete and {run.last} is kept, but {run.path} cannot be written any more: "
             f"{error.strerror or error}; make room, then python eval.py ckpt={run.last} writes the results."
         ) from None
     page = save_report_page(run.path, config, result.evaluation, report, run)
-    console.print(f"learning curve: {run.path / 'learning_curve.png'}", markup=False)
+    console.print(f"learning curve: {curve}", markup=False)
     if page:
         console.print(f"report: {page}", markup=False)
     wandb_notice(console, run)
@@ -158,7 +159,7 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
     config = replace(load_config(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
     before, now = leaves(saved), leaves(config)
     for key in (*BOUND, *tied_keys(saved)):
-        if now[key].value != before[key].value:
+        if key in now and now[key].value != before[key].value:
             raise CheckpointError(
                 f"{path} cannot go on with {key}={now[key].value}: what it holds was made with {before[key].value}; "
                 "leave that key out, or train anew."

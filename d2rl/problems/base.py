@@ -5,6 +5,7 @@ B states, M actions of each, K entities: links, users, surface elements, or 1 fo
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from d2rl.common.errors import CheckpointError
 from d2rl.common.tensor_struct import TensorStruct
 
+logger = logging.getLogger(__name__)
 Decision = Any  # what a problem makes of an action: tensors of batch B M, such as precoders and powers
 
 
@@ -309,10 +311,24 @@ class Simulation(Generic[State]):
         self.generator.set_state(saved["generator"].cpu())
         if isinstance(self.problem, Remembering):
             self.problem.load_state_dict(saved["problem"])
+        if isinstance(self.problem, Simulated):
+            logger.warning(f"{self.problem.simulator} cannot be stored: the run goes on with new episodes")
+            self.state = self.problem.reset(self.batch, self.generator)
+            return
         tensors = {name: tensor.to(self.device) for name, tensor in saved["state"].items()}
         if tensors.keys() != self.state.tensors().keys():
             raise CheckpointError(f"the checkpoint's states are none of problem={self.problem.name}; train again.")
         self.state = self.state.with_tensors(tensors).with_values(saved["values"])
+
+
+@runtime_checkable
+class Simulated(Problem[State], Protocol[State]):
+    """A problem whose states live in a simulator that no file can hold; a run that is resumed begins new episodes.
+
+    ``simulator`` names it in messages.
+    """
+
+    simulator: str
 
 
 @runtime_checkable

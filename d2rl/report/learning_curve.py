@@ -22,25 +22,30 @@ def read_metrics(path: Path, *columns: str) -> list[tuple[float, ...]]:
     return [tuple(float(row[c]) for c in columns) for row in rows if all(row.get(c) for c in columns)]
 
 
-def learning_curve(metrics: Path, references: dict[str, dict[str, float]], path: Path) -> None:
-    """Sum rate over training time, with the references as lines and the stages as marks.
+def learning_curve(
+    metrics: Path, references: dict[str, dict[str, float]], path: Path, metric: str = "sum_rate"
+) -> None:
+    """What was reached over training time, with the references as lines and the stages as marks.
 
     :param metrics: metrics.csv of a run
     :param references: policies of eval.json
+    :param metric: what is drawn of them
     """
     figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
-    draw_learning_curve(axes, metrics, references)
+    draw_learning_curve(axes, metrics, references, metric)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def draw_learning_curve(axes: Axes, metrics: Path, references: dict[str, dict[str, float]]) -> None:
+def draw_learning_curve(
+    axes: Axes, metrics: Path, references: dict[str, dict[str, float]], metric: str = "sum_rate"
+) -> None:
     """The content of :func:`learning_curve`; references that are not given are left out."""
-    curve = read_metrics(metrics, "time/total", "eval/sum_rate")
+    curve = read_metrics(metrics, "time/total", f"eval/{metric}")
     seconds, rates = zip(*curve, strict=True) if curve else ((), ())
     axes.plot(seconds, rates, color=COLOURS[0], linewidth=1.8)
     for name in [one for one in ("wmmse", "rzf", "mrt", "random") if one in references]:
-        level = references[name]["sum_rate"]
+        level = references[name][metric]
         axes.axhline(level, color="0.55", linewidth=0.8)
         axes.annotate(
             name.upper() if name != "random" else name,
@@ -67,7 +72,7 @@ def draw_learning_curve(axes: Axes, metrics: Path, references: dict[str, dict[st
                 rotation=90,
             )
     axes.set_xlabel("training time (s)")
-    axes.set_ylabel("sum rate (bit/s/Hz)")
+    axes.set_ylabel("sum rate (bit/s/Hz)" if metric == "sum_rate" else metric)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -12,7 +12,7 @@ from d2rl.training.callbacks.evaluation import PolicyEvaluation
 
 
 class TrainingProgress(Callback):
-    """A progress bar over all updates: sum rate, share of WMMSE, time left and device."""
+    """A progress bar over all updates: what the policy reaches, time left and device."""
 
     def __init__(self) -> None:
         self.bar: Progress | None = None
@@ -40,7 +40,9 @@ class TrainingProgress(Callback):
     ) -> None:
         """Move the bar."""
         latest = next((c.latest for c in trainer.callbacks if isinstance(c, PolicyEvaluation)), {})
-        quality = f"{latest['sum_rate']:.1f} bit/s/Hz, {100 * latest['wmmse_ratio']:.1f} % of WMMSE" if latest else ""
+        quality = f"return {latest['return']:.1f}" if "return" in latest else ""
+        if "wmmse_ratio" in latest:
+            quality = f"{latest['sum_rate']:.1f} bit/s/Hz, {100 * latest['wmmse_ratio']:.1f} % of WMMSE"
         if self.bar is not None:
             self.bar.update(self.task, completed=agent.updates, quality=quality)
 
