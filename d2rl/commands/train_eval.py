@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.checks import check_evaluation
 from d2rl.common.distributed import launch_rank, share
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
 from d2rl.config.defaults import Config
@@ -132,6 +133,7 @@ def evaluate(agent: D2RL) -> tuple[Evaluation | EpisodeEvaluation, dict[str, Any
     config, e = agent.config, agent.config.evaluation
     device = accelerator_device(config.trainer.accelerator)
     check_footprint(config, device, training=False)
+    check_evaluation(config, agent.problem)
     weights = link_weights(config) if isinstance(config, Config) else None
     agent.to(device)
     priorities = None if weights is None else torch.tensor(weights)

@@ -233,7 +233,10 @@ class Benchmarked(Measurable, Protocol):
 
 @runtime_checkable
 class Generative(Protocol[State]):
-    """A problem whose states can be diffused (SENPNN); whitening is its own affair."""
+    """A problem whose states can be diffused (SENPNN); whitening is its own affair.
+
+    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` everywhere below.
+    """
 
     def row_sizes(self) -> dict[str, int]:
         """Length of a row of each kind."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,10 @@ from torch import Tensor
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import RunConfig, option
-from d2rl.problems.base import Layout, Observation, Sizes, Step
+from d2rl.problems.base import Layout, Observation, Simulation, Sizes, Step
 
 PROBE = 1000  # random steps that show how far an unbounded observation spreads
+HELD_OUT_AT = 50  # steps after which observations are kept for judging SENPNN
 WIDE = 1e6  # half a range of observations from which on it tells nothing of their spread
 
 
@@ -157,6 +158,38 @@ class GymnasiumProblem:
             return draw.to(state.observation.device)
 
         return {"random": random}
+
+    # ------------------------------------------------------------------ Generative
+
+    def row_sizes(self) -> dict[str, int]:
+        """Numbers of an observation."""
+        return {"observation": self.sizes.flat}
+
+    def rows(self, state: Observation) -> dict[str, Tensor]:
+        """Normalised observations: the simulations behind them cannot be diffused."""
+        return {"observation": self.flat(state)}
+
+    def with_rows(self, state: Observation, rows: Mapping[str, Tensor], generator: torch.Generator) -> Observation:
+        """Other observations; the policy may ascend Q on them, but nothing can be executed there."""
+        return replace(state, nodes=rows["observation"].unsqueeze(1))
+
+    def held_out(self, count: int, device: torch.device) -> tuple[Observation, None]:
+        """Observations some way into episodes of a random policy."""
+        simulation = Simulation(self, count, 0, device, "held out")
+        random = self.references()["random"]
+        for _ in range(HELD_OUT_AT):
+            simulation.step(random(simulation.state))
+        return self.observe(simulation.state), None
+
+    def plausibility(
+        self, real: Observation, made: Observation, generator: torch.Generator
+    ) -> dict[str, dict[str, Any]]:
+        """Kolmogorov-Smirnov distance of each number, beside its 95 % point between two real samples."""
+        ordered = torch.sort(torch.cat([self.flat(real), self.flat(made)]), dim=0)
+        steps = torch.where(ordered.indices < real.batch, 1 / real.batch, -1 / made.batch)
+        distances = steps.cumsum(0).abs().amax(0)
+        chance = 1.36 * (1 / real.batch + 1 / made.batch) ** 0.5
+        return {f"ks/{i}": {"value": float(d), "within": bool(d < chance)} for i, d in enumerate(distances)}
 
     # ------------------------------------------------------------------ the environment
 
