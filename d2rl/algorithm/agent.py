@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -164,19 +165,33 @@ class D2RL(RLModule):
     def explore_state(self) -> None:
         """SENPNN, Mode II: in a share chi of the slots, evenly spread, the states become synthetic before the action.
 
-        All at once: one chain for many states costs little more than for one.
+        All at once: one chain for many states costs little more than for one. Where decisions move the world a state
+        cannot be replaced; there the policy ascends Q on synthetic observations instead, in a share chi of its updates.
         """
+        if self.world.problem.exogenous and self.replacement_due():
+            with self.sections("senpnn"):
+                self.world.state = self.synthetic(self.world.problem, self.world.state, self.corruption)
+
+    def replacement_due(self) -> bool:
+        """Whether it is the turn of synthetic states."""
         if not self.stages["state"]:
-            return
+            return False
         self.replacements_due += self.chi
-        if self.replacements_due < 1 - 1e-9:
-            return
-        self.replacements_due -= 1
-        with self.sections("senpnn"):
-            self.world.state = self.synthetic(self.world.problem, self.world.state, self.config.state.corrupt or None)
+        due = self.replacements_due >= 1 - 1e-9
+        self.replacements_due -= due
+        return due
+
+    @property
+    def corruption(self) -> int | None:
+        """Step p to which real rows are corrupted; None is P."""
+        return self.config.state.corrupt or None
+
+    def diffused(self) -> Any:
+        """What SENPNN diffuses: states of this slot, or observations of the replay where decisions move the world."""
+        return self.world.state if self.world.problem.exogenous else self.draw(self.config.ddpg.batch).observation
 
     def synthetic(self, problem: Any, state: Any, step: int | None = None) -> Any:
-        """The state with rows that SENPNN made of its own.
+        """A state, or an observation, with rows that SENPNN made of its own.
 
         :param step: p to which real rows are corrupted; None is P
         """
@@ -250,6 +265,7 @@ class D2RL(RLModule):
         if self.updates == 0:
             self.calibrate()
         rows = self.rows_due()
+        self.imagines = not self.world.problem.exogenous and self.replacement_due()
         if self.captured is not None:
             self.captured(rows)
         else:
@@ -279,7 +295,7 @@ class D2RL(RLModule):
         ascends_chain = self.stages["action"] and self.config.action.objective != "weighted"
         step = self.chain_step if ascends_chain else None
         due = self.warming, step, self.reward_explorer_due, self.state_explorer_due
-        return (self.visited, *self.stages.values(), self.trusts_generated, *due, self.autocast_type)
+        return (self.visited, *self.stages.values(), self.trusts_generated, self.imagines, *due, self.autocast_type)
 
     @property
     def warming(self) -> bool:
@@ -302,12 +318,12 @@ class D2RL(RLModule):
         return self.config.stages.state is not None and self.updates % self.config.state.every == 0
 
     def rows_due(self) -> Rows | None:
-        """The rows that SENPNN learns from in this update, if it does: of this slot's states, or of the stored ones."""
+        """The rows that SENPNN learns from in this update, if it does: of :meth:`diffused`, or of the stored states."""
         if not self.state_explorer_due:
             return None
         problem: Any = self.world.problem
         if self.stored is None:
-            return problem.rows(self.world.state)
+            return problem.rows(self.diffused())
         chosen = torch.randint(self.stored.batch, (self.world.batch,), generator=self.generator, device=self.device)
         return problem.rows(self.stored[chosen])
 
@@ -365,6 +381,9 @@ class D2RL(RLModule):
         def quality() -> Tensor:
             return to_scalar(self.reward_of(batch), batch.observation.weights)
 
+        if self.imagines:
+            made = self.synthetic(self.world.problem, batch.observation, self.corruption)
+            batch = replace(batch, observation=made)
         loss, metrics = self.policy.loss(batch, self.value, quality, self.generator, self.chain_step)
         for name, value in metrics.items():
             self.means.add(f"losses/{name}", value)

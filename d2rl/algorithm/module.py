@@ -68,7 +68,7 @@ class RLModule(L.LightningModule):
         self.visited = 0
         self.stages = dict.fromkeys(STAGES, False)
         self.initial_stages = dict.fromkeys(STAGES, False)  # begun by the checkpoint that this run started from
-        self.chi, self.replacements_due = 0.0, 0.0
+        self.chi, self.replacements_due, self.imagines = 0.0, 0.0, False
         self.updates = self.environment_steps = 0
         self.schedule = Schedule(config.trainer.epochs * config.trainer.updates_per_epoch)
         self.processes = 1

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.checks import check_algorithm
+from d2rl.algorithm.checks import check_algorithm, check_evaluation
 from d2rl.algorithm.policy import Policy
 from d2rl.common.distributed import launch_rank, share
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
@@ -86,7 +86,7 @@ def train_command(arguments: list[str]) -> None:
             f"{error.strerror or error}; make room, then python eval.py ckpt={run.last} writes the results."
         ) from None
     page = save_report_page(run.path, config, result.evaluation, report, run)
-    console.print(f"learning curve: {run.path / 'learning_curve.png'}", markup=False)
+    console.print(f"learning curve: {curve}", markup=False)
     if page:
         console.print(f"report: {page}", markup=False)
     wandb_notice(console, run)
@@ -141,6 +141,7 @@ def evaluate(policy: Policy) -> tuple[Evaluation | EpisodeEvaluation, dict[str, 
     config, e = policy.config, policy.config.evaluation
     device = accelerator_device(config.trainer.accelerator)
     check_footprint(config, device, training=False)
+    check_evaluation(config, policy.problem)
     weights = link_weights(config) if isinstance(config, Config) else None
     policy.to(device)
     priorities = None if weights is None else torch.tensor(weights)
@@ -169,7 +170,7 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
     config = replace(load_config(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
     before, now = leaves(saved), leaves(config)
     for key in (*BOUND, *tied_keys(saved)):
-        if now[key].value != before[key].value:
+        if key in now and now[key].value != before[key].value:
             raise CheckpointError(
                 f"{path} cannot go on with {key}={now[key].value}: what it holds was made with {before[key].value}; "
                 "leave that key out, or train anew."

@@ -23,19 +23,17 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
     :param report: content of eval.json
     :param timing: content of timing.json
     """
-    unit = report.get("unit")
-    caption = counted(report["drops"], "drop") + (f", in {unit}" if unit else "")
+    unit, metric, anchors = report.get("unit"), report["metric"], report.get("anchors", ())
+    caption = counted(report["drops"], "drop" if anchors else "episode") + (f", in {unit}" if unit else "")
     if "interference_free_bound" in report:
         caption += f"; no policy can pass {report['interference_free_bound']:.1f}"
     if schedule := schedule_line(report):
         caption += f"\n{schedule}"
     if timing:
-        reached = ", ".join(f"{t}: {_seconds(s)}" for t, s in timing["time_to_gap"].items())
-        caption += (
-            f"\ntraining {timing['total_seconds']:.0f} s of {timing['device']}, "
-            f"{1e3 * timing['seconds_per_update']:.1f} ms an update; gap closed {reached}"
-        )
-    metric, anchors = report["metric"], report.get("anchors", ())
+        caption += f"\ntraining {timing['total_seconds']:.0f} s of {timing['device']}, "
+        caption += f"{1e3 * timing['seconds_per_update']:.1f} ms an update"
+        if anchors:
+            caption += f"; gap closed {', '.join(f'{t}: {_seconds(s)}' for t, s in timing['time_to_gap'].items())}"
     columns = {metric: _heading(metric)}
     if anchors:
         columns |= {f"{anchors[1]}_ratio": f"share of\n{anchors[1]}", "gap_closed": "gap\nclosed"}

@@ -160,7 +160,7 @@ def start_from(agent: D2RL, initial: str) -> None:
     except CheckpointError as error:
         raise CheckpointError(f"initial={initial}: {error.args[0]}") from None
     for key in SHAPES:
-        if now[key].value != before[key].value:
+        if key in now and key in before and now[key].value != before[key].value:
             raise CheckpointError(
                 f"initial={initial}: its weights were made with {key}={before[key].value} and cannot start a run with "
                 f"{now[key].value}; set {key}={before[key].value}."

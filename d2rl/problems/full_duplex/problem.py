@@ -53,7 +53,7 @@ class FullDuplexProblem:
     tied = (*CELL, "loads", "stored_states", "channel_bank")
     metric = "weighted_sum_rate"
     unit = "bit/s/Hz"
-    shown = ("downlink_rate", "uplink_rate")
+    shown: tuple[str, ...] = ("downlink_rate", "uplink_rate")
     anchors = ("random", "wmmse")
 
     def __init__(self, config: FullDuplexConfig, seed: int = 0):
