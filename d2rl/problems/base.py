@@ -239,7 +239,7 @@ class Benchmarked(Measurable, Protocol):
 class Generative(Protocol[State]):
     """A problem whose states can be diffused (SENPNN); whitening is its own affair.
 
-    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` everywhere below.
+    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` below.
     """
 
     def row_sizes(self) -> dict[str, int]:

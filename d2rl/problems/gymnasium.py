@@ -105,12 +105,13 @@ class GymnasiumProblem:
             batch,
             "sync",
             {"autoreset_mode": AutoresetMode.SAME_STEP},
-            [self._wrapped],
+            [self._wrapped],  # type: ignore[list-item]
             max_episode_steps=self.config.max_episode_steps,
             disable_env_checker=True,
         )
         seeds = torch.randint(2**31 - 1, (batch,), generator=generator, device=generator.device)
-        return self._state(envs.reset(seed=seeds.tolist())[0], envs, generator.device)
+        first, _ = envs.reset(seed=seeds.tolist())  # type: ignore[arg-type]
+        return self._state(first, envs, generator.device)
 
     def step(self, state: Episodes, decision: Tensor, generator: torch.Generator) -> Step[Episodes]:
         """One step of every simulation; one whose episode ends is reset at once."""
