@@ -41,7 +41,7 @@ SHORT |= {"refine": "evaluation.refine"}
 BOUND = (  # what stored weights, replay and world are tied to
     "problem",
     *SHAPES,
-    *("action.candidates", "reward.case", "ddpg.gamma", "trainer.num_envs"),
+    *("action.candidates", "reward.case", "reward.generated", "ddpg.gamma", "trainer.num_envs"),
 )
 
 
