@@ -12,12 +12,12 @@ import torch
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import CheckpointError, ConfigError
-from d2rl.config.load import load
 from d2rl.deploy import export
 from d2rl.deploy.export import ExportError, arrays, decide_with, export_command, inputs_for, make_session, parity
 from d2rl.deploy.pretrained import save_policy
 from d2rl.deploy.real_decision import RealDecision
 from d2rl.envs import evaluation_states
+from d2rl.problems import load_config
 
 MISSING = "the extra d2rl[export] is not installed"
 onnx, onnxruntime, _ = (pytest.importorskip(name, reason=MISSING) for name in ("onnx", "onnxruntime", "onnxscript"))
@@ -32,7 +32,7 @@ KINDS = {  # diffusion or deterministic, best_of, configuration; an export takes
 def make_agent(diffusion: bool, *overrides: str, seed: int = 0) -> D2RL:
     """An agent whose actions reach far from the middle of their range."""
     torch.manual_seed(seed)
-    agent = D2RL(load(["trainer.num_envs=4", "ddpg.replay=64", *overrides]))
+    agent = D2RL(load_config(["trainer.num_envs=4", "ddpg.replay=64", *overrides]))
     agent.stages["action"] = diffusion
     for parameter in (*agent.actor.parameters(), *agent.aenpnn.parameters()):
         parameter.data += 0.1 * torch.randn_like(parameter)

@@ -10,11 +10,11 @@ from conftest import pairs
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule, decide
-from d2rl.algorithm.networks import observe as complex_observe
-from d2rl.config.load import load
 from d2rl.deploy.export import decide_with, inputs_for
 from d2rl.deploy.real_decision import RealCell, RealDecision, link_rates, observe
 from d2rl.envs import evaluation_states
+from d2rl.problems import load_config
+from d2rl.problems.full_duplex.observation import observe as complex_observe
 from d2rl.wireless import link_rates as complex_link_rates
 from d2rl.wireless import random_decision
 from d2rl.wireless.real_algebra import RealChannels, embed
@@ -31,7 +31,7 @@ CELLS = {
 def make_agent(diffusion: bool, *overrides: str) -> D2RL:
     """An agent whose actions reach far from the middle of their range."""
     torch.manual_seed(0)
-    agent = D2RL(load([*SMALL, *overrides]))
+    agent = D2RL(load_config([*SMALL, *overrides]))
     agent.stages["action"] = diffusion
     for parameter in (*agent.actor.parameters(), *agent.aenpnn.parameters()):
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -77,8 +77,8 @@ def test_real_features_equal_the_features_of_training():
     cells = evaluation_states(agent.config.scenario, 32, seed=0)
     weights = torch.exp(torch.randn(32, 10, generator=torch.Generator().manual_seed(0)))
     expected = complex_observe(cells.estimate, weights)
-    found = observe(RealCell.of(RealChannels.of(cells.estimate)), weights.unsqueeze(1))
-    for name in ("nodes", "edges", "reference", "weights"):
+    found = observe(RealCell.of(RealChannels.of(cells.estimate)), weights.unsqueeze(1), agent.problem.layout.numbers)
+    for name in ("nodes", "edges", "baseline", "weights"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
 
 
