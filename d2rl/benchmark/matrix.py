@@ -15,6 +15,7 @@ from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, option
 from d2rl.config.load import check, load
 from d2rl.config.schema import either, show
+from d2rl.key_use import refuse_unused
 
 PLACES = (Path("conf/benchmarks"), Path(__file__).resolve().parents[2] / "conf" / "benchmarks")
 NAME = re.compile(r"\w[\w.]*")  # no dash: it joins the parts of a cell's name
@@ -282,6 +283,10 @@ class _Reader:
             given = override.partition("=")[0]
             if given in OF_THE_CELL:
                 raise self._error(f"{key}: {given} is set by the benchmark itself; leave it out.")
+            try:
+                refuse_unused("benchmark", [override])
+            except ConfigError as error:
+                raise self._error(f"{key}: {error.args[0]}") from None
             if given == "conf":
                 raise self._error(f"{key}: conf is no override; use a section, such as {{conf: NAME, set: [...]}}.")
         return list(value)

@@ -14,6 +14,7 @@ from rich.progress import track
 from d2rl.common.errors import ConfigError, counted
 from d2rl.config.defaults import FullDuplexConfig, option
 from d2rl.config.load import check, load
+from d2rl.key_use import refuse_unused
 from d2rl.problems.full_duplex.simulator import FullDuplexEnv
 from d2rl.wireless.bank_file import check_place, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
@@ -42,6 +43,7 @@ def channels_command(arguments: list[str]) -> None:
     """
     rest = [one for one in arguments if "." in one.partition("=")[0] or one.startswith("conf=")]
     asked = load([one for one in arguments if one not in rest], ChannelsConfig)
+    refuse_unused("channels", rest)
     config = load(rest)
     check(config)
     if asked.out is None:

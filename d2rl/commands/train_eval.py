@@ -9,18 +9,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.distributed import launch_rank, share
 from d2rl.common.errors import CheckpointError, ConfigError, InputError, Interrupted, RunError, UserError
 from d2rl.config.defaults import Config
-from d2rl.config.load import check, conf_name, link_weights, load, to_yaml
+from d2rl.config.load import check, conf_name, load, to_yaml
 from d2rl.config.schema import leaves
 from d2rl.deploy.pretrained import load_agent
 from d2rl.evaluation.evaluate import Evaluation, score_agent
 from d2rl.evaluation.scheduling import proportional_fair
+from d2rl.key_use import refuse_unused
 from d2rl.problems.full_duplex.scenario_bank import CELL, scenario_bank
 from d2rl.report.learning_curve import learning_curve
 from d2rl.report.page import save_report_page
@@ -29,14 +29,22 @@ from d2rl.runs.run_directory import RUNS, RunDirectory, find_checkpoint, run_of,
 from d2rl.training.checkpoint import config_of, load_checkpoint
 from d2rl.training.footprint import check_footprint
 from d2rl.training.memory import check_memory
-from d2rl.training.train import SHAPES, accelerator_device, decision_rule, start_from, train, training_device
+from d2rl.training.train import (
+    SHAPES,
+    accelerator_device,
+    decision_rule,
+    make_evaluation,
+    start_from,
+    train,
+    training_device,
+)
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
 BOUND = (  # what stored weights, replay and world are tied to
     *(f"scenario.{key}" for key in (*CELL, "loads", "stored_states", "channel_bank")),
     *SHAPES,
-    *("action.candidates", "reward.case", "ddpg.gamma", "trainer.num_envs"),
+    *("action.candidates", "reward.case", "ddpg.gamma", "trainer.num_envs", "seed"),
 )
 
 
@@ -72,7 +80,7 @@ def train_command(arguments: list[str]) -> None:
     console.print(f"run directory: {run.path}", markup=False)
     result = train(config, run, resumed)
     assert result.evaluation is not None  # this is the first process
-    report = score_agent(result.agent, result.evaluation, decision_rule(config))
+    report = _results(result.agent, result.evaluation)
     console.print(results_table(report, result.profiler.report()))
     try:
         write_json(run.evaluation, report)
@@ -109,6 +117,7 @@ def evaluate_command(arguments: list[str]) -> None:
         raise ConfigError(
             "eval.py needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
         )
+    refuse_unused("eval", rest)
     agent, path = load_agent(given["ckpt"], rest)
     evaluation, report = evaluate(agent)
     # a policy folder keeps the evaluation that it came with
@@ -130,16 +139,20 @@ def evaluate_command(arguments: list[str]) -> None:
 
 def evaluate(agent: D2RL) -> tuple[Evaluation, dict[str, Any]]:
     """An agent on the frozen drops, as its configuration asks, and what eval.json holds of it."""
-    config, e = agent.config, agent.config.evaluation
-    device, weights = accelerator_device(config.trainer.accelerator), link_weights(config)
-    check_footprint(config, device, training=False)
+    device = accelerator_device(agent.config.trainer.accelerator)
+    check_footprint(agent.config, device, training=False)
     agent.to(device)
-    priorities = None if weights is None else torch.tensor(weights)
-    evaluation = Evaluation(config.scenario, e.drops, e.seed, device, priorities)
-    report = score_agent(agent, evaluation, decision_rule(config))
+    evaluation = make_evaluation(agent.config, device)
+    return evaluation, _results(agent, evaluation)
+
+
+def _results(agent: D2RL, evaluation: Evaluation) -> dict[str, Any]:
+    """What eval.json holds of an agent."""
+    rule, e = decision_rule(agent.config), agent.config.evaluation
+    report = score_agent(agent, evaluation, rule)
     if e.slots:
-        report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
-    return evaluation, report
+        report["proportional_fair"] = proportional_fair(agent, rule, e.drops, e.slots, e.seed)
+    return report
 
 
 def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
@@ -153,12 +166,14 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
         )
     try:
         path = find_checkpoint(asked.resume, prefer="last")
-        saved = config_of(load_checkpoint(path))
+        content = load_checkpoint(path)
+        saved = config_of(content)
     except CheckpointError as error:
         raise CheckpointError(f"resume={asked.resume}: {error.args[0]}") from None
     config = replace(load(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
     before, now = leaves(saved), leaves(config)
-    for key in BOUND:
+    begun = [f"stages.{name}" for name, on in content["d2rl"]["stages"].items() if on]
+    for key in (*BOUND, *begun):
         if now[key].value != before[key].value:
             raise CheckpointError(
                 f"{path} cannot go on with {key}={now[key].value}: what it holds was made with {before[key].value}; "

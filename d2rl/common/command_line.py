@@ -13,11 +13,12 @@ from types import FrameType
 from d2rl.common.errors import Interrupted, UserError
 from d2rl.config.defaults import Config
 from d2rl.config.load import help_text
+from d2rl.key_use import unused
 
 USER_ERROR, BROKEN_PIPE = 2, 141
 
 
-def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
+def run(main: Callable[[list[str]], None], schema: type = Config, command: str = "train") -> None:
     """Call ``main`` with the command's arguments; mistakes of the program keep their traceback.
 
     Exit status: 0 done, 2 a :class:`UserError`, 130 interrupted by Ctrl-C, 143 by SIGTERM, 141 nobody reads the output.
@@ -29,12 +30,15 @@ def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
 
     :param main: its docstring heads ``--help``
     :param schema: the dataclass tree whose keys ``--help`` lists
+    :param command: whose keys those are, see :mod:`d2rl.key_use`
     """
     arguments = sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminated)
     try:
         if {"-h", "--help"} & set(arguments):
-            print(inspect.getdoc(main) or "", help_text(schema), sep="\n\n", end="")
+            print(
+                inspect.getdoc(main) or "", help_text(schema, lambda key: not unused(key, command)), sep="\n\n", end=""
+            )
         else:
             main(arguments)
         sys.stdout.flush()

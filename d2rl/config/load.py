@@ -8,7 +8,7 @@ import math
 import netrc
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from typing_extensions import TypeVar
 
 from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.config import schema as keys
-from d2rl.config.defaults import Config, TrainerConfig
+from d2rl.config.defaults import Config, FullDuplexConfig, TrainerConfig
 from d2rl.config.schema import Leaf, either, leaves, show, unknown
 from d2rl.problems.full_duplex.cell_sizes import check_loads
 
@@ -96,9 +96,12 @@ def save(config: Any, path: str | Path) -> None:
     Path(path).write_text(to_yaml(config), encoding="utf-8")
 
 
-def help_text(schema: type = Config) -> str:
-    """Every key with its default, meaning and range, as a table."""
-    return keys.help_text(schema)
+def help_text(schema: type = Config, shown: Callable[[str], bool] = lambda key: True) -> str:
+    """Keys with their default, meaning and range, as a table.
+
+    :param shown: which of them
+    """
+    return keys.help_text(schema, shown)
 
 
 def processes(config: TrainerConfig) -> int:
@@ -166,6 +169,8 @@ def check(config: Config) -> None:
             "state's actions is better."
         )
     link_weights(config)
+    if config.evaluation.slots:
+        check_schedule(config.scenario)
     check_loads(config)
     if config.logger.mode != "disabled" and not PROJECT.fullmatch(config.logger.project):
         raise ConfigError(
@@ -179,6 +184,15 @@ def check(config: Config) -> None:
         raise ConfigError(
             "logger.mode=online needs a W&B key: run `wandb login` or set WANDB_API_KEY, "
             "or keep logger.mode=offline and run `wandb sync` later."
+        )
+
+
+def check_schedule(scenario: FullDuplexConfig) -> None:
+    """Refuse a schedule in time on channels that do not move. :raises ConfigError: a channel bank"""
+    if scenario.channel_bank:
+        raise ConfigError(
+            "evaluation.slots follows cells through time, which the states of scenario.channel_bank do not show; set "
+            "evaluation.slots=0, or scenario.channel_bank=null for drawn channels."
         )
 
 

@@ -24,6 +24,7 @@ from d2rl.common.errors import ConfigError, UserError
 from d2rl.deploy.pretrained import load_agent
 from d2rl.deploy.real_decision import OUTPUTS, RealDecision
 from d2rl.evaluation.evaluate import Decision, DecisionRule, best_decision, policy_of
+from d2rl.key_use import refuse_unused
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.runs.run_directory import write_bytes
 from d2rl.wireless.real_algebra import RealChannels
@@ -53,6 +54,7 @@ def export_command(arguments: list[str]) -> None:
     out = Path(given["out"]).expanduser()
     if out.suffix != ".onnx":
         raise ConfigError(f"out={out} must be a file that ends in .onnx.")
+    refuse_unused("export", rest)
     runtime = require_libraries()
     agent, path = load_agent(given["ckpt"], [*rest, "trainer.accelerator=cpu", "trainer.precision=32"])
     asked = agent.config.evaluation

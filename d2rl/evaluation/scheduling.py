@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.common.errors import ConfigError
+from d2rl.config.load import check_schedule
 from d2rl.evaluation.evaluate import DecisionRule, decide
 from d2rl.problems.full_duplex.simulator import FullDuplexEnv
 from d2rl.wireless import link_rates
@@ -25,11 +25,7 @@ def proportional_fair(agent: D2RL, rule: DecisionRule, cells: int, slots: int, s
         ``<schedule>_geometric_mean`` and ``<schedule>_p5`` (5th percentile) of a link's throughput, bit/s/Hz
     :raises ConfigError: with a channel bank, whose states do not move on in time
     """
-    if agent.config.scenario.channel_bank:
-        raise ConfigError(
-            "evaluation.slots follows cells through time, which the states of scenario.channel_bank do not show; set "
-            "evaluation.slots=0, or scenario.channel_bank=null for drawn channels."
-        )
+    check_schedule(agent.config.scenario)
     result: dict[str, float] = {"slots": slots}
     for name, fair in (("equal", False), ("proportional_fair", True)):
         scenario = replace(

@@ -14,7 +14,7 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.common.distributed import launch_rank, strategy
 from d2rl.common.errors import CheckpointError, ConfigError, RunError, counted
 from d2rl.config.defaults import Config, TrainerConfig
-from d2rl.config.load import processes
+from d2rl.config.load import link_weights, processes
 from d2rl.config.schema import leaves
 from d2rl.evaluation.evaluate import DecisionRule, Evaluation
 from d2rl.runs.artifacts import upload_checkpoints
@@ -79,8 +79,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
                 logger.resume(steps)
     profiler = GpuTimeProfiler(run.timing if first else None)
     device = training_device(trainer_config)
-    e = config.evaluation
-    evaluation = Evaluation(config.scenario, e.drops, e.seed, device) if first else None
+    evaluation = make_evaluation(config, device) if first else None
     stop = SaveAndStop(run.last)
     last = _checkpoints(run, trainer_config, "last")
     callbacks: list[Callback] = [
@@ -175,6 +174,12 @@ def _checkpoints(run: RunDirectory, config: TrainerConfig, name: str, **options:
         enable_version_counter=False,
         **options,
     )
+
+
+def make_evaluation(config: Config, device: torch.device) -> Evaluation:
+    """The frozen drops of a configuration, with the priorities that it asks for."""
+    e, weights = config.evaluation, link_weights(config)
+    return Evaluation(config.scenario, e.drops, e.seed, device, None if weights is None else torch.tensor(weights))
 
 
 def decision_rule(config: Config) -> DecisionRule:
