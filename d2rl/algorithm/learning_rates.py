@@ -33,7 +33,7 @@ class Schedule:
 
 
 def scale_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float, device: torch.device | None) -> None:
-    """Set learning rates to a part of those at the start.
+    """Set learning rates to a part of those that the optimizers were made with.
 
     :param factor: the part
     :param device: keeps them as tensors on such a device, float32 where they were none, whose addresses stay, so that
@@ -41,10 +41,7 @@ def scale_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float, devi
     """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            before = group["lr"]
-            if "initial_lr" not in group:
-                group["initial_lr"] = float(before)
-            rate = group["initial_lr"] * factor
+            before, rate = group["lr"], optimizer.defaults["lr"] * factor  # groups may be a checkpoint's
             if device is None:
                 group["lr"] = rate
             elif isinstance(before, Tensor) and before.device.type == device.type:

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from d2rl.common.errors import ConfigError, counted
 from d2rl.config.defaults import FullDuplexConfig, option
+from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import load
 from d2rl.problems import check_config, load_config
 from d2rl.problems.full_duplex.env import FullDuplexEnv
@@ -43,6 +44,7 @@ def channels_command(arguments: list[str]) -> None:
     """
     rest = [one for one in arguments if "." in one.partition("=")[0] or one.startswith("conf=")]
     asked = load([one for one in arguments if one not in rest], ChannelsConfig)
+    refuse_unused("channels", rest)
     config = load_config(rest)
     check_config(config)
     if asked.out is None:

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from d2rl.algorithm.agent import D2RL
@@ -19,6 +18,7 @@ from d2rl.common.distributed import launch_rank, share
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
 from d2rl.common.host import left_as_found
 from d2rl.config.defaults import Config
+from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import conf_name, to_yaml
 from d2rl.config.schema import leaves
 from d2rl.deploy.pretrained import load_policy
@@ -26,7 +26,6 @@ from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, make_evaluation, score_agent
 from d2rl.evaluation.scheduling import proportional_fair
 from d2rl.problems import check_config, check_files, load_config, make_problems, tied_keys
-from d2rl.problems.full_duplex.checks import link_weights
 from d2rl.report.learning_curve import learning_curve
 from d2rl.report.page import save_report_page
 from d2rl.report.terminal import results_table, wandb_notice
@@ -34,14 +33,21 @@ from d2rl.runs.run_directory import RUNS, RunDirectory, find_checkpoint, run_of,
 from d2rl.training.checkpoint import config_of, load_checkpoint
 from d2rl.training.footprint import check_footprint
 from d2rl.training.memory import check_memory
-from d2rl.training.train import SHAPES, accelerator_device, decision_rule, start_from, train, training_device
+from d2rl.training.train import (
+    SHAPES,
+    accelerator_device,
+    decision_rule,
+    start_from,
+    train,
+    training_device,
+)
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
 BOUND = (  # what stored weights, replay and world are tied to
     "problem",
     *SHAPES,
-    *("action.candidates", "reward.case", "reward.generated", "ddpg.gamma", "trainer.num_envs"),
+    *("action.candidates", "reward.case", "reward.generated", "ddpg.gamma", "trainer.num_envs", "seed"),
 )
 
 
@@ -73,7 +79,7 @@ def train_command(arguments: list[str]) -> None:
     console.print(f"run directory: {run.path}", markup=False)
     result = train(config, run, resumed)
     assert result.evaluation is not None  # this is the first process
-    report = score_agent(result.agent, result.evaluation, decision_rule(config))
+    report = _results(result.agent, result.evaluation)
     console.print(results_table(report, result.profiler.report()))
     try:
         write_json(run.evaluation, report)
@@ -117,6 +123,7 @@ def evaluate_command(arguments: list[str]) -> None:
         raise ConfigError(
             "eval.py needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
         )
+    refuse_unused("eval", rest)
     policy, path = load_policy(given["ckpt"], rest)
     evaluation, report = evaluate(policy)
     # a policy folder keeps the evaluation that it came with
@@ -138,19 +145,23 @@ def evaluate_command(arguments: list[str]) -> None:
 
 def evaluate(policy: Policy) -> tuple[Evaluation | EpisodeEvaluation, dict[str, Any]]:
     """A policy on the frozen drops, as its configuration asks, and what eval.json holds of it."""
-    config, e = policy.config, policy.config.evaluation
+    config = policy.config
     device = accelerator_device(config.trainer.accelerator)
     check_footprint(config, device, training=False)
     check_evaluation(config, policy.problem)
-    weights = link_weights(config) if isinstance(config, Config) else None
     policy.to(device)
-    priorities = None if weights is None else torch.tensor(weights)
     with left_as_found(config.trainer.threads):
-        evaluation = make_evaluation(policy.problem, e.drops, e.seed, device, priorities)
-        report = score_agent(policy, evaluation, decision_rule(config))
-        if e.slots:
-            report["proportional_fair"] = proportional_fair(policy, decision_rule(config), e.drops, e.slots, e.seed)
-    return evaluation, report
+        evaluation = make_evaluation(config, policy.problem, device)
+        return evaluation, _results(policy, evaluation)
+
+
+def _results(policy: Any, evaluation: Evaluation | EpisodeEvaluation) -> dict[str, Any]:
+    """What eval.json holds of a policy or an agent."""
+    rule, e = decision_rule(policy.config), policy.config.evaluation
+    report = score_agent(policy, evaluation, rule)
+    if e.slots:
+        report["proportional_fair"] = proportional_fair(policy, rule, e.drops, e.slots, e.seed)
+    return report
 
 
 def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
@@ -164,12 +175,14 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
         )
     try:
         path = find_checkpoint(asked.resume, prefer="last")
-        saved = config_of(load_checkpoint(path))
+        content = load_checkpoint(path)
+        saved = config_of(content)
     except CheckpointError as error:
         raise CheckpointError(f"resume={asked.resume}: {error.args[0]}") from None
     config = replace(load_config(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
     before, now = leaves(saved), leaves(config)
-    for key in (*BOUND, *tied_keys(saved)):
+    begun = [f"stages.{name}" for name, on in content["d2rl"]["stages"].items() if on]
+    for key in (*BOUND, *tied_keys(saved), *begun):
         if key in now and now[key].value != before[key].value:
             raise CheckpointError(
                 f"{path} cannot go on with {key}={now[key].value}: what it holds was made with {before[key].value}; "

@@ -14,6 +14,7 @@ from types import FrameType
 
 from d2rl.common.errors import Interrupted, UserError
 from d2rl.config.defaults import Config
+from d2rl.config.key_use import unused
 from d2rl.config.load import help_text
 
 USER_ERROR, BROKEN_PIPE = 2, 141
@@ -22,7 +23,7 @@ NOISE = ("does not have many workers", "Checkpoint directory", r"isinstance\(tre
 _running = False
 
 
-def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
+def run(main: Callable[[list[str]], None], schema: type = Config, command: str = "train") -> None:
     """Call ``main`` with the command's arguments; mistakes of the program keep their traceback.
 
     Exit status: 0 done, 2 a :class:`UserError`, 130 interrupted by Ctrl-C, 143 by SIGTERM, 141 nobody reads the output.
@@ -34,6 +35,7 @@ def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
 
     :param main: its docstring heads ``--help``
     :param schema: the dataclass tree whose keys ``--help`` lists
+    :param command: whose keys those are, see :mod:`d2rl.config.key_use`
     """
     global _running
     arguments, _running = sys.argv[1:], True
@@ -41,7 +43,9 @@ def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
     _quiet()
     try:
         if {"-h", "--help"} & set(arguments):
-            print(inspect.getdoc(main) or "", help_text(schema), sep="\n\n", end="")
+            print(
+                inspect.getdoc(main) or "", help_text(schema, lambda key: not unused(key, command)), sep="\n\n", end=""
+            )
         else:
             main(arguments)
         sys.stdout.flush()

@@ -20,6 +20,7 @@ from d2rl.algorithm.decisions import DecisionRule, best_decision
 from d2rl.algorithm.policy import Policy
 from d2rl.commands.train_eval import own_keys
 from d2rl.common.errors import ConfigError, UserError
+from d2rl.config.key_use import refuse_unused
 from d2rl.deploy.pretrained import load_policy
 from d2rl.deploy.real_decision import OUTPUTS, RealDecision
 from d2rl.evaluation.evaluate import Decision, policy_of
@@ -53,6 +54,7 @@ def export_command(arguments: list[str]) -> None:
     out = Path(given["out"]).expanduser()
     if out.suffix != ".onnx":
         raise ConfigError(f"out={out} must be a file that ends in .onnx.")
+    refuse_unused("export", rest)
     runtime = require_libraries()
     policy, path = load_policy(given["ckpt"], [*rest, "trainer.accelerator=cpu", "trainer.precision=32"])
     asked = policy.config.evaluation

@@ -16,9 +16,11 @@ from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Proposer
 from d2rl.common.errors import ConfigError
 from d2rl.common.host import left_as_found
+from d2rl.config.defaults import Config, RunConfig
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.problems import settings_of
 from d2rl.problems.base import Benchmarked, Decision, stream
+from d2rl.problems.full_duplex.checks import link_weights
 
 Policy = Callable[[Any], Decision]
 
@@ -76,16 +78,16 @@ def score_agent(
         return evaluation.report()
 
 
-def make_evaluation(
-    problem: Any, drops: int, seed: int, device: torch.device, weights: Tensor | None = None
-) -> Evaluation | EpisodeEvaluation:
+def make_evaluation(config: RunConfig, problem: Any, device: torch.device) -> Evaluation | EpisodeEvaluation:
     """The evaluation that fits a problem: on frozen states where it has references on them, else over episodes.
 
-    :param drops: states or episodes      :param weights: [K], priorities asked for
+    :param config: states or episodes, seed, and the priorities asked for
     """
-    if isinstance(problem, Benchmarked):
-        return Evaluation(problem, drops, seed, device, weights)
-    return EpisodeEvaluation(problem, drops, seed, device)
+    e = config.evaluation
+    if not isinstance(problem, Benchmarked):
+        return EpisodeEvaluation(problem, e.drops, e.seed, device)
+    asked = link_weights(config) if isinstance(config, Config) else None
+    return Evaluation(problem, e.drops, e.seed, device, None if asked is None else torch.tensor(asked))
 
 
 def trained_spread(proposer: Any) -> float:

@@ -8,7 +8,7 @@ import torch
 
 from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Policy
-from d2rl.common.errors import ConfigError
+from d2rl.problems.full_duplex.checks import check_schedule
 from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.problems.full_duplex.simulator import equal_priorities
 from d2rl.wireless import link_rates
@@ -26,11 +26,7 @@ def proportional_fair(policy: Policy, rule: DecisionRule, cells: int, slots: int
         ``<schedule>_geometric_mean`` and ``<schedule>_p5`` (5th percentile) of a link's throughput, bit/s/Hz
     :raises ConfigError: with a channel bank, whose states do not move on in time
     """
-    if policy.config.scenario.channel_bank:
-        raise ConfigError(
-            "evaluation.slots follows cells through time, which the states of scenario.channel_bank do not show; set "
-            "evaluation.slots=0, or scenario.channel_bank=null for drawn channels."
-        )
+    check_schedule(policy.config.scenario)
     result: dict[str, float] = {"slots": slots}
     for name, fair in (("equal", False), ("proportional_fair", True)):
         scenario = replace(equal_priorities(policy.config.scenario), episode_length=slots + 1)

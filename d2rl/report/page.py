@@ -151,7 +151,7 @@ def _evaluated_in_training(config: Config, run: RunDirectory) -> bool:
     return (
         config.scenario == trained.scenario
         and (drops.drops, drops.seed) == (before.drops, before.seed)
-        and drops.weights is None
+        and drops.weights == before.weights
     )
 
 

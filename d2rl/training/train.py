@@ -94,8 +94,7 @@ def _train(config: Config, run: RunDirectory, checkpoint: str | None, loggers: l
                 logger.resume(steps)
     profiler = GpuTimeProfiler(run.timing if first else None)
     device = training_device(trainer_config)
-    e = config.evaluation
-    evaluation = make_evaluation(agent.problem, e.drops, e.seed, device) if first else None
+    evaluation = make_evaluation(config, agent.problem, device) if first else None
     stop = SaveAndStop(run.last)
     last = _checkpoints(run, trainer_config, "last")
     callbacks: list[Callback] = [

@@ -99,7 +99,6 @@ def test_exported_decisions_are_those_of_the_policy_and_are_refined(script, tiny
     assert refined > plain
 
 
-@pytest.mark.slow
 def test_the_profile_lists_sections_and_operators(script, tmp_path):
     script("profile_update").profile_command([*TINY, "steps=1", "replay=64", f"out={tmp_path / 'cpu.txt'}"])
     text = (tmp_path / "cpu.txt").read_text()

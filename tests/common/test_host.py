@@ -83,11 +83,15 @@ def differing(before: dict[str, Any]) -> list[str]:
 
 
 def test_a_training_leaves_the_process_as_it_was(tiny_arguments, tmp_path):
-    """With dashboards and figures; libraries that are imported on the way have their own habits."""
-    given = [*tiny_arguments, "trainer.epochs=1", "logger.mode=offline", f"run_dir={tmp_path / 'run'}"]
-    train_command([*given[:-1], f"run_dir={tmp_path / 'first'}"])
+    """With dashboards and figures. Twice, since libraries that are imported on the way have their own habits."""
+    given = [*tiny_arguments, "trainer.epochs=1", "logger.mode=offline"]
+    environment = dict(os.environ)
+    train_command([*given, f"run_dir={tmp_path / 'first'}"])
+    assert (dict(os.environ), torch.get_num_threads()) == (environment, THREADS)
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(5)
     before = process()
-    train_command(given)
+    train_command([*given, f"run_dir={tmp_path / 'second'}"])
     assert differing(before) == []
 
 

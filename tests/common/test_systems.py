@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 
 import pytest
 import torch
-from lightning.pytorch.accelerators import MPSAccelerator
 
 from d2rl import evaluation, memory, run_directory
 from d2rl.benchmark import launchers
@@ -37,7 +37,7 @@ def windows(monkeypatch):
 def macos(monkeypatch):
     """A GPU that knows neither complex nor double numbers, and no affinity."""
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
     monkeypatch.delattr(os, "sched_getaffinity")
 
 
