@@ -19,6 +19,7 @@ from d2rl.benchmark.peers import peer_matrix, peers_command
 from d2rl.benchmark.results import Result
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.load import load
+from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.report.learning_curve import read_metrics
 
 NEEDS = "stable-baselines3 (extra peers)"
@@ -99,7 +100,7 @@ def test_a_peer_learns_until_its_time_is_over(ticks):
     from d2rl.evaluation.evaluate import Evaluation
 
     config = load([*SMALL, "sac.width=64", "sac.gradient_steps=8"], PeersConfig)
-    evaluation = Evaluation(config.scenario, 32, seed=100)
+    evaluation = Evaluation(FullDuplexProblem(config.scenario), 32, seed=100)
     result = train_peer("sac", config.sac, config.scenario, evaluation, seed=100, seconds=0.8, every=0.1)
     assert result.curve[-1].metrics["gap_closed"] > result.curve[0].metrics["gap_closed"] + 0.02
     assert sum(result.seconds.values()) == pytest.approx(result.curve[-1].seconds)
