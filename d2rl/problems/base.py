@@ -235,7 +235,7 @@ class Benchmarked(Measurable, Protocol):
 class Generative(Protocol[State]):
     """A problem whose states can be diffused (SENPNN); whitening is its own affair.
 
-    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` everywhere below.
+    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` in all of it.
     """
 
     def row_sizes(self) -> dict[str, int]:

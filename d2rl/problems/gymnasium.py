@@ -17,7 +17,7 @@ from torch import Tensor
 
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.common.tensor_struct import TensorStruct
-from d2rl.config.defaults import RunConfig, option
+from d2rl.config.defaults import option
 from d2rl.problems.base import Layout, Observation, Simulation, Sizes, Step
 
 PROBE = 1000  # random steps that show how far an unbounded observation spreads
@@ -100,7 +100,7 @@ class GymnasiumProblem:
 
     def reset(self, batch: int, generator: torch.Generator) -> Episodes:
         """B first states, each simulation seeded from the generator."""
-        envs = gym.make_vec(
+        envs: Any = gym.make_vec(
             self.config.id,
             batch,
             "sync",
@@ -203,14 +203,14 @@ class GymnasiumProblem:
             f"{self.simulator} gave {what} that is not finite, from which nothing can be learned; mend the environment."
         )
 
-    def _wrapped(self, env: gym.Env) -> gym.Env:
+    def _wrapped(self, env: gym.Env) -> gym.Wrapper:
         """Actions in [-1, 1], normalised observations."""
         space: Any = env.action_space
         # rescaling rounds, and an environment may insist on its bounds
         env = TransformAction(env, lambda action: np.clip(action, space.low, space.high), space)
-        env = NormalizeObservation(RescaleAction(env, np.float32(-1), np.float32(1)))
-        env.obs_rms, env.update_running_mean = self.statistics, False
-        return env
+        wrapped = NormalizeObservation(RescaleAction(env, np.float32(-1), np.float32(1)))
+        wrapped.obs_rms, wrapped.update_running_mean = self.statistics, False
+        return wrapped
 
     def _statistics(self, env: gym.Env) -> RunningMeanStd:
         """Mean and variance by which observations are normalised."""
