@@ -15,9 +15,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
-from d2rl.training.checkpoint import config_of, load_checkpoint
-from d2rl.training.train import restore
+from d2rl.algorithm.decisions import DecisionRule
+from d2rl.common.errors import counted
+from d2rl.deploy.pretrained import load_policy
+from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.wireless import wmmse
 
 RULES = {
@@ -45,11 +46,8 @@ def main() -> None:
     evaluation, rows = None, []
     for given in arguments.policies:
         name, _, paths = given.partition("=")
-        agents = []
-        for path in paths.split(","):
-            checkpoint = load_checkpoint(path)
-            agents.append(restore(checkpoint, config_of(checkpoint), path).eval())
-        evaluation = evaluation or Evaluation(agents[0].config.scenario, arguments.drops, seed=0)
+        agents = [load_policy(path)[0] for path in paths.split(",")]
+        evaluation = evaluation or Evaluation(agents[0].problem, arguments.drops, seed=0)
         for label, rule in RULES.items():
             scores = [evaluation.score(label, policy_of(agent, rule)) for agent in agents]
             ratio = statistics.mean(score["wmmse_ratio"] for score in scores)
@@ -61,7 +59,7 @@ def main() -> None:
             return wmmse(state.estimate, iterations, starts)
 
         score = evaluation.score("wmmse", policy)
-        label = f"WMMSE, {iterations} iterations, {starts} starts"
+        label = f"WMMSE, {counted(iterations, 'iteration')}, {counted(starts, 'start')}"
         rows.append((label, score["sum_rate"], score["wmmse_ratio"], evaluation.latency(policy)))
     table = Table("decision", "sum rate (bit/s/Hz)", "share of WMMSE", "latency (ms)")
     for label, rate, ratio, latency in rows:

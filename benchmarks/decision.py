@@ -18,21 +18,14 @@ from machine import Measurement, Work, axes, cell, measure, medians, report
 from rich.progress import track
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.command_line import run
 from d2rl.config.defaults import option
 from d2rl.config.load import load
-from d2rl.problems import load_config
 from d2rl.deploy import export
 from d2rl.deploy.real_decision import OUTPUTS, RealDecision
-from d2rl.evaluation.evaluate import (
-    BEST_OF,
-    WMMSE_ITERATIONS,
-    Decision,
-    DecisionRule,
-    Policy,
-    policy_of,
-    reference_policies,
-)
+from d2rl.evaluation.evaluate import BEST_OF, WMMSE_ITERATIONS, Decision, Policy, policy_of, reference_policies
+from d2rl.problems import load_config
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.wireless.wmmse import improve
 

@@ -9,11 +9,12 @@ from d2rl.problems.full_duplex.simulator import (
     CellState,
     Positions,
     decided_rates,
+    equal_priorities,
     evaluation_drops,
     evaluation_states,
     rates_of,
-    steering,
 )
+from d2rl.wireless.fading import steering
 
 gymnasium.register(
     "d2rl/FullDuplex-v0",
@@ -27,6 +28,7 @@ __all__ = [
     "FullDuplexEnv",
     "Positions",
     "decided_rates",
+    "equal_priorities",
     "evaluation_drops",
     "evaluation_states",
     "rates_of",

@@ -2,68 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
 from d2rl.algorithm.checks import check_algorithm
 from d2rl.algorithm.cuda_graphs import CapturedUpdates, CudaGraphs
 from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, polyak_update
-from d2rl.algorithm.explorers import AENPNN, RENPNN, SENPNN
+from d2rl.algorithm.explorers import AENPNN, explorer_class
 from d2rl.algorithm.explorers.reward import rank_correlation
-from d2rl.algorithm.learning_rates import scale_rates
-from d2rl.algorithm.means import Means
+from d2rl.algorithm.module import Learner, RLModule
 from d2rl.algorithm.networks import make_transition, make_view
-from d2rl.algorithm.policy import make_action_explorer, make_actor
-from d2rl.algorithm.replay import ReplayBuffer
+from d2rl.algorithm.policy import make_actor
 from d2rl.algorithm.rewards import raw_reward, reward_case, to_scalar
-from d2rl.algorithm.world import World, make_worlds
 from d2rl.common import distributed
-from d2rl.common.errors import CheckpointError
-from d2rl.common.timing import Sections
-from d2rl.config.defaults import STAGES, RunConfig
+from d2rl.config.defaults import RunConfig
 from d2rl.problems import make_problems
-from d2rl.problems.base import Generative, Observation, Problem, Transition, stream
+from d2rl.problems.base import Generative, Observation, Problem, Transition
 
 HELD_OUT = 64  # states that SENPNN never trains on
-KEPT = (  # counters and switches that a checkpoint keeps
-    *("stages", "chi", "replacements_due", "fallback", "reward_unit_known", "updates", "environment_steps"),
-)
+SATURATED = 0.99  # a number of an action beyond it stands on a flat end of tanh
 Rows = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Learner:
-    """A network that learns.
-
-    :param module: what its optimizer moves
-    :param optimizer: made at the start, so that a checkpoint loads at any stage
-    :param section: under which its updates are timed
-    :param loss: of a batch of the replay, or of rows of states (SENPNN), which also logs
-    :param batch: states of a batch, over all processes; 0: it learns from rows
-    """
-
-    module: nn.Module
-    optimizer: Callable[[], torch.optim.Optimizer]
-    section: str
-    loss: Callable[[Any], Tensor]
-    batch: int
-
-
-class D2RL(L.LightningModule):
+class D2RL(RLModule):
     """State -> SENPNN -> AENPNN -> RENPNN -> replay -> DDPG update, with explorers switched on by stages.
 
     Callbacks steer it through ``stages`` (which explorers take part), ``chi`` (probability that a state
     is replaced), ``autocast_type`` (precision of the networks) and ``sections`` (timing); the module
     itself computes. One training step makes ``trainer.updates_per_step`` updates, and a slot before every
-    ``trainer.updates_per_slot`` of them.
+    ``trainer.updates_per_slot`` of them. Weights are drawn from ``config.seed``, not from torch's global generator.
 
     Example::
 
@@ -77,54 +49,31 @@ class D2RL(L.LightningModule):
     """
 
     def __init__(self, config: RunConfig, problems: Sequence[Problem] | None = None):
-        super().__init__()
-        self.automatic_optimization = False
-        self.config: Any = config
-        self.problems = make_problems(config) if problems is None else problems
-        self.problem = self.problems[0]
+        super().__init__(config, make_problems(config) if problems is None else problems)
         check_algorithm(config, self.problem)
+        self.case = reward_case(config.reward.case)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed % 2**32)
+            self.make_networks(config)
+        self.learners = self.make_learners()
+        self.chain_factors: dict[str, Tensor] | None = None
+        self.fallback = False
+        self.reward_unit_known = False
+        self.captured: CapturedUpdates | None = None
+
+    def make_networks(self, config: RunConfig) -> None:
+        """Actor, critic and explorers, with weights from torch's global generator."""
         network = config.network
-        self.worlds = make_worlds(self.problems, config)
-        self.visited = 0
         self._views = [make_view(network, problem)[0] for problem in self.problems]
         view_size = make_view(network, self.problem)[1]
-        self.case = reward_case(config.reward.case)
 
         self.actor = make_actor(config, self.problem)
         self.critic = Critic(make_transition(network, self.problem, view_size), network.width)
         self.target_actor, self.target_critic = deepcopy(self.actor), deepcopy(self.critic)
-        self.aenpnn = make_action_explorer(config, self.problem)
-        self.renpnn = RENPNN(
-            make_transition(network, self.problem, view_size),
-            network.width,
-            config.reward.steps,
-            per_link=self.case.per_entity,
-            risk=config.reward.risk,
-            quantile=config.reward.quantile,
-            rate=config.reward.rate,
-        )
-        self.senpnn: SENPNN | None = None
-        if isinstance(self.problem, Generative):
-            sizes, state = self.problem.row_sizes(), config.state
-            self.senpnn = SENPNN(sizes, state.steps, width=state.width, lr=state.rate)
-        self.learners = self.make_learners()
-
-        self.stages = dict.fromkeys(STAGES, False)
-        self.chi, self.replacements_due, self.imagines = 0.0, 0.0, False
-        self.chain_factors: dict[str, Tensor] | None = None
-        self.autocast_type: torch.dtype | None = None
-        self.sections = Sections()
-        self.updates = self.environment_steps = 0
-        self.processes = 1
-        self.fallback = False
-        self.initial_stages = dict.fromkeys(STAGES, False)
-        self.reward_unit_known = False
-        self.wandb_id: str | None = None
-        self.saved: dict[str, Any] | None = None
-        self.skipped, self.steps = torch.zeros(()), 0
-        self.rates_on_device = False
-        self.captured: CapturedUpdates | None = None
-        self.means = Means()
+        self.aenpnn = explorer_class(config, "action").build(config, self.problem)
+        self.renpnn = explorer_class(config, "reward").build(config, self.problem)
+        generative = isinstance(self.problem, Generative)
+        self.senpnn = explorer_class(config, "state").build(config, self.problem) if generative else None
 
     def make_learners(self) -> dict[str, Learner]:
         """Actor, critic and each explorer by name; all of them from the start, so that a checkpoint always loads."""
@@ -146,24 +95,18 @@ class D2RL(L.LightningModule):
             learners["senpnn"] = Learner(self.senpnn, self.senpnn.configure_optimizers, "senpnn", self.state_loss, 0)
         return learners
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Those of all learners, in their order."""
-        return [learner.optimizer() for learner in self.learners.values()]
+    # ------------------------------------------------------------------ begin and end
 
-    @property
-    def world(self) -> World:
-        """The world that this training step stays in."""
-        return self.worlds[self.visited]
+    def on_fit_start(self) -> None:
+        """What is kept from SENPNN, and recorded updates where they are asked for."""
+        super().on_fit_start()
+        if isinstance(self.problem, Generative):
+            self.held_out, self.stored = self.problem.held_out(HELD_OUT, self.device)
+        self.captured = CapturedUpdates(self, CudaGraphs(self.generator)) if self.config.trainer.cuda_graphs else None
 
-    @property
-    def replay(self) -> ReplayBuffer:
-        """The replay of that world."""
-        return self.world.replay
-
-    @property
-    def objective(self) -> str:
-        """Name of the metric that evaluations maximise."""
-        return getattr(self.problem, "metric", "return")
+    def on_fit_end(self) -> None:
+        """Give up recorded updates: they hold memory, and read weights where they are now."""
+        self.captured = None
 
     @property
     def policy(self) -> DeterministicActor | AENPNN:
@@ -174,36 +117,6 @@ class D2RL(L.LightningModule):
     def policy_name(self) -> str:
         """Its name among the learners."""
         return "aenpnn" if self.stages["action"] else "actor"
-
-    # ------------------------------------------------------------------ begin and end
-
-    def on_fit_start(self) -> None:
-        """Move the worlds to where the networks are, and put them where a checkpoint left them."""
-        if not hasattr(self, "generator"):
-            self.generator = torch.Generator(self.device).manual_seed(stream(f"agent/{self.config.seed}"))
-        if self.world.device != self.device:
-            self.worlds = make_worlds(self.problems, self.config, self.device)
-        self.processes = distributed.world_size()
-        if self.processes > 1:
-            self.take_share()
-        if self.saved is not None:
-            self.go_on_from(self.saved)
-            self.saved = None
-        if isinstance(self.problem, Generative):
-            self.held_out, self.stored = self.problem.held_out(HELD_OUT, self.device)
-        self.skipped = self.skipped.to(self.device)
-        self.rates_on_device = self.device.type == "cuda"  # captured or not, for the same numbers
-        self.captured = CapturedUpdates(self, CudaGraphs(self.generator)) if self.config.trainer.cuda_graphs else None
-
-    def on_fit_end(self) -> None:
-        """Give up recorded updates: they hold memory, and read weights where they are now."""
-        self.captured = None
-
-    def take_share(self) -> None:
-        """This process's part of the states and of the replay, with random numbers of its own."""
-        name = f"rank {distributed.rank()} of {self.processes}"
-        self.worlds = make_worlds(self.problems, distributed.share(self.config), self.device, name)
-        self.generator.manual_seed(stream(f"agent/{self.config.seed}/{name}"))
 
     def begin_stage(self, name: str) -> None:
         """Let ``action``, ``reward`` or ``state`` exploration take part from now on."""
@@ -291,15 +204,8 @@ class D2RL(L.LightningModule):
         """Candidate actions [B, M, size] of the policy, each with Gaussian noise."""
         with self.autocast():
             action = self.policy.sample(observation, self.config.action.candidates, self.generator).tanh()
+        self.means.add("charts/saturated_actions", (action.abs() > SATURATED).float().mean())
         return self.perturb(action)
-
-    def perturb(self, action: Tensor) -> Tensor:
-        """Gaussian exploration, clipped to the action's range; its deviation falls linearly over training."""
-        noise = self.noise_deviation()
-        if noise == 0:
-            return action
-        draw = torch.randn(action.shape, generator=self.generator, device=action.device)
-        return (action + noise * draw).clamp(-1, 1)
 
     def explore_reward(self, observation: Observation, view: Tensor, utility: Tensor) -> Tensor | None:
         """RENPNN, Mode I: the reward generated for (S_t, A_t), where that is asked for."""
@@ -516,102 +422,8 @@ class D2RL(L.LightningModule):
         self.means.add("losses/senpnn", metrics["loss"])
         return loss
 
-    def step(self, name: str, loss: Tensor) -> None:
-        """One step of a learner's optimizer; left out, and counted, unless loss and gradients are finite."""
-        optimizer = self.optimizers()[list(self.learners).index(name)]
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        broken, adam = (~torch.isfinite(loss.detach())).float(), optimizer.optimizer
-        gradients = [p.grad for group in adam.param_groups for p in group["params"] if p.grad is not None]
-        # GradScaler's own check, here with a scale of 1: sets ``broken`` and never waits for the device
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, broken, torch.ones_like(broken))
-        distributed.largest_(broken)
-        adam.grad_scale, adam.found_inf = None, broken  # fused Adam then skips the step by itself
-        optimizer.step()
-        self.skipped.add_(broken)
-        self.steps += 1
-
-    # ------------------------------------------------------------------ schedules and precision
-
-    def noise_deviation(self) -> float:
-        """Standard deviation of the Gaussian exploration now."""
-        ddpg = self.config.ddpg
-        return ddpg.noise + (ddpg.noise_end - ddpg.noise) * self.progress
-
-    @property
-    def progress(self) -> float:
-        """Part of the planned updates that are done, in [0, 1]."""
-        trainer = self.config.trainer
-        return min(1.0, self.updates / (trainer.epochs * trainer.updates_per_epoch))
-
-    def schedule_rates(self) -> None:
-        """Learning rates fall along half a cosine to ``rate_end`` of their start."""
-        end = self.config.ddpg.rate_end
-        factor = end + (1 - end) * (1 + math.cos(math.pi * self.progress)) / 2
-        scale_rates(self.optimizers(), factor, self.device if self.rates_on_device else None)
-
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
-        """Low precision around networks, where a callback asked for it; complex algebra stays out of it."""
-        enabled = self.autocast_type is not None
-        with torch.autocast(self.device.type, dtype=self.autocast_type, enabled=enabled):
-            yield
-
     @torch.no_grad()
     def propose(self, observation: Observation, count: int, generator: torch.Generator) -> Tensor:
         """``count`` actions for each state, [B, count, size], without exploration noise."""
         with self.autocast():
             return self.policy.sample(observation, count, generator).tanh()
-
-    # ------------------------------------------------------------------ checkpoints
-
-    def refused_transitions(self) -> int:
-        """Transitions of all worlds that were not finite since the last call; waits for the device."""
-        return sum(world.replay.refused_transitions() for world in self.worlds)
-
-    def skipped_steps(self) -> float:
-        """Optimizer steps skipped since the last call."""
-        count = float(self.skipped)
-        self.skipped.zero_()
-        return count
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Everything beyond the weights that an exact continuation needs, as plain containers."""
-        generator = self.generator.get_state() if hasattr(self, "generator") else None
-        own = {"worlds": [world.state_dict() for world in self.worlds], "generator": generator}
-        checkpoint["d2rl"] = {
-            "config": asdict(self.config),
-            "ranks": distributed.gather(own),
-            "wandb": self.wandb_id,
-            **{name: getattr(self, name) for name in KEPT},
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what :meth:`on_save_checkpoint` kept; the worlds wait until the device is known.
-
-        :raises CheckpointError: it was written before worlds were kept this way
-        """
-        self.saved = checkpoint["d2rl"]
-        if "ranks" not in self.saved:
-            raise CheckpointError(
-                "the checkpoint is of an earlier version: its weights can be evaluated, and a new run can start from "
-                "them with initial=, but it cannot be resumed."
-            )
-        for name in KEPT:
-            setattr(self, name, self.saved[name])
-
-    def go_on_from(self, saved: dict[str, Any]) -> None:
-        """Put random numbers and worlds where a checkpoint left them.
-
-        :raises CheckpointError: the run was on another kind of device
-        """
-        own = saved["ranks"][distributed.rank()]
-        try:
-            self.generator.set_state(own["generator"].cpu())
-        except RuntimeError:
-            raise CheckpointError(
-                f"the run was on another kind of device than {self.device.type} and can only go on exactly there; "
-                "set trainer.accelerator."
-            ) from None
-        for world, kept in zip(self.worlds, own["worlds"], strict=True):
-            world.load_state_dict(kept)

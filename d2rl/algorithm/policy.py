@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from d2rl.algorithm.ddpg import DeterministicActor
-from d2rl.algorithm.explorers.action import AENPNN
 from d2rl.algorithm.networks import make_encoder
-from d2rl.config.defaults import RunConfig
-from d2rl.problems.base import Observation, Problem
+from d2rl.algorithm.networks.action_chain import ActionChain
+from d2rl.common.errors import CheckpointError
+from d2rl.config.defaults import NetworkConfig, RunConfig
+from d2rl.problems import make_problems
+from d2rl.problems.base import Generative, Observation, Problem
 
 
 class Proposer(Protocol):
@@ -35,27 +38,55 @@ def make_actor(config: RunConfig, problem: Problem) -> DeterministicActor:
     return DeterministicActor(encoder, problem.layout, config.network.width, config.ddpg.saturation_penalty)
 
 
-def make_action_explorer(config: RunConfig, problem: Problem) -> AENPNN:
-    """AENPNN of a configuration."""
-    ddpg, encoder = config.ddpg, make_encoder(config.network, problem)
-    return AENPNN(
-        encoder, problem.layout, config.network.width, config.action, ddpg.saturation_penalty, ddpg.actor_rate
-    )
-
-
 class Policy(nn.Module):
     """A policy alone.
 
-    :param config: of the network      :param problem: what its actions mean
-    :param diffusion: AENPNN, else the deterministic actor
+    Example::
+
+        policy = Policy.of(config, weights, config, "policy.safetensors")
+        decision = decide(policy, state, DecisionRule(), generator)
+
+    :param config: of the network and the problem
+    :param diffusion: AENPNN's chain, else the deterministic actor
     """
 
-    def __init__(self, config: RunConfig, problem: Problem, diffusion: bool):
+    def __init__(self, config: RunConfig, diffusion: bool):
         super().__init__()
-        self.config, self.problem = config, problem
-        self.autocast_type: torch.dtype | None = None
+        self.config: Any = config
+        self.problem = make_problems(config)[0]
+        self.autocast_type = torch.bfloat16 if config.trainer.precision == "bf16" else None
         self.network = "aenpnn" if diffusion else "actor"
-        self.add_module(self.network, (make_action_explorer if diffusion else make_actor)(config, problem))
+        if diffusion and config.action.explorer == "aenpnn":  # without Lightning, which takes seconds to import
+            encoder = make_encoder(config.network, self.problem)
+            self.aenpnn: Any = ActionChain(encoder, self.problem.layout, config.network.width, config.action)
+        elif diffusion:
+            from d2rl.algorithm.explorers import explorer_class
+
+            self.aenpnn = explorer_class(config, "action").build(config, self.problem)
+        else:
+            self.actor = make_actor(config, self.problem)
+
+    @classmethod
+    def of(cls, config: RunConfig, weights: Mapping[str, Tensor], made_with: RunConfig, name: str) -> Policy:
+        """A policy with the weights that are its own among these.
+
+        :param config: of what it shall decide on      :param made_with: the configuration of the weights
+        :param name: of the file, for messages
+        :raises CheckpointError: weights that do not fit
+        """
+        policy = cls(config, any(key.startswith("aenpnn.") for key in weights))
+        before = make_problems(made_with)[0]
+        try:
+            if made_with.network.kind == "mlp" and not same_shape(before, policy.problem):
+                raise RuntimeError  # another problem may have as many numbers
+            policy.load_state_dict(dict(weights))
+        except RuntimeError:
+            raise CheckpointError(
+                f"{name} was trained for {described(before, made_with.network)}; it cannot serve "
+                f"{described(policy.problem, config.network)}. The link_graph network with the structured head "
+                "serves any number of users and antennas."
+            ) from None
+        return policy.eval()
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +94,7 @@ class Policy(nn.Module):
         return next(self.parameters()).device
 
     @property
-    def policy(self) -> DeterministicActor | AENPNN:
+    def policy(self) -> DeterministicActor | ActionChain:
         """The network that decides."""
         return getattr(self, self.network)
 
@@ -73,3 +104,18 @@ class Policy(nn.Module):
         enabled = self.autocast_type is not None
         with torch.autocast(self.device.type, dtype=self.autocast_type, enabled=enabled):
             return self.policy.sample(observation, count, generator).tanh()
+
+
+def same_shape(first: Problem, second: Problem) -> bool:
+    """Whether networks that depend on sizes can serve both."""
+
+    def shape(problem: Problem) -> tuple[Any, ...]:
+        rows = problem.row_sizes() if isinstance(problem, Generative) else None
+        return problem.name, problem.layout, problem.sizes, rows
+
+    return shape(first) == shape(second)
+
+
+def described(problem: Problem, network: NetworkConfig) -> str:
+    """Problem and network in words."""
+    return f"{problem} and the {network.kind} network of width {network.width}"

@@ -61,10 +61,10 @@ class ReplayBuffer:
         """``count`` transitions, uniform with replacement.
 
         :param generator: on the device of the buffer
-        :raises ValueError: an empty buffer
+        :raises ValueError: an empty buffer, or a loaded one to which nothing was added since
         """
         if not self.filled or self.form is None:
-            raise ValueError("an empty replay buffer has no transition to sample")
+            raise ValueError("nothing to sample: the replay buffer is empty, or no batch was added since it was loaded")
         uniform = torch.rand(count, dtype=torch.float64, generator=generator, device=self.bound.device)
         # the largest number below 1 times the bound rounds to less than the bound: float64 has digits to spare
         index = (uniform * self.bound).long()

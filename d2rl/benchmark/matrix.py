@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from d2rl.algorithm.checks import check_algorithm
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, option
 from d2rl.config.load import load
 from d2rl.config.schema import either, show
-from d2rl.problems import check_config, load_config
+from d2rl.problems import check_config, load_config, make_problems
 
 PLACES = (Path("conf/benchmarks"), Path(__file__).resolve().parents[2] / "conf" / "benchmarks")
 NAME = re.compile(r"\w[\w.]*")  # no dash: it joins the parts of a cell's name
@@ -212,6 +213,7 @@ class _Reader:
         try:
             config = load_config(arguments)
             check_config(config)
+            check_algorithm(config, make_problems(config)[0])
         except ConfigError as error:
             raise self._error(f"variants.{name} in scenario {scenario}: {error.args[0]}") from None
         for key in ("resume", "initial"):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from d2rl.commands.train_eval import evaluate, own_keys
 from d2rl.common.errors import ConfigError
-from d2rl.deploy.pretrained import load_agent, save_policy
+from d2rl.deploy.pretrained import load_policy, save_policy
 from d2rl.report.terminal import results_table
 
 
@@ -22,10 +22,10 @@ def pretrained_command(arguments: list[str]) -> None:
     for key, meaning in (("ckpt", "PATH, a checkpoint or a run directory"), ("out", "DIR, the folder to write")):
         if key not in given:
             raise ConfigError(f"python -m d2rl.pretrained needs {key}={meaning}.")
-    agent, _ = load_agent(given["ckpt"], rest)
-    (_, report), out = evaluate(agent), Path(given["out"]).expanduser()
+    policy, _ = load_policy(given["ckpt"], rest)
+    (_, report), out = evaluate(policy), Path(given["out"]).expanduser()
     try:
-        path = save_policy(agent, report, out)
+        path = save_policy(policy, report, out)
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
     console = Console()

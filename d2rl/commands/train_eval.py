@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ import torch
 from rich.console import Console
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.checks import check_evaluation
+from d2rl.algorithm.checks import check_algorithm, check_evaluation
+from d2rl.algorithm.policy import Policy
 from d2rl.common.distributed import launch_rank, share
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
+from d2rl.common.host import left_as_found
 from d2rl.config.defaults import Config
 from d2rl.config.load import conf_name, to_yaml
 from d2rl.config.schema import leaves
-from d2rl.deploy.pretrained import load_agent
+from d2rl.deploy.pretrained import load_policy
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, make_evaluation, score_agent
 from d2rl.evaluation.scheduling import proportional_fair
-from d2rl.problems import check_config, check_files, load_config, tied_keys
+from d2rl.problems import check_config, check_files, load_config, make_problems, tied_keys
 from d2rl.problems.full_duplex.checks import link_weights
 from d2rl.report.learning_curve import learning_curve
 from d2rl.report.page import save_report_page
@@ -39,7 +41,7 @@ SHORT |= {"refine": "evaluation.refine"}
 BOUND = (  # what stored weights, replay and world are tied to
     "problem",
     *SHAPES,
-    *("action.candidates", "reward.case", "ddpg.gamma", "trainer.num_envs"),
+    *("action.candidates", "reward.case", "reward.generated", "ddpg.gamma", "trainer.num_envs"),
 )
 
 
@@ -50,9 +52,9 @@ def train_command(arguments: list[str]) -> None:
     checkpoint was written, with that checkpoint's configuration and the overrides given here.
     initial=PATH is a new run that starts from the weights of another, such as after a change of the cell.
     """
-    _quiet()
     config, checkpoint = _configuration(arguments)
     check_config(config)
+    check_algorithm(config, make_problems(config)[0])
     # nothing is written before all that can be refused is known to be usable
     device = training_device(config.trainer)
     check_footprint(share(config) if device.type == "cuda" else config, device)
@@ -75,8 +77,9 @@ def train_command(arguments: list[str]) -> None:
     console.print(results_table(report, result.profiler.report()))
     try:
         write_json(run.evaluation, report)
+        references = {name: report["policies"][name] for name in result.evaluation.references}
         curve = run.path / "learning_curve.png"
-        learning_curve(run.metrics, result.evaluation.policies, curve, report.get("metric", "sum_rate"))
+        learning_curve(run.metrics, references, curve, report["metric"], report.get("unit", ""))
     except OSError as error:
         raise RunError(
             f"training is complete and {run.last} is kept, but {run.path} cannot be written any more: "
@@ -91,10 +94,16 @@ def train_command(arguments: list[str]) -> None:
 
 def _assist(config: Config, checkpoint: str | None) -> None:
     """Take part in a run of several processes, of which the first one writes and speaks."""
-    warnings.simplefilter("ignore")
+    level, parent = logging.root.manager.disable, os.getppid()
     logging.disable(logging.WARNING)
-    with suppress(UserError, Interrupted):  # the first one meets it too
-        train(config, RunDirectory(RUNS), checkpoint)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            train(config, RunDirectory(RUNS), checkpoint)
+    except (UserError, Interrupted):
+        if os.getppid() != parent and launch_rank(config.trainer) == 1:  # the first one cannot say it any more
+            raise
+    finally:
+        logging.disable(level)
 
 
 def evaluate_command(arguments: list[str]) -> None:
@@ -103,14 +112,13 @@ def evaluate_command(arguments: list[str]) -> None:
     Evaluates a checkpoint beside the references on frozen drops; needs nothing but the checkpoint.
     ckpt=pretrained is the policy that comes with the package, ckpt=pretrained/any_load one for any number of users.
     """
-    _quiet()
     given, rest = own_keys(arguments)
     if "ckpt" not in given:
         raise ConfigError(
             "eval.py needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
         )
-    agent, path = load_agent(given["ckpt"], rest)
-    evaluation, report = evaluate(agent)
+    policy, path = load_policy(given["ckpt"], rest)
+    evaluation, report = evaluate(policy)
     # a policy folder keeps the evaluation that it came with
     beside = RUNS / path.parent.name if path.suffix == ".safetensors" else run_of(path) or path.parent
     out = Path(given["out"]).expanduser() if "out" in given else beside
@@ -120,7 +128,7 @@ def evaluate_command(arguments: list[str]) -> None:
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
     trained_in = run_of(path)
-    page = save_report_page(out, agent.config, evaluation, report, RunDirectory(trained_in) if trained_in else None)
+    page = save_report_page(out, policy.config, evaluation, report, RunDirectory(trained_in) if trained_in else None)
     console = Console()
     console.print(results_table(report))
     console.print(f"written: {out / 'eval.json'}", markup=False)
@@ -128,19 +136,20 @@ def evaluate_command(arguments: list[str]) -> None:
         console.print(f"report: {page}", markup=False)
 
 
-def evaluate(agent: D2RL) -> tuple[Evaluation | EpisodeEvaluation, dict[str, Any]]:
-    """An agent on the frozen drops, as its configuration asks, and what eval.json holds of it."""
-    config, e = agent.config, agent.config.evaluation
+def evaluate(policy: Policy) -> tuple[Evaluation | EpisodeEvaluation, dict[str, Any]]:
+    """A policy on the frozen drops, as its configuration asks, and what eval.json holds of it."""
+    config, e = policy.config, policy.config.evaluation
     device = accelerator_device(config.trainer.accelerator)
     check_footprint(config, device, training=False)
-    check_evaluation(config, agent.problem)
+    check_evaluation(config, policy.problem)
     weights = link_weights(config) if isinstance(config, Config) else None
-    agent.to(device)
+    policy.to(device)
     priorities = None if weights is None else torch.tensor(weights)
-    evaluation = make_evaluation(agent.problem, e.drops, e.seed, device, priorities)
-    report = score_agent(agent, evaluation, decision_rule(config))
-    if e.slots:
-        report["proportional_fair"] = proportional_fair(agent, decision_rule(config), e.drops, e.slots, e.seed)
+    with left_as_found(config.trainer.threads):
+        evaluation = make_evaluation(policy.problem, e.drops, e.seed, device, priorities)
+        report = score_agent(policy, evaluation, decision_rule(config))
+        if e.slots:
+            report["proportional_fair"] = proportional_fair(policy, decision_rule(config), e.drops, e.slots, e.seed)
     return evaluation, report
 
 
@@ -182,15 +191,3 @@ def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
         else:
             rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else argument)
     return given, rest
-
-
-def _quiet() -> None:
-    """Keep the terminal for what the person asked for."""
-    logging.basicConfig(format="%(message)s")
-    logging.raiseExceptions = False  # W&B's log on a full disk
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # its lost connection
-    logging.getLogger("d2rl").setLevel(logging.INFO)
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
-    for message in ("does not have many workers", "Checkpoint directory", "isinstance\\(treespec, LeafSpec\\)"):
-        warnings.filterwarnings("ignore", message=f".*{message}.*")

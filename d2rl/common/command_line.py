@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import select
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from types import FrameType
 
@@ -15,6 +17,9 @@ from d2rl.config.defaults import Config
 from d2rl.config.load import help_text
 
 USER_ERROR, BROKEN_PIPE = 2, 141
+NOISE = ("does not have many workers", "Checkpoint directory", r"isinstance\(treespec, LeafSpec\)")
+
+_running = False
 
 
 def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
@@ -30,8 +35,10 @@ def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
     :param main: its docstring heads ``--help``
     :param schema: the dataclass tree whose keys ``--help`` lists
     """
-    arguments = sys.argv[1:]
+    global _running
+    arguments, _running = sys.argv[1:], True
     signal.signal(signal.SIGTERM, _terminated)
+    _quiet()
     try:
         if {"-h", "--help"} & set(arguments):
             print(inspect.getdoc(main) or "", help_text(schema), sep="\n\n", end="")
@@ -45,15 +52,32 @@ def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
         _interrupted(stop)
     except KeyboardInterrupt:
         _interrupted(Interrupted(signal.SIGINT, "interrupted"))
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's Trainer turns Ctrl-C into exit(1)
-            _interrupted(Interrupted(signal.SIGINT, "interrupted"))
-        raise
     except BrokenPipeError:
         if not _unread():  # some other pipe: a mistake of the program
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit shall not complain
         sys.exit(BROKEN_PIPE)
+    finally:
+        _running = False
+
+
+def owns_process() -> bool:
+    """Whether this process is a command's, and not a notebook or another program that calls d2rl."""
+    return _running
+
+
+def _quiet() -> None:
+    """Keep the terminal for what the person asked for."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    logging.basicConfig(format="%(message)s")
+    logging.raiseExceptions = False  # W&B's log on a full disk
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # its lost connection
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    logging.getLogger("d2rl").setLevel(logging.INFO)
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
 def _interrupted(stop: Interrupted) -> None:
@@ -66,7 +90,9 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _unread() -> bool:
-    """Whether the reader of the standard output has gone."""
+    """Whether the reader of the standard output has gone; True where the system cannot tell."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

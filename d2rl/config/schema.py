@@ -15,11 +15,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
-
 from d2rl.common.errors import ConfigError
 
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -169,6 +164,12 @@ def show(value: Any, wanted: Any = None) -> str:
 
 def help_text(schema: Any, width: int | None = None) -> str:
     """Every key with its default, meaning and range, as a table."""
+    # only --help needs it, and a decision need not wait for its import
+    from rich import box
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
     table = Table(Column("key", no_wrap=True, min_width=max(map(len, leaves(schema)))), "default", "meaning", "range")
     table.box = box.SIMPLE_HEAD
     section = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import statistics
 import time
 import warnings
@@ -17,12 +16,13 @@ from rich.console import Console
 from torch import Tensor
 from torch.export import Dim
 
-from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule, best_decision
+from d2rl.algorithm.policy import Policy
 from d2rl.commands.train_eval import own_keys
 from d2rl.common.errors import ConfigError, UserError
-from d2rl.deploy.pretrained import load_agent
+from d2rl.deploy.pretrained import load_policy
 from d2rl.deploy.real_decision import OUTPUTS, RealDecision
-from d2rl.evaluation.evaluate import Decision, DecisionRule, best_decision, policy_of
+from d2rl.evaluation.evaluate import Decision, policy_of
 from d2rl.problems.full_duplex.observation import with_priorities
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.runs.run_directory import write_bytes
@@ -54,25 +54,25 @@ def export_command(arguments: list[str]) -> None:
     if out.suffix != ".onnx":
         raise ConfigError(f"out={out} must be a file that ends in .onnx.")
     runtime = require_libraries()
-    agent, path = load_agent(given["ckpt"], [*rest, "trainer.accelerator=cpu", "trainer.precision=32"])
-    asked = agent.config.evaluation
+    policy, path = load_policy(given["ckpt"], [*rest, "trainer.accelerator=cpu", "trainer.precision=32"])
+    asked = policy.config.evaluation
     if asked.refine or asked.noise:
         raise ConfigError("refine and evaluation.noise cannot be exported; leave them out.")
-    decision = RealDecision(agent, asked.best_of)
+    decision = RealDecision(policy, asked.best_of)
     console = Console()
     console.print(f"exporting the policy of {path}, which takes a while", markup=False, soft_wrap=True)
     content = to_bytes(decision)
     session = make_session(runtime, content)
 
-    cells = evaluation_states(agent.config.scenario, DROPS, asked.seed)
-    difference = parity(agent, decision, session, cells)
+    cells = evaluation_states(policy.config.scenario, DROPS, asked.seed)
+    difference = parity(policy, decision, session, cells)
     if decision.best_of == 1 and not difference <= PARITY:  # among several candidates two may be equally good
         raise ExportError(f"its decisions differ from those in torch by {difference:.1e}; {out} was not written.")
     try:
         write_bytes(out, content)
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another file.") from None
-    latency = latencies(agent, decision, session, cells[:1])
+    latency = latencies(policy, decision, session, cells[:1])
     for kind, ends in (("input", session.get_inputs()), ("output", session.get_outputs())):
         for one in ends:
             console.print(f"{kind:6} {one.name}: {one.shape}", markup=False)
@@ -101,7 +101,6 @@ def to_bytes(decision: RealDecision) -> bytes:
     """The decision as an ONNX file of standard operators, for any batch."""
     inputs, batch = decision.example(batch=3), Dim("batch")
     first, further = [{0: batch}] * 5, ({0: batch},) * (len(inputs) - 5)
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
@@ -170,24 +169,24 @@ def inputs_for(decision: RealDecision, cells: CellState, generator: torch.Genera
 
 
 @torch.no_grad()
-def decide_with(agent: D2RL, cells: CellState, inputs: dict[str, Tensor]) -> Decision:
+def decide_with(policy: Policy, cells: CellState, inputs: dict[str, Tensor]) -> Decision:
     """The decision in torch's complex numbers from the same weights and noise: precoder and uplink power."""
-    observation = agent.problem.observe(cells)
+    observation = policy.problem.observe(cells)
     weights = inputs.get("proposal_weights", cells.weights.unsqueeze(1))
     asked = with_priorities(observation, weights)
     if "noise" in inputs:
         noises = inputs["noise"].flatten(0, 1).transpose(0, 1).unsqueeze(2)
-        action = agent.aenpnn.sample(asked, 1, noises=noises).tanh()
+        action = policy.aenpnn.sample(asked, 1, noises=noises).tanh()
     else:
-        action = agent.policy(asked).tanh()
-    return best_decision(agent.problem, observation, action.reshape(*weights.shape[:2], -1))
+        action = policy.actor(asked).tanh()
+    return best_decision(policy.problem, observation, action.reshape(*weights.shape[:2], -1))
 
 
-def parity(agent: D2RL, decision: RealDecision, session: Any, cells: CellState) -> float:
+def parity(policy: Policy, decision: RealDecision, session: Any, cells: CellState) -> float:
     """Largest difference of any number of the decisions in onnxruntime and in torch."""
     inputs = inputs_for(decision, cells, torch.Generator().manual_seed(0))
     precoder, power = session.run(list(OUTPUTS), arrays(inputs))
-    expected = decide_with(agent, cells, inputs)
+    expected = decide_with(policy, cells, inputs)
     return max(
         float(np.abs(precoder - torch.view_as_real(expected[0].resolve_conj()).numpy()).max()),
         float(np.abs(power - expected[1].numpy()).max()),
@@ -199,16 +198,16 @@ def arrays(inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
 
 
-def latencies(agent: D2RL, decision: RealDecision, session: Any, cell: CellState) -> dict[str, float]:
+def latencies(policy: Policy, decision: RealDecision, session: Any, cell: CellState) -> dict[str, float]:
     """Median milliseconds of one core that one decision for one cell takes, warm-up left out."""
     feed = arrays(inputs_for(decision, cell, torch.Generator().manual_seed(0)))
-    policy = policy_of(agent, DecisionRule(best_of=decision.best_of))
+    decide = policy_of(policy, DecisionRule(best_of=decision.best_of))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return {
             "onnxruntime": _median_milliseconds(lambda: session.run(list(OUTPUTS), feed)),
-            "torch": _median_milliseconds(lambda: policy(cell)),
+            "torch": _median_milliseconds(lambda: decide(cell)),
         }
     finally:
         torch.set_num_threads(threads)

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.ddpg import DeterministicActor
-from d2rl.algorithm.explorers import AENPNN
+from d2rl.algorithm.networks.action_chain import ActionChain
 from d2rl.algorithm.networks.mlp import MLPEncoder
 from d2rl.algorithm.policy import Policy
 from d2rl.problems.base import Layout, Observation
@@ -50,15 +48,15 @@ class RealDecision(nn.Module):
     :param best_of: N, candidates of which the best weighted closed-form rate on the given channels wins
     """
 
-    def __init__(self, policy: D2RL | Policy, best_of: int = 1):
+    def __init__(self, policy: Policy, best_of: int = 1):
         super().__init__()
         problem: Any = policy.problem
         self.cell = problem.frozen(1, 0, "cpu").channels
         self.layout, self.head, self.best_of = problem.layout, problem.head, best_of
         self.head_name = problem.config.head
         trained = policy.policy
-        self.diffusion = isinstance(trained, AENPNN)
-        self.policy: AENPNN | DeterministicActor = deepcopy(trained).cpu().eval().requires_grad_(False)
+        self.diffusion = isinstance(trained, ActionChain)
+        self.policy: Any = deepcopy(trained).cpu().eval().requires_grad_(False)
         if isinstance(self.policy.encoder, MLPEncoder):
             self.policy.encoder = RealMLPEncoder(self.policy.encoder)
 
@@ -73,7 +71,7 @@ class RealDecision(nn.Module):
         inputs = {**inputs, "weights": torch.ones(batch, links)}
         if self.best_of > 1:
             inputs["proposal_weights"] = torch.ones(batch, self.best_of, links)
-        if isinstance(self.policy, AENPNN):
+        if isinstance(self.policy, ActionChain):
             shape = (batch, self.best_of, self.policy.schedule.steps, links, self.layout.width)
             inputs["noise"] = torch.randn(shape, generator=generator)
         return inputs
@@ -107,6 +105,8 @@ class RealDecision(nn.Module):
         cell = RealCell.of(channels)
         action = self.propose(cell, proposal_weights, noise).clamp(-1, 1)
         beams, power = decode(self.head, cell, action)
+        down, up = (weights > 0).to(power.dtype).unsqueeze(1).tensor_split([self.cell.downlink_users], dim=-1)
+        beams, power = beams * down.repeat_interleave(2, dim=-1).unsqueeze(-2), power * up
         if self.best_of > 1:
             rates = link_rates(cell, beams, power)
             best = (rates * weights.unsqueeze(1)).sum(-1).argmax(-1)
@@ -120,7 +120,7 @@ class RealDecision(nn.Module):
     def propose(self, cell: RealCell, weights: Tensor, noise: Tensor | None) -> Tensor:
         """One action for each of the weights [B, N, K]: [B, N, size]."""
         observation = observe(cell, weights, self.layout.numbers)
-        if isinstance(self.policy, AENPNN):
+        if isinstance(self.policy, ActionChain):
             action = self.policy.sample(observation, 1, noises=noise).squeeze(1)
         else:
             action = self.policy(observation)

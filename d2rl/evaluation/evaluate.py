@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -11,39 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Proposer
 from d2rl.common.errors import ConfigError
+from d2rl.common.host import left_as_found
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.problems import settings_of
-from d2rl.problems.base import Benchmarked, Decision, Layout, Observation, stream
+from d2rl.problems.base import Benchmarked, Decision, stream
 
 Policy = Callable[[Any], Decision]
 
 AGENT, BEST_OF = "d2rl", 16  # name of the agent among the policies; candidates of its second line
 AGENT_BEST = f"{AGENT} best of {BEST_OF}"
 KEPT = 256  # drops whose decisions are kept beside the rates of all
+SPREADS = 3  # of the log weight: what lies further out is hardly seen in training
 LATENCY_REPEATS = 30
 LATENCY_SECONDS = 2.0  # fewer repeats of what takes longer
-
-
-@dataclass(frozen=True)
-class DecisionRule:
-    """How an agent's proposals become one decision.
-
-    :param best_of: N candidates, of which the known channels' closed-form weighted rate picks one
-    :param refine: K iterations of the problem's own local search from there, which can only raise that rate
-    :param priority_spread: candidates after the first are made for link weights changed at random by a
-        log-normal factor of this spread, per direction and per link (0: the asked weights for all)
-    :param noise: candidates after the first get Gaussian noise of this deviation (a control)
-    :param seed: of the proposals' noise
-    """
-
-    best_of: int = 1
-    refine: int = 0
-    priority_spread: float = 0.0
-    noise: float = 0.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,53 +42,6 @@ class Outcome:
     decision: Decision
 
 
-@torch.inference_mode()
-def decide(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Generator) -> Decision:
-    """The decision of B states on what is known of them; no gradient passes.
-
-    :raises InputError: where it is to be refined, channels or weights that cannot be
-    """
-    problem: Any = policy.problem
-    observation, count = problem.observe(state), rule.best_of
-    if rule.priority_spread and count > 1:
-        weights = diverse_weights(observation.weights, observation.layout, count, rule.priority_spread, generator)
-        action = policy.propose(problem.with_priorities(observation, weights), 1, generator)
-        action = action.reshape(observation.batch, count, -1)
-    else:
-        action = policy.propose(observation, count, generator)
-    if rule.noise and count > 1:
-        noise = rule.noise * torch.randn(action.shape, generator=generator, device=action.device)
-        noise[:, 0] = 0
-        action = (action + noise).clamp(-1, 1)
-    decision = best_decision(problem, observation, action)
-    return problem.refine(observation, decision, rule.refine) if rule.refine else decision
-
-
-def best_decision(problem: Any, observation: Observation, action: Tensor) -> Decision:
-    """The decision of one of M actions for each state, the best by weighted utility on what is known.
-
-    :param action: [B, M, size]
-    """
-    decision, count = problem.decode(observation, action), action.shape[1]
-    if count == 1:
-        return decision
-    utility = problem.utility(observation, decision)
-    best = (utility * observation.weights.unsqueeze(1)).sum(-1).argmax(-1)
-    chosen = torch.arange(len(best), device=best.device) * count + best
-    return tuple(part[chosen] for part in decision)
-
-
-def diverse_weights(weights: Tensor, layout: Layout, count: int, spread: float, generator: torch.Generator) -> Tensor:
-    """``count`` versions of priorities [B, K], the first as asked: [B, count, K]."""
-    batch, entities = weights.shape
-    kinds = torch.randn(batch, count, len(layout.counts), generator=generator, device=weights.device)
-    sizes = torch.tensor(layout.counts, device=weights.device)
-    factor = kinds.repeat_interleave(sizes, dim=-1)
-    factor = factor + torch.randn(batch, count, entities, generator=generator, device=weights.device)
-    factor[:, 0] = 0
-    return weights.unsqueeze(1) * torch.exp(spread * factor)
-
-
 def policy_of(proposer: Proposer, rule: DecisionRule) -> Policy:
     """A trained policy as one that gives the same decisions each time it is asked from the start."""
     generator = torch.Generator(proposer.device)
@@ -117,22 +54,26 @@ def policy_of(proposer: Proposer, rule: DecisionRule) -> Policy:
 
 
 def score_agent(
-    agent: D2RL, evaluation: Evaluation | EpisodeEvaluation, rule: DecisionRule, references: bool = True
+    proposer: Any, evaluation: Evaluation | EpisodeEvaluation, rule: DecisionRule, references: bool = True
 ) -> dict[str, Any]:
-    """Score an agent as asked, and with many candidates where nothing else was asked; the content of eval.json.
+    """Score a policy as asked, and with many candidates where nothing else was asked; the content of eval.json.
 
+    Decisions are timed on ``trainer.threads`` of the policy's configuration, whoever asks.
+
+    :param proposer: a policy or a whole agent
     :param references: time the references' decisions too
     """
-    agent.eval()
+    proposer.eval()
     rules = {AGENT: rule}
     if rule == DecisionRule() and isinstance(evaluation, Evaluation):
-        rules[AGENT_BEST] = DecisionRule(best_of=BEST_OF, priority_spread=trained_spread(agent))
-    for name, one in rules.items():
-        evaluation.score(name, policy_of(agent, one), latency=True)
-    if references and isinstance(evaluation, Evaluation):
-        for name, policy in evaluation.references.items():
-            evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
-    return evaluation.report()
+        rules[AGENT_BEST] = DecisionRule(best_of=BEST_OF, priority_spread=trained_spread(proposer))
+    with left_as_found(proposer.config.trainer.threads):
+        for name, one in rules.items():
+            evaluation.score(name, policy_of(proposer, one), latency=True)
+        if references and isinstance(evaluation, Evaluation):
+            for name, policy in evaluation.references.items():
+                evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
+        return evaluation.report()
 
 
 def make_evaluation(
@@ -147,9 +88,9 @@ def make_evaluation(
     return EpisodeEvaluation(problem, drops, seed, device)
 
 
-def trained_spread(agent: D2RL) -> float:
+def trained_spread(proposer: Any) -> float:
     """The spread of priorities that a policy was trained on, 0 where it knows none."""
-    settings = settings_of(agent.config)
+    settings = settings_of(proposer.config)
     return max(getattr(settings, "priority_direction", 0.0), getattr(settings, "priority_user", 0.0))
 
 
@@ -239,15 +180,24 @@ class Evaluation:
         return {
             "scenario": vars(self.problem.config),
             "drops": self.state.weights.shape[0],
+            "metric": self.metric,
+            "unit": self.problem.unit,
+            "anchors": list(self.problem.anchors),
+            "shown": list(self.problem.shown),
             "interference_free_bound": self.bound(),
             "policies": self.policies,
         }
 
     def _compare(self, metrics: dict[str, float]) -> dict[str, float]:
         reached = metrics[self.metric]
-        metrics[f"{self.problem.anchors[1]}_ratio"] = reached / self.reference
-        metrics["gap_closed"] = (reached - self.floor) / (self.reference - self.floor)
+        metrics[f"{self.problem.anchors[1]}_ratio"] = ratio(reached, self.reference)
+        metrics["gap_closed"] = ratio(reached - self.floor, self.reference - self.floor)
         return metrics
+
+
+def ratio(value: float, reference: float) -> float:
+    """``value / reference``; NaN, which is unknown, where the reference is 0."""
+    return value / reference if reference else math.nan
 
 
 def _wait(device: torch.device) -> None:

@@ -6,37 +6,36 @@ from dataclasses import replace
 
 import torch
 
-from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import DecisionRule, decide
+from d2rl.algorithm.policy import Policy
 from d2rl.common.errors import ConfigError
-from d2rl.evaluation.evaluate import DecisionRule, decide
 from d2rl.problems.full_duplex.env import FullDuplexEnv
+from d2rl.problems.full_duplex.simulator import equal_priorities
 from d2rl.wireless import link_rates
 
 WINDOW = 10  # slots over which the throughput of a link is averaged
 
 
-def proportional_fair(agent: D2RL, rule: DecisionRule, cells: int, slots: int, seed: int) -> dict[str, float]:
+def proportional_fair(policy: Policy, rule: DecisionRule, cells: int, slots: int, seed: int) -> dict[str, float]:
     """Compare equal weights with proportional-fair ones over an episode of ``slots`` slots in the same cells.
 
     A link's weight is one over its exponentially averaged throughput, normalised to a mean of 1
     (Viswanath, Tse and Laroia, IEEE Trans. Inf. Theory 2002).
 
-    :returns: for the schedules ``equal`` and ``proportional_fair``: ``<schedule>_sum_rate``, and
+    :returns: ``slots``, and for the schedules ``equal`` and ``proportional_fair``: ``<schedule>_sum_rate``, and
         ``<schedule>_geometric_mean`` and ``<schedule>_p5`` (5th percentile) of a link's throughput, bit/s/Hz
     :raises ConfigError: with a channel bank, whose states do not move on in time
     """
-    if agent.config.scenario.channel_bank:
+    if policy.config.scenario.channel_bank:
         raise ConfigError(
             "evaluation.slots follows cells through time, which the states of scenario.channel_bank do not show; set "
             "evaluation.slots=0, or scenario.channel_bank=null for drawn channels."
         )
-    result = {}
+    result: dict[str, float] = {"slots": slots}
     for name, fair in (("equal", False), ("proportional_fair", True)):
-        scenario = replace(
-            agent.config.scenario, episode_length=slots + 1, stored_states=0, priority_direction=0.0, priority_user=0.0
-        )
-        env = FullDuplexEnv(scenario, cells, seed, agent.device)
-        generator = torch.Generator(agent.device).manual_seed(seed)
+        scenario = replace(equal_priorities(policy.config.scenario), episode_length=slots + 1)
+        env = FullDuplexEnv(scenario, cells, seed, policy.device)
+        generator = torch.Generator(policy.device).manual_seed(seed)
         average = torch.full_like(env.state.weights, 1.0)
         total = torch.zeros_like(average)
         for slot in range(slots):
@@ -44,7 +43,7 @@ def proportional_fair(agent: D2RL, rule: DecisionRule, cells: int, slots: int, s
             if fair and slot:
                 weights = 1 / average.clamp_min(1e-2)
                 state = replace(state, weights=weights / weights.mean(-1, keepdim=True))
-            rates = link_rates(state.channels, *decide(agent, state, rule, generator))
+            rates = link_rates(state.channels, *decide(policy, state, rule, generator))
             average = rates if slot == 0 else average + (rates - average) / WINDOW
             total += rates
             env.advance()

@@ -7,13 +7,12 @@ needs no line. The class has ``settings`` (a dataclass of its keys), ``section``
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import field, fields, make_dataclass
 from functools import cache
 from typing import Any
 
-from d2rl.common.errors import ConfigError
+from d2rl.common.imports import named_class
 from d2rl.config.defaults import Config, RunConfig
 from d2rl.config.load import check, given_value, load
 from d2rl.problems.base import Problem
@@ -22,6 +21,7 @@ DEFAULT = "full_duplex"
 PROBLEMS = {
     DEFAULT: "d2rl.problems.full_duplex.problem:FullDuplexProblem",
     "gymnasium": "d2rl.problems.gymnasium:GymnasiumProblem",
+    "ris": "d2rl.problems.ris.problem:RisProblem",
 }
 
 
@@ -30,13 +30,7 @@ def problem_class(name: str) -> Any:
 
     :raises ConfigError: there is none, or it cannot be imported
     """
-    module, colon, attribute = PROBLEMS.get(name, name).partition(":")
-    if not colon:
-        raise ConfigError(f"problem={name} is unknown; choose one of {', '.join(PROBLEMS)}, or give MODULE:CLASS.")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"problem={name} cannot be used: {error}.") from None
+    return named_class(name, PROBLEMS, "problem")
 
 
 @cache

@@ -158,8 +158,10 @@ class Step(Generic[State]):
 class Problem(Protocol[State]):
     """A world and what an agent may do in it; knows nothing of learning.
 
-    Optional parts are :class:`Measurable`, :class:`Generative` and :class:`Prioritised`. ``check_problem`` of
-    :mod:`d2rl.testing` holds a problem against all that is said here.
+    Optional parts are :class:`Measurable`, :class:`Benchmarked`, :class:`Generative`, :class:`Prioritised`,
+    :class:`Remembering`, and two methods that only tests ask for: ``feasible(decision)``, [B M] bool, whether all
+    limits are kept, and ``permuted(state, orders)``, the same states with the entities of each kind in another order.
+    ``check_problem`` of :mod:`d2rl.testing` holds a problem against all that is said here.
 
     ``name`` stands in messages; ``layout`` is that of every action; ``exogenous`` says that the next state does not
     depend on the decision, so that several decisions can be measured in one state.
@@ -210,12 +212,14 @@ class Measurable(Protocol):
 class Benchmarked(Measurable, Protocol):
     """A measurable problem with references: policies are compared on frozen states.
 
-    ``metric`` names what is to be maximised among :meth:`metrics`; ``anchors`` the references at which the gap closed
-    is 0 and 1.
+    ``metric`` names what is to be maximised among :meth:`metrics`, in ``unit``; ``shown`` those of them that a table
+    has room for beside it; ``anchors`` the references at which the gap closed is 0 and 1.
     """
 
     config: Any
     metric: str
+    unit: str
+    shown: tuple[str, ...]
     anchors: tuple[str, str]
 
     def frozen(self, drops: int, seed: int, device: str | torch.device) -> Any:
@@ -235,7 +239,7 @@ class Benchmarked(Measurable, Protocol):
 class Generative(Protocol[State]):
     """A problem whose states can be diffused (SENPNN); whitening is its own affair.
 
-    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` in all of it.
+    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` below.
     """
 
     def row_sizes(self) -> dict[str, int]:

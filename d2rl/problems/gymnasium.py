@@ -110,7 +110,8 @@ class GymnasiumProblem:
             disable_env_checker=True,
         )
         seeds = torch.randint(2**31 - 1, (batch,), generator=generator, device=generator.device)
-        return self._state(envs.reset(seed=seeds.tolist())[0], envs, generator.device)
+        first, _ = envs.reset(seed=seeds.tolist())
+        return self._state(first, envs, generator.device)
 
     def step(self, state: Episodes, decision: Tensor, generator: torch.Generator) -> Step[Episodes]:
         """One step of every simulation; one whose episode ends is reset at once."""

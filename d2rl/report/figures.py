@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from d2rl.problems.full_duplex.simulator import steering
 from d2rl.report.learning_curve import COLOURS, draw_learning_curve, read_changes
 from d2rl.wireless import ChannelState
+from d2rl.wireless.fading import steering
 
 WIDTH = 4.4  # inches; letters of 9 points stay readable on a screen of 390 pixels
 STYLE = {

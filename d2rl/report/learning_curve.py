@@ -3,52 +3,64 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LABEL_HEIGHT = 0.04  # of a letter, as a part of the axis
 
 
 def read_metrics(path: Path, *columns: str) -> list[tuple[float, ...]]:
-    """Rows of metrics.csv that have all of ``columns``."""
+    """Rows of metrics.csv that have all of ``columns``; a number that is not finite is none."""
     with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [tuple(float(row[c]) for c in columns) for row in rows if all(row.get(c) for c in columns)]
+        rows = [tuple(float(row.get(c) or math.nan) for c in columns) for row in csv.DictReader(file)]
+    return [row for row in rows if all(map(math.isfinite, row))]
 
 
 def learning_curve(
-    metrics: Path, references: dict[str, dict[str, float]], path: Path, metric: str = "sum_rate"
+    metrics: Path,
+    references: dict[str, dict[str, float]],
+    path: Path,
+    metric: str = "sum_rate",
+    unit: str = "bit/s/Hz",
 ) -> None:
-    """What was reached over training time, with the references as lines and the stages as marks.
+    """A metric over training time, with the references as lines and the stages as marks.
 
     :param metrics: metrics.csv of a run
-    :param references: policies of eval.json
-    :param metric: what is drawn of them
+    :param references: metrics of each
+    :param metric: which of them, and its unit
     """
-    figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
-    draw_learning_curve(axes, metrics, references, metric)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    draw_learning_curve(figure.subplots(), metrics, references, metric, unit)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def draw_learning_curve(
-    axes: Axes, metrics: Path, references: dict[str, dict[str, float]], metric: str = "sum_rate"
+    axes: Axes,
+    metrics: Path,
+    references: dict[str, dict[str, float]],
+    metric: str = "sum_rate",
+    unit: str = "bit/s/Hz",
 ) -> None:
-    """The content of :func:`learning_curve`; references that are not given are left out."""
+    """The content of :func:`learning_curve`."""
     curve = read_metrics(metrics, "time/total", f"eval/{metric}")
-    seconds, rates = zip(*curve, strict=True) if curve else ((), ())
-    axes.plot(seconds, rates, color=COLOURS[0], linewidth=1.8)
-    for name in [one for one in ("wmmse", "rzf", "mrt", "random") if one in references]:
-        level = references[name][metric]
+    seconds, values = zip(*curve, strict=True) if curve else ((), ())
+    axes.plot(seconds, values, color=COLOURS[0], linewidth=1.8)
+    levels = {name: reference[metric] for name, reference in references.items()}
+    everything = [*values, *levels.values()]
+    apart = LABEL_HEIGHT * (max(everything, default=0) - min(everything, default=0))
+    labelled: list[float] = []
+    for name, level in levels.items():
         axes.axhline(level, color="0.55", linewidth=0.8)
+        if any(abs(level - other) < apart for other in labelled):
+            continue  # two names on one another could not be read
+        labelled.append(level)
         axes.annotate(
-            name.upper() if name != "random" else name,
+            name,
             (1, level),
             xycoords=("axes fraction", "data"),
             xytext=(3, 0),
@@ -72,7 +84,8 @@ def draw_learning_curve(
                 rotation=90,
             )
     axes.set_xlabel("training time (s)")
-    axes.set_ylabel("sum rate (bit/s/Hz)" if metric == "sum_rate" else metric)
+    name = metric.replace("_", " ")
+    axes.set_ylabel(f"{name} ({unit})" if unit else name)
     axes.spines[["top", "right"]].set_visible(False)
 
 

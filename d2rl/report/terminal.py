@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+import textwrap
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from d2rl.common.errors import counted
 from d2rl.runs.run_directory import RunDirectory
 
 OFFLINE = "offline-run-*"
-CELLS = {  # heading: metric and its format
-    "sum rate\n(bit/s/Hz)": ("weighted_sum_rate", ".2f"),
-    "share of\nWMMSE": ("wmmse_ratio", ".3f"),
-    "gap\nclosed": ("gap_closed", ".3f"),
-    "downlink": ("downlink_rate", ".2f"),
-    "uplink": ("uplink_rate", ".2f"),
-    "latency\n(ms)": ("latency_ms", ".2f"),
-}
-EPISODES = {
-    "return": ("return", ".1f"),
-    "worst": ("return_worst", ".1f"),
-    "best": ("return_best", ".1f"),
-    "length\n(steps)": ("episode_length", ".0f"),
-    "reached\nthe goal": ("solved_share", ".2f"),
-}
+HEADING = 10  # letters of a line above a column
 
 
 def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) -> Table:
@@ -34,23 +23,42 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
     :param report: content of eval.json
     :param timing: content of timing.json
     """
-    episodes = report.get("metric") == "return"
-    columns, objective = (EPISODES, "return") if episodes else (CELLS, "weighted_sum_rate")
-    caption = f"{report['drops']} episodes"
-    if not episodes:
-        caption = f"{report['drops']} drops; no policy can pass {report['interference_free_bound']:.1f} bit/s/Hz"
+    unit, metric, anchors = report.get("unit"), report["metric"], report.get("anchors", ())
+    caption = counted(report["drops"], "drop" if anchors else "episode") + (f", in {unit}" if unit else "")
+    if "interference_free_bound" in report:
+        caption += f"; no policy can pass {report['interference_free_bound']:.1f}"
+    if schedule := schedule_line(report):
+        caption += f"\n{schedule}"
     if timing:
         caption += f"\ntraining {timing['total_seconds']:.0f} s of {timing['device']}, "
         caption += f"{1e3 * timing['seconds_per_update']:.1f} ms an update"
-        if not episodes:
+        if anchors:
             caption += f"; gap closed {', '.join(f'{t}: {_seconds(s)}' for t, s in timing['time_to_gap'].items())}"
-    table = Table("policy", caption=caption)
-    for heading in columns:
-        table.add_column(heading, justify="right")
-    ordered = sorted(report["policies"].items(), key=lambda item: -item[1][objective])
-    for name, metrics in ordered:
-        table.add_row(name, *(f"{metrics[key]:{form}}" if key in metrics else "" for key, form in columns.values()))
+    columns = {metric: _heading(metric)}
+    if anchors:
+        columns |= {f"{anchors[1]}_ratio": f"share of\n{anchors[1]}", "gap_closed": "gap\nclosed"}
+    columns |= {name: _heading(name) for name in report.get("shown", ())} | {"latency_ms": "latency\n(ms)"}
+    table = Table(caption=caption)
+    table.add_column("policy", no_wrap=True)
+    for column in columns.values():
+        table.add_column(column, justify="right")
+    for name, metrics in sorted(report["policies"].items(), key=lambda item: -item[1][metric]):
+        table.add_row(name, *(_number(key, metrics.get(key)) for key in columns))
     return table
+
+
+def schedule_line(report: dict[str, Any]) -> str | None:
+    """What proportional-fair weights bring beside equal ones; None where no schedule was asked for."""
+    if (found := report.get("proportional_fair")) is None:
+        return None
+    names = {"geometric_mean": "geometric mean of the links", "p5": "5 % link", "sum_rate": "sum rate"}
+    pairs = [f"{text} {found[f'proportional_fair_{n}']:.2f} ({found[f'equal_{n}']:.2f})" for n, text in names.items()]
+    return f"proportional fair over {counted(found['slots'], 'slot')} (equal weights): {', '.join(pairs)}"
+
+
+def shown(value: float | None, digits: int) -> str:
+    """A number as a person reads it; a dash for one that is unknown."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def wandb_notice(console: Console, run: RunDirectory) -> None:
@@ -61,3 +69,12 @@ def wandb_notice(console: Console, run: RunDirectory) -> None:
 
 def _seconds(value: float | None) -> str:
     return "not reached" if value is None else f"{value:.1f} s"
+
+
+def _heading(metric: str) -> str:
+    return textwrap.fill(metric.replace("_", " "), HEADING)
+
+
+def _number(metric: str, value: float | None) -> str:
+    digits = 3 if metric.endswith("_ratio") or metric == "gap_closed" else 2
+    return "" if value is None else shown(value, digits)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from d2rl.algorithm.policy import described, same_shape
 from d2rl.common.errors import CheckpointError
-from d2rl.config.defaults import NetworkConfig
 from d2rl.problems import make_problems
-from d2rl.problems.base import Generative, Problem
 from d2rl.training.checkpoint import config_of
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def load_weights(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
     """
     before = config_of(checkpoint)
     made_for, weights = make_problems(before)[0], dict(checkpoint["state_dict"])
-    same = _same_shape(made_for, agent.problem)
+    same = same_shape(made_for, agent.problem)
     if not same and agent.senpnn is not None:  # its rows are others, and no decision needs it
         weights = {key: value for key, value in weights.items() if not key.startswith("senpnn.")}
         weights |= agent.senpnn.state_dict(prefix="senpnn.")
@@ -32,8 +31,8 @@ def load_weights(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
         agent.load_state_dict(weights)
     except RuntimeError:
         raise CheckpointError(
-            f"{name} was trained for {_described(made_for, before.network)}; it cannot serve "
-            f"{_described(agent.problem, agent.config.network)}. The link_graph network with the structured head "
+            f"{name} was trained for {described(made_for, before.network)}; it cannot serve "
+            f"{described(agent.problem, agent.config.network)}. The link_graph network with the structured head "
             "serves any number of users and antennas."
         ) from None
     agent.stages = dict(checkpoint["d2rl"]["stages"])
@@ -51,22 +50,10 @@ def begin_from(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
     load_weights(agent, checkpoint, name)
     before = config_of(checkpoint)
     agent.initial_stages, agent.stages = agent.stages, dict.fromkeys(agent.stages, False)
-    agent.initial_stages["state"] &= _same_shape(make_problems(before)[0], agent.problem)
+    agent.initial_stages["state"] &= same_shape(make_problems(before)[0], agent.problem)
     agent.reward_unit_known = before.reward.case == agent.config.reward.case
     if agent.initial_stages["action"] and agent.config.stages.action is None:
         raise CheckpointError(
             f"{name} holds a policy of AENPNN, which stages.action=null leaves out; set stages.action=0, or give a "
             "checkpoint of a deterministic actor."
         )
-
-
-def _same_shape(first: Problem, second: Problem) -> bool:
-    def shape(problem: Problem) -> tuple[Any, ...]:
-        rows = problem.row_sizes() if isinstance(problem, Generative) else None
-        return problem.name, problem.layout, problem.sizes, rows
-
-    return shape(first) == shape(second)
-
-
-def _described(problem: Problem, network: NetworkConfig) -> str:
-    return f"{problem} and the {network.kind} network of width {network.width}"

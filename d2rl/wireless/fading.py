@@ -36,6 +36,13 @@ def rician(scattered: Tensor, factor: float | None, line_of_sight: Tensor | floa
     return math.sqrt(k / (k + 1)) * line_of_sight + math.sqrt(1 / (k + 1)) * scattered
 
 
+def steering(positions: Tensor, antennas: int) -> Tensor:
+    """Response of a half-wavelength linear array along x to users at ``positions``: [B, K, antennas]."""
+    cosine = positions[..., 0] / positions.norm(dim=-1)
+    phase = math.pi * cosine.unsqueeze(-1) * torch.arange(antennas, device=positions.device)
+    return torch.polar(torch.ones_like(phase), phase)
+
+
 def jakes_correlation(speed: float, carrier: float, slot: float) -> float:
     """Correlation of fading between two slots, J_0(2 pi f_d T) (Jakes 1974).
 
@@ -60,7 +67,14 @@ def scale(small: ChannelState, gains: LinkGains) -> ChannelState:
 
 
 def whiten(channels: ChannelState, gains: LinkGains) -> ChannelState:
-    """Whitened coefficients from channels; the inverse of :func:`scale`, and 0 where the gain is 0."""
+    """Whitened coefficients from channels; the inverse of :func:`scale`, and 0 where the gain is 0.
+
+    :raises ValueError: gains of other shapes than the channels ask for
+    """
+    for name, gain in gains.tensors().items():
+        expected = getattr(channels, name).shape[: gain.dim()]
+        if gain.shape != expected:
+            raise ValueError(f"gains.{name} has shape {tuple(gain.shape)}, the channels ask for {tuple(expected)}")
     roots = {name: root.clamp_min(torch.finfo(root.dtype).tiny) for name, root in _roots(gains).items()}
     return ChannelState(**{name: tensor / roots[name] for name, tensor in channels.tensors().items()})
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from dataclasses import replace
+from itertools import pairwise, product
 
 import lightning as L
 import pytest
 import torch
+from conftest import pairs
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.networks import Observation, observe
+from d2rl.algorithm.decisions import DecisionRule
+from d2rl.algorithm.learning_rates import Schedule
 from d2rl.envs import decided_rates, evaluation_states
-from d2rl.evaluation.evaluate import DecisionRule, Evaluation, policy_of
+from d2rl.evaluation.evaluate import Evaluation, policy_of
+from d2rl.problems.base import Observation, Transition
+from d2rl.problems.full_duplex.observation import observe
 from d2rl.wireless import ChannelState
 from d2rl.wireless.fading import whiten
 
@@ -59,11 +64,11 @@ def distinct_channels(first: ChannelState, second: ChannelState) -> Tensor:
     return torch.stack([(t != other[n]).flatten(1).all(1) for n, t in first.tensors().items()]).all(0)
 
 
-def latest(agent: D2RL) -> dict[str, Tensor]:
+def latest(agent: D2RL) -> Transition:
     """The transitions of the last interaction."""
-    count, ring = agent.env.num_envs, agent.replay
+    count, ring = agent.world.batch, agent.replay
     index = (torch.arange(count) + ring.position - count) % ring.capacity
-    return {name: tensor[index] for name, tensor in ring.storage.items()}
+    return ring.form.with_tensors({name: tensor[index] for name, tensor in ring.storage.items()})
 
 
 # ------------------------------------------------------------------ the same bits
@@ -119,8 +124,7 @@ class EachCombination(Callback):
         assert all_finite(agent)
 
 
-@pytest.mark.parametrize("objective", ["chain", "weighted", "mixed"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("objective", "case"), zip(("chain", "weighted", "mixed", "mixed"), CASES, strict=True))
 def test_each_combination_of_stages_trains_only_its_networks(tiny, fit, case, objective):
     agent, notes = (
         build(
@@ -203,6 +207,18 @@ def test_rates_and_noise_follow_their_schedules(tiny, fit):
         assert noise == pytest.approx(0.4 - 0.3 * (step + 1) / 4)
 
 
+@pytest.mark.parametrize("planned", [5, 12, 100])
+def test_a_schedule_of_another_length_goes_on_and_ends_at_one(planned):
+    before = Schedule(10)
+    after = before.replanned(planned, 4)
+    shares = [after.at(updates) for updates in range(4, planned + 1)]
+    assert shares[0] == before.at(4) == 0.4
+    assert shares[-1] == after.at(planned + 1) == 1
+    assert all(second > first for first, second in pairwise(shares))
+    assert before.replanned(10, 4) == before
+    assert before.replanned(3, 4).at(4) == 1
+
+
 def test_targets_follow_by_tau(tiny, fit):
     still, moving = (build(tiny(f"ddpg.target_rate={tau}", "ddpg.warmup_updates=0")) for tau in (1e-9, 1.0))
     for agent in (still, moving):
@@ -225,84 +241,94 @@ def with_state_stage(tiny, fit, chi: float, *overrides: str) -> D2RL:
 
 def test_chi_one_replaces_every_state_and_the_reward_is_that_of_the_new_one(tiny, fit):
     agent = with_state_stage(tiny, fit, 1.0)
-    real = agent.env.state
+    real = agent.world.state
     agent.interact()
     stored = latest(agent)
-    acted_on = Observation.from_tensors(stored)
-    assert bool(distinct_channels(acted_on.channels, real.channels).all())
-    rates = decided_rates(agent.env.head, acted_on.channels, stored["action"])
-    assert torch.allclose(stored["rates"], rates, atol=1e-5)
-    assert (decided_rates(agent.env.head, real.channels, stored["action"]) - rates).abs().max() > 0.1
+    acted_on = stored.observation.known.channels
+    assert bool(distinct_channels(acted_on, real.channels).all())
+    rates = decided_rates(agent.problem.head, acted_on, stored.action)
+    assert torch.allclose(stored.utility, rates, atol=1e-5)
+    assert (decided_rates(agent.problem.head, real.channels, stored.action) - rates).abs().max() > 0.1
 
 
 def test_chi_zero_replaces_no_state(tiny, fit):
     agent = with_state_stage(tiny, fit, 0.0)
     for _ in range(3):
-        real = agent.env.state
+        real = agent.world.state
         agent.interact()
-        assert bool(same_channels(Observation.from_tensors(latest(agent)).channels, real.channels).all())
+        assert bool(same_channels(latest(agent).observation.known.channels, real.channels).all())
 
 
 def test_no_state_is_replaced_before_its_stage(tiny, fit):
     agent = build(tiny("stages.state=5"))
     agent.chi = 1.0
     fit(agent)
-    real = agent.env.state
+    real = agent.world.state
     agent.interact()
-    assert bool(same_channels(Observation.from_tensors(latest(agent)).channels, real.channels).all())
+    assert bool(same_channels(latest(agent).observation.known.channels, real.channels).all())
+
+
+def replaced(agent: D2RL, slots: int) -> list[bool]:
+    """Whether the states of each of some slots are replaced, by copies of themselves."""
+    agent.synthetic, found = lambda problem, state, step: replace(state), []
+    for _ in range(slots):
+        before = agent.world.state
+        agent.explore_state()
+        found.append(agent.world.state is not before)
+    return found
 
 
 @pytest.mark.parametrize(("chi", "share"), [(0.0, 0), (0.1, 1), (0.3, 3), (0.5, 5), (0.75, 7), (1.0, 10)])
 def test_chi_is_the_share_of_slots_that_are_replaced_evenly_spread(tiny, chi, share):
     agent = build(tiny())
-    agent.chi = chi
-    due = [agent.replacement_due() for _ in range(10)]
+    agent.stages["state"], agent.chi = True, chi
+    due = replaced(agent, 10)
     assert sum(due) == share
     for start in range(11):
         for end in range(start, 11):
             assert abs(sum(due[start:end]) - chi * (end - start)) < 1 + 1e-6
-    many = [agent.replacement_due() for _ in range(990)]
+    many = replaced(agent, 990)
     assert sum(due) + sum(many) == round(chi * 1000)
 
 
 def test_a_slot_is_replaced_as_a_whole_or_not_at_all(tiny, fit):
     agent = with_state_stage(tiny, fit, 0.5)
-    replaced = []
+    found = []
     for _ in range(6):
-        real = agent.env.state
+        real = agent.world.state
         agent.interact()
-        acted_on = Observation.from_tensors(latest(agent)).channels
+        acted_on = latest(agent).observation.known.channels
         same, distinct = same_channels(acted_on, real.channels), distinct_channels(acted_on, real.channels)
         assert bool(same.all()) or bool(distinct.all())
-        replaced.append(bool(distinct.all()))
-    assert replaced in ([True, False] * 3, [False, True] * 3)
+        found.append(bool(distinct.all()))
+    assert found in ([True, False] * 3, [False, True] * 3)
 
 
-def test_what_is_owed_of_chi_survives_a_checkpoint(tiny, fit):
+def test_what_is_due_by_chi_survives_a_checkpoint(tiny, fit):
     agent = with_state_stage(tiny, fit, 0.3)
     checkpoint = {}
     agent.on_save_checkpoint(checkpoint)
-    assert checkpoint["d2rl"]["owed"] == agent.owed > 0
+    assert checkpoint["d2rl"]["replacements_due"] == agent.replacements_due > 0
     again = build(agent.config)
     again.on_load_checkpoint(checkpoint)
-    assert (again.chi, again.owed) == (agent.chi, agent.owed)
-    assert [again.replacement_due() for _ in range(10)] == [agent.replacement_due() for _ in range(10)]
+    assert (again.chi, again.replacements_due) == (agent.chi, agent.replacements_due)
+    assert replaced(again, 10) == replaced(agent, 10)
 
 
 def test_a_state_can_be_replaced_outside_a_training_step(tiny, fit):
     """The factors of the chain are made when nobody has made them."""
     agent = build(tiny("stages.state=0"))
     agent.on_fit_start()
-    made = agent.replace_states(agent.env.state)
-    assert bool(distinct_channels(made.channels, agent.env.state.channels).all())
+    made = agent.synthetic(agent.problem, agent.world.state)
+    assert bool(distinct_channels(made.channels, agent.world.state.channels).all())
     assert bool(same_channels(made.estimate, made.channels).all())
 
 
 def test_replaced_states_keep_their_large_scale_gains(tiny, fit):
     size = ("trainer.num_envs=128", "ddpg.replay=128", "trainer.updates_per_epoch=100")
     agent = with_state_stage(tiny, fit, 1.0, *size)
-    state = agent.env.state
-    made = agent.replace_states(state)
+    state = agent.world.state
+    made = agent.synthetic(agent.problem, state)
     for name, gain in state.gains.tensors().items():
         assert torch.equal(getattr(made.gains, name), gain)
     assert torch.equal(made.weights, state.weights)
@@ -316,21 +342,24 @@ def test_replaced_states_keep_their_large_scale_gains(tiny, fit):
 @pytest.mark.parametrize("chi", [0.0, 1.0])
 def test_the_agent_never_sees_the_true_channels(tiny, fit, chi):
     agent = with_state_stage(tiny, fit, chi, "scenario.csi_error=0.2", "ddpg.gamma=0.5")
-    state = agent.env.state
+    state = agent.world.state
     agent.interact()
     stored = latest(agent)
-    known = Observation.from_tensors(stored)
-    assert bool(distinct_channels(known.channels, state.channels).all())
+    known = stored.observation.known.channels
+    assert bool(distinct_channels(known, state.channels).all())
     if chi == 0:
-        assert bool(same_channels(known.channels, state.estimate).all())
-        assert torch.allclose(stored["rates"], agent.env.measure(state, stored["action"]))
-        following = {n.removeprefix("next."): t for n, t in stored.items() if n.startswith("next.")}
-        assert bool(same_channels(Observation.from_tensors(following).channels, agent.env.state.estimate).all())
-    blind = decided_rates(agent.env.head, known.channels, stored["action"])
-    assert (stored["rates"] - blind).abs().max() > 0.1  # rewards come from the truth
-    expected = observe(known.channels, known.weights)
-    for name, tensor in expected.tensors().items():
-        assert torch.allclose(stored[name], tensor, atol=1e-4), name
+        assert bool(same_channels(known, state.estimate).all())
+        decision = agent.problem.decode(stored.observation, stored.action)
+        assert torch.allclose(stored.utility, agent.problem.measure(state, decision))
+    blind = decided_rates(agent.problem.head, known, stored.action)
+    assert (stored.utility - blind).abs().max() > 0.1  # rewards come from the truth
+    expected = observe(known, stored.observation.weights).tensors()
+    for name, tensor in stored.observation.tensors().items():
+        assert torch.allclose(tensor, expected[name], atol=1e-4), name
+    following = agent.world.state
+    goes_on = torch.arange(8) % 10 != -following.slot % 10  # the users of the others were dropped anew
+    assert 0 < goes_on.sum() < 8
+    assert torch.equal(same_channels(stored.following.known.channels, following.estimate), goes_on)
 
 
 # ------------------------------------------------------------------ the discounted next value
@@ -338,15 +367,14 @@ def test_the_agent_never_sees_the_true_channels(tiny, fit, chi):
 
 @pytest.mark.parametrize("case", ["raw", "designed"])
 @pytest.mark.parametrize("action_stage", [False, True])
-def test_the_next_value_counts_only_where_the_episode_goes_on(tiny, fit, case, action_stage):
+def test_the_next_value_counts_only_where_the_task_goes_on(tiny, fit, case, action_stage):
     agent = build(tiny("ddpg.gamma=0.9", f"reward.case={case}"))
     agent.stages |= {"action": action_stage, "reward": True}
     values = {}
 
     def judge(_, agent):
         batch = agent.replay.sample(8, seeded())
-        batch["continues"] = torch.arange(8) % 2.0
-        values["last"] = agent.next_value(batch)
+        values["last"] = agent.next_value(replace(batch, terminated=torch.arange(8) % 2 == 0))
 
     fit(agent, judge)
     assert values["last"].shape == (8, 1, 5 if case == "designed" else 1)
@@ -354,14 +382,17 @@ def test_the_next_value_counts_only_where_the_episode_goes_on(tiny, fit, case, a
     assert bool((values["last"][1::2] != 0).all())
 
 
-def test_an_episode_goes_on_where_the_users_stay(tiny, fit):
-    """At speed 0 a channel changes only when its users are dropped anew."""
+def test_a_cut_episode_is_followed_by_its_own_last_state(tiny, fit):
+    """At speed 0 a channel changes only when its users are dropped again, which ends no task."""
     agent = build(tiny("ddpg.gamma=0.9", "scenario.speed=0", "scenario.episode_length=3"))
     fit(agent)
-    stored = {name: tensor[: len(agent.replay)] for name, tensor in agent.replay.storage.items()}
-    stayed = torch.isclose(stored["next.downlink"], stored["downlink"]).flatten(1).all(1)
-    assert torch.equal(stored["continues"], stayed.float())
-    assert 0 < stayed.float().mean() < 1
+    for _ in range(3):
+        before = agent.world.state
+        agent.interact()
+        stored, stayed = latest(agent), same_channels(before.channels, agent.world.state.channels)
+        assert 0 < stayed.float().mean() < 1
+        assert torch.equal(stored.following.known.channels.downlink, before.channels.downlink)
+        assert not bool(stored.terminated.any())
 
 
 def test_the_critic_regresses_on_reward_plus_discounted_next_value(tiny, fit):
@@ -369,18 +400,17 @@ def test_the_critic_regresses_on_reward_plus_discounted_next_value(tiny, fit):
 
     def compare(_, agent):
         before = agent.generator.get_state()
-        observation, batch = agent.draw(agent.config.ddpg.critic_batch)
+        batch = agent.draw(agent.config.ddpg.critic_batch)
         agent.generator.set_state(before)
-        reward = batch["rates"].sum(-1, keepdim=True) / 10  # weights are 1
-        following = Observation.from_tensors({n[5:]: t for n, t in batch.items() if n.startswith("next.")})
+        observation, following = batch.observation, batch.following
+        reward = batch.utility.sum(-1, keepdim=True) / 10  # weights are 1
         with torch.no_grad():
             action = agent.target_actor(following).tanh().unsqueeze(1)
             value = agent.target_critic(following, agent.view(following, action)).sum(-1, keepdim=True)
-            target = reward + 0.9 * batch["continues"][:, None, None] * value
-            guess = agent.critic(observation, agent.view(observation, batch["action"])).sum(-1, keepdim=True)
-            losses["expected"] = (guess - target).square().mean().item()
+            guess = agent.critic(observation, agent.view(observation, batch.action)).sum(-1, keepdim=True)
+            losses["expected"] = (guess - reward - 0.9 * value).square().mean().item()
         agent.means.collect()
-        agent.update_critic()
+        agent.improve("critic")
         losses["found"] = agent.means.collect()["losses/critic"]
 
     fit(agent, compare)
@@ -396,14 +426,14 @@ def test_the_stored_view_is_that_of_the_stored_action_on_the_known_channels(tiny
     agent = with_state_stage(tiny, fit, chi, f"network.critic={critic}", "scenario.csi_error=0.2")
     agent.interact()
     stored = latest(agent)
-    expected = agent.view(Observation.from_tensors(stored), stored["action"])
-    assert stored["view"].shape == (8, 2, 5, 2 if critic == "powers" else 4)
-    torch.testing.assert_close(stored["view"], expected, rtol=0, atol=1e-4)
+    expected = agent.view(stored.observation, stored.action)
+    assert stored.view.shape == (8, 2, 5, 2 if critic == "powers" else 4)
+    torch.testing.assert_close(stored.view, expected, rtol=0, atol=1e-4)
 
 
 def test_a_value_climbs_through_the_view_and_leaves_the_critic_alone(tiny):
     agent = build(tiny())
-    observation = observe(agent.env.state.estimate, agent.env.state.weights)
+    observation = agent.problem.observe(agent.world.state)
     action = torch.zeros(8, 3, 10, requires_grad=True)
     value = agent.value(observation, action)
     assert value.shape == (8, 3)
@@ -418,7 +448,14 @@ def test_a_value_climbs_through_the_view_and_leaves_the_critic_alone(tiny):
 def explore_alone(agent: D2RL, seed: int = 0) -> Observation:
     """An agent that needs no Trainer, in the action stage; what it sees."""
     agent.stages["action"], agent.generator = True, seeded(seed)
-    return observe(agent.env.state.estimate, agent.env.state.weights)
+    return agent.problem.observe(agent.world.state)
+
+
+def batch_of(observation: Observation) -> Transition:
+    """For an objective that looks at nothing but the states."""
+    shape, layout = (observation.batch, 1), observation.layout
+    utility = torch.zeros(*shape, layout.entities)
+    return Transition(observation, torch.zeros(*shape, layout.size), utility.unsqueeze(-1), utility)
 
 
 @pytest.mark.parametrize("samples", [1, 4])
@@ -437,7 +474,7 @@ def test_the_chain_objective_weighs_draws_by_their_standardised_value(tiny, samp
         objective = objective - sum(s / sum(scores) * v for s, v in zip(scores, value[b], strict=True)) / 8
     objective = objective + agent.config.ddpg.saturation_penalty * drawn.square().mean()
     expected = torch.autograd.grad(objective, list(agent.aenpnn.parameters()))
-    loss = agent.action_explorer_loss(observation, {})
+    loss = agent.policy_loss(batch_of(observation))
     assert loss.item() == pytest.approx(objective.item(), rel=1e-4)
     found = torch.autograd.grad(loss, list(agent.aenpnn.parameters()))
     for one, other in zip(found, expected, strict=True):
@@ -451,7 +488,7 @@ def test_the_last_steps_of_the_chain_are_trained_in_turn(tiny, last, expected):
     observation = explore_alone(agent)
     for agent.updates in range(4):
         agent.aenpnn.zero_grad()
-        agent.action_explorer_loss(observation, {}).backward()
+        agent.policy_loss(batch_of(observation)).backward()
         trained.append(agent.aenpnn.denoiser.step.weight.grad.abs().sum(-1).nonzero().flatten().tolist())
     assert trained == [[step] for step in expected]
 
@@ -465,6 +502,7 @@ class TwoModes(D2RL):
         return torch.maximum(0.2 - distances[0], -distances[1])
 
 
+@pytest.mark.slow
 def test_several_draws_find_the_better_of_two_modes_though_few_begin_there(tiny):
     L.seed_everything(0, verbose=False)
     size = ("network.width=16", "network.layers=2", "action.steps=6", "trainer.num_envs=16")
@@ -489,7 +527,7 @@ def test_several_draws_find_the_better_of_two_modes_though_few_begin_there(tiny)
     assert better() < 0.4
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
     for _ in range(250):
-        descend(agent.action_explorer_loss(observation, {}))
+        descend(agent.policy_loss(batch_of(observation)))
     assert better() > 0.9
 
 
@@ -508,7 +546,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_counted(tiny, fit):
 
     def poison(_, agent):
         assert agent.skipped_steps() == 0
-        for tensor in (agent.replay.storage["rates"], agent.replay.storage["generated"]):
+        for tensor in (agent.replay.storage["utility"], agent.replay.storage["generated"]):
             tensor.fill_(float("nan"))
         before, states, number = weights(agent), moments(agent), agent.updates
         agent.learn()
@@ -517,7 +555,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_counted(tiny, fit):
         seen["states"] = len(states)
         seen["skipped"] = (agent.skipped_steps(), agent.skipped_steps())
         seen["updates"] = agent.updates - number
-        agent.replay.storage["rates"].fill_(1.0)
+        agent.replay.storage["utility"].fill_(1.0)
         agent.replay.storage["generated"].fill_(1.0)
         agent.learn()
         seen["later"] = changed(agent, before)
@@ -537,7 +575,7 @@ def test_a_first_reward_that_is_not_finite_does_no_harm(tiny, fit):
         def on_train_batch_start(self, trainer, agent, batch, batch_index):
             if batch_index == 0:
                 agent.interact()
-                agent.replay.storage["rates"].fill_(float("nan"))
+                agent.replay.storage["utility"].fill_(float("nan"))
 
     agent = build(tiny("reward.case=raw_gdm", *ONE_STEP))
     fit(agent, Poison())
@@ -581,15 +619,15 @@ def test_the_analytic_gradient_needs_no_critic(tiny, fit, action_stage):
 
 def test_the_analytic_gradient_uses_the_known_channels(tiny, fit):
     agent = build(tiny("ddpg.analytic=true", "scenario.csi_error=0.3"))
-    state = agent.env.state
-    observation, action = observe(state.estimate, state.weights), torch.zeros(8, 1, agent.env.action_size)
-    rates = decided_rates(agent.env.head, state.estimate, action)
+    state = agent.world.state
+    observation, action = agent.problem.observe(state), torch.zeros(8, 1, agent.problem.layout.size)
+    rates = decided_rates(agent.problem.head, state.estimate, action)
     assert torch.allclose(agent.value(observation, action), rates.sum(-1) / 10)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "link_graph"])
-@pytest.mark.parametrize("critic", ["powers", "numbers"])
-@pytest.mark.parametrize("head", ["beamforming", "structured"])
+@pytest.mark.parametrize(
+    ("kind", "critic", "head"), pairs(("mlp", "link_graph"), ("powers", "numbers"), ("beamforming", "structured"))
+)
 def test_every_network_and_head_trains_a_step(tiny, fit, kind, critic, head):
     choice = (f"network.kind={kind}", f"network.critic={critic}", f"scenario.head={head}")
     agent = build(tiny(*choice, *ONE_STEP, "ddpg.warmup_updates=0", "stages.state=0", "reward.case=designed_gdm"))
@@ -599,14 +637,13 @@ def test_every_network_and_head_trains_a_step(tiny, fit, kind, critic, head):
     assert changed(agent, before) >= {"critic", "aenpnn", "renpnn", "senpnn"}
     assert all_finite(agent)
     assert agent.skipped_steps() == 0
-    assert latest(agent)["action"].shape == (8, 2, 26 if head == "beamforming" else 10)
+    assert latest(agent).action.shape == (8, 2, 26 if head == "beamforming" else 10)
 
 
 def test_a_bank_of_stored_states_is_split_for_the_state_explorer(tiny, fit):
     agent = with_state_stage(tiny, fit, 0.5, "scenario.stored_states=20")
-    assert agent.held_out.weights.shape[0] == 4
-    assert agent.senpnn_bank.weights.shape[0] == 16
-    kept, used = agent.held_out.channels.downlink, agent.senpnn_bank.channels.downlink
+    assert (agent.held_out.batch, agent.stored.batch) == (4, 16)
+    kept, used = agent.held_out.channels.downlink, agent.stored.channels.downlink
     assert not (kept.unsqueeze(1) == used).flatten(2).all(-1).any()
 
 
@@ -627,7 +664,7 @@ def test_a_training_step_begins_with_a_slot_and_has_another_every_few_updates(ti
     fit(agent)
     step = ["slot", *["update"] * 3, "slot", *["update"] * 3, "slot", "update"]
     assert happened == step * 2
-    assert agent.environment_steps == 6 * agent.env.num_envs
+    assert agent.environment_steps == 6 * agent.world.batch
 
 
 # ------------------------------------------------------------------ decisions
@@ -666,7 +703,7 @@ def test_decisions_follow_the_order_of_users(tiny):
 
 def test_proposals_are_bounded_and_free_of_exploration_noise(tiny):
     agent = lively(build(tiny("ddpg.noise=1")))
-    observation = observe(agent.env.state.estimate, agent.env.state.weights)
+    observation = agent.problem.observe(agent.world.state)
     several = agent.propose(observation, 4, seeded())
     assert several.shape == (8, 4, 10)
     assert torch.equal(several, several[:, :1].expand_as(several))  # the deterministic actor
@@ -675,6 +712,18 @@ def test_proposals_are_bounded_and_free_of_exploration_noise(tiny):
     assert several.abs().max() <= 1
     assert torch.equal(several, agent.propose(observation, 4, seeded()))
     assert (several[:, 0] - several[:, 1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("action_stage", [False, True])
+def test_the_share_of_saturated_actions_is_that_of_the_proposals_without_noise(tiny, fit, action_stage):
+    agent, seen = build(tiny("ddpg.noise=1", "ddpg.noise_end=1")), []
+    agent.stages["action"] = action_stage
+    output = torch.tensor([0.0, 2.6, -2.6, 2.7, -2.7, 9.0, 0.0, 0.0, 0.0, 0.0])  # tanh(2.65) is 0.99
+    agent.actor.forward = lambda observation: output.expand(observation.batch, -1)
+    agent.aenpnn.sample = lambda observation, count, generator: output.expand(observation.batch, count, -1)
+    agent.learn = lambda: None  # nobody has to learn from it
+    fit(agent, lambda _, agent: seen.append(agent.means.collect()["charts/saturated_actions"]))
+    assert seen == pytest.approx([0.3, 0.3])
 
 
 LEARNING = (
@@ -687,16 +736,15 @@ LEARNING = (
 @pytest.mark.parametrize(
     ("overrides", "stages"),
     [
-        (("reward.case=raw",), {}),
-        (("reward.case=designed", "action.objective=mixed"), {"action": True, "reward": True}),
-        (("ddpg.analytic=true",), {}),
+        pytest.param(("reward.case=raw",), {}, marks=pytest.mark.slow, id="ddpg"),
+        pytest.param(("reward.case=designed", "action.objective=mixed"), {"action": True, "reward": True}, id="d2rl"),
+        pytest.param(("ddpg.analytic=true",), {}, marks=pytest.mark.slow, id="analytic"),
     ],
-    ids=["ddpg", "d2rl", "analytic"],
 )
 def test_learning_raises_the_sum_rate(tiny, fit, overrides, stages):
     agent = build(tiny(*LEARNING, *overrides))
     agent.stages |= stages
-    evaluation = Evaluation(agent.config.scenario, 64, 0)
+    evaluation = Evaluation(agent.problem, 64, 0)
     before = evaluation.score("before", policy_of(agent, DecisionRule()))
     fit(agent)
     after = evaluation.score("after", policy_of(agent, DecisionRule()))

@@ -6,11 +6,15 @@ from copy import deepcopy
 
 import pytest
 import torch
+from conftest import problem_of
 from torch import Tensor, nn
 
-from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, follow, saturation
-from d2rl.algorithm.networks import Observation, make_encoder, make_transition, make_view, observe
+from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, polyak_update, saturation
+from d2rl.algorithm.networks import make_encoder, make_transition, make_view
+from d2rl.config.defaults import NetworkConfig
 from d2rl.envs import decided_rates
+from d2rl.problems.base import Observation
+from d2rl.problems.full_duplex.observation import observe
 from d2rl.wireless import ChannelState, make_head
 
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
@@ -23,8 +27,8 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def seen(channels: ChannelState) -> Observation:
-    return observe(channels, torch.ones(channels.batch, channels.links))
+def seen(channels: ChannelState, head: str = "structured") -> Observation:
+    return observe(channels, torch.ones(channels.batch, channels.links), problem_of(channels, head).layout.numbers)
 
 
 def draw_actions(channels: ChannelState, count: int, seed: int = 0) -> Tensor:
@@ -32,21 +36,21 @@ def draw_actions(channels: ChannelState, count: int, seed: int = 0) -> Tensor:
 
 
 def look(observation: Observation, action: Tensor, sees: str = "powers") -> Tensor:
-    return make_view(sees, make_head("structured", 8))(observation, action)
+    return make_view(NetworkConfig(critic=sees), problem_of(observation.known.channels))[0](observation, action)
 
 
 def build_critic(channels: ChannelState, kind: str = "link_graph", sees: str = "powers") -> Critic:
-    size = make_view(sees, make_head("structured", 8)).size
+    config, problem = NetworkConfig(kind=kind, width=WIDTH, critic=sees), problem_of(channels)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Critic(make_transition(kind, channels, size, WIDTH, 2, sees), WIDTH)
+        return Critic(make_transition(config, problem, make_view(config, problem)[1]), WIDTH)
 
 
 def build_actor(channels: ChannelState, kind: str = "link_graph", head: str = "structured") -> DeterministicActor:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layout = make_head(head, channels.transmit_antennas).layout
-        return DeterministicActor(make_encoder(kind, channels, WIDTH, 2), layout, WIDTH)
+        problem = problem_of(channels, head)
+        return DeterministicActor(make_encoder(NetworkConfig(kind=kind, width=WIDTH), problem), problem.layout, WIDTH)
 
 
 # ------------------------------------------------------------------ critic
@@ -123,8 +127,8 @@ def test_calibration_meets_the_mean_reward_and_keeps_differences(channels, kind,
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_policy_is_near_the_middle_and_depends_on_the_state(channels, kind, head):
     actor = build_actor(channels, kind, head)
-    output = actor(seen(channels))
-    assert output.shape == (16, make_head(head, 8).layout.size(channels))
+    output = actor(seen(channels, head))
+    assert output.shape == (16, problem_of(channels, head).layout.size)
     assert output.abs().mean() < 0.2
     assert output.std(0).min() > 0
 
@@ -135,7 +139,7 @@ def test_each_direction_has_its_own_numbers_in_the_flat_action(channels):
     with torch.no_grad():
         actor.output.linear.bias[:16], actor.output.linear.bias[16:] = 1.0, -1.0  # of downlink and of uplink users
     expected = torch.cat([torch.ones(6 * 16), -torch.ones(4)]).expand(16, 100)
-    assert torch.equal(actor(seen(channels)), expected)
+    assert torch.equal(actor(seen(channels, "beamforming")), expected)
 
 
 def test_the_policy_follows_the_order_of_users(channels):
@@ -151,7 +155,7 @@ def ascend(
     """Fit the critic to rewards of random actions alone, then the actor to the critic alone."""
     critics, actors = (torch.optim.Adam(module.parameters(), lr=5e-3) for module in (critic, actor))
     generator = seeded(2)
-    size = 2 * observation.channels.links
+    size = observation.layout.size
     for number in range(updates):
         action = 2 * torch.rand(observation.batch, 4, size, generator=generator) - 1
         view = look(observation, action, sees)
@@ -171,6 +175,7 @@ def ascend(
         actors.step()
 
 
+@pytest.mark.slow
 def test_the_policy_finds_the_top_of_a_learned_quadratic(make_channels):
     observation = seen(make_channels(32, downlink_users=2, uplink_users=2))
     best = torch.tensor([0.5, -0.4]).repeat(4)
@@ -178,10 +183,10 @@ def test_the_policy_finds_the_top_of_a_learned_quadratic(make_channels):
     def reward(action: Tensor) -> Tensor:
         return -(action - best).square().unflatten(-1, (4, 2)).sum(-1)
 
-    actor = build_actor(observation.channels)
+    actor = build_actor(observation.known.channels)
     before = reward(actor(observation).tanh()).sum(-1).mean().item()
     assert before == pytest.approx(-4 * (0.25 + 0.16), rel=0.2)
-    ascend(build_critic(observation.channels, sees="numbers"), actor, observation, reward, 400, "numbers")
+    ascend(build_critic(observation.known.channels, sees="numbers"), actor, observation, reward, 400, "numbers")
     after = reward(actor(observation).tanh()).sum(-1).mean().item()
     assert after > 0.5 * before  # both are negative
     assert actor(observation).tanh().mean(0).unflatten(-1, (4, 2)).sign().tolist() == [[1.0, -1.0]] * 4
@@ -218,17 +223,17 @@ def test_the_target_follows_by_a_fraction_of_the_distance(channels):
         nn.init.normal_(parameter, generator=seeded(i))
     old = [p.detach().double().clone() for p in target.parameters()]
     new = [p.detach().double().clone() for p in source.parameters()]
-    follow(target, source, 0.1)
+    polyak_update(target, source, 0.1)
     for p, was, goal in zip(target.parameters(), old, new, strict=True):
         torch.testing.assert_close(p.double(), 0.9 * was + 0.1 * goal, rtol=1e-5, atol=1e-6)
     for p, kept in zip(source.parameters(), new, strict=True):
         assert torch.equal(p.double(), kept)
     for _ in range(4):
-        follow(target, source, 0.1)
+        polyak_update(target, source, 0.1)
     for p, was, goal in zip(target.parameters(), old, new, strict=True):
         torch.testing.assert_close(p.double(), goal + 0.9**5 * (was - goal), rtol=1e-4, atol=1e-5)
         assert p.requires_grad
         assert p.grad_fn is None
-    follow(target, source, 1.0)
+    polyak_update(target, source, 1.0)
     for p, goal in zip(target.parameters(), new, strict=True):
         torch.testing.assert_close(p.double(), goal, rtol=1e-5, atol=1e-6)

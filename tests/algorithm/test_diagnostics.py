@@ -9,9 +9,6 @@ from torch import Tensor
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.diagnostics import JUDGED, goodhart_gap, gradient_cosine, state_explorer_loss
-from d2rl.algorithm.networks import observe
-from d2rl.wireless import ChannelState
-from d2rl.wireless.propagation import LinkGains
 
 
 def build(tiny, *overrides: str) -> D2RL:
@@ -26,12 +23,12 @@ def build(tiny, *overrides: str) -> D2RL:
 def test_asking_changes_no_weight_and_leaves_no_gradient(tiny, action_stage):
     agent = build(tiny)
     agent.stages = {"action": action_stage, "reward": True, "state": True}
-    before, state = {name: t.clone() for name, t in agent.state_dict().items()}, agent.env.state
+    before, state = {name: t.clone() for name, t in agent.state_dict().items()}, agent.world.state
     for probe in (state_explorer_loss, gradient_cosine, goodhart_gap):
         assert torch.isfinite(probe(agent))
     assert all(torch.equal(t, before[name]) for name, t in agent.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in agent.parameters())
-    assert agent.env.state is state
+    assert agent.world.state is state
 
 
 def test_the_loss_of_the_state_explorer_is_that_of_the_states_kept_from_it(tiny):
@@ -39,17 +36,18 @@ def test_the_loss_of_the_state_explorer_is_that_of_the_states_kept_from_it(tiny)
     agent.generator.manual_seed(3)
     found = state_explorer_loss(agent)
     generator = torch.Generator().manual_seed(3)
-    assert torch.equal(found, agent.senpnn.held_out_loss(kept.channels, kept.gains, generator))
+    assert torch.equal(found, agent.senpnn.held_out_loss(agent.problem.rows(kept), generator))
 
 
 class Copies:
-    """A state explorer whose synthetic states are the real ones, times a factor."""
+    """A state explorer whose synthetic rows are the real ones, pairs of real and imaginary part, times a factor."""
 
     def __init__(self, factor: complex = 1.0):
         self.factor = factor
 
-    def generate(self, channels: ChannelState, gains: LinkGains, *, generator: torch.Generator) -> ChannelState:
-        return channels.map(lambda tensor: self.factor * tensor)
+    def generate(self, rows: dict[str, Tensor], step, *, generator: torch.Generator, factors) -> dict[str, Tensor]:
+        made = {name: self.factor * torch.view_as_complex(row.unflatten(-1, (-1, 2))) for name, row in rows.items()}
+        return {name: torch.view_as_real(row).flatten(-2) for name, row in made.items()}
 
 
 @pytest.mark.parametrize("action_stage", [False, True])
@@ -79,9 +77,9 @@ def test_the_goodhart_gap_has_the_sign_of_what_generated_rewards_lead_to(tiny):
     """Generated rewards that rise towards signals of more power and less interference, and their opposite."""
     agent = build(tiny)
     del agent.renpnn
-    state = agent.env.state
-    action = agent.propose(observe(state.estimate, state.weights), 1, agent.generator)
-    view = agent.view(observe(state.estimate, state.weights), action)
+    state = agent.world.state
+    action = agent.propose(agent.problem.observe(state), 1, agent.generator)
+    view = agent.view(agent.problem.observe(state), action)
     better = view + torch.tensor([0.5, -0.5])
     gaps = []
     for sign in (1.0, -1.0):
@@ -93,11 +91,11 @@ def test_the_goodhart_gap_has_the_sign_of_what_generated_rewards_lead_to(tiny):
 
 def test_a_longer_step_changes_more(tiny):
     agent = build(tiny)
-    state = agent.env.state
+    state = agent.world.state
     gaps = []
     for rate in (0.0, 0.01, 0.1):
         agent.generator.manual_seed(0)
         gaps.append(abs(goodhart_gap(agent, rate).item()))
     assert gaps[0] == 0
     assert gaps[0] < gaps[1] < gaps[2]
-    assert agent.env.state is state
+    assert agent.world.state is state

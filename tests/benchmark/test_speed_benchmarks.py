@@ -41,6 +41,7 @@ def test_the_machine_is_measured(script, tmp_path):
     assert float(row["copy, read + written (GB/s)"]) > 0
 
 
+@pytest.mark.slow
 def test_updates_are_measured_along_axes_and_without_a_state_explorer_that_is_too_large(
     script, tmp_path, tiny_arguments, monkeypatch
 ):
@@ -80,6 +81,7 @@ def test_decisions_are_timed_beside_wmmse(script, tmp_path, monkeypatch):
     assert all(float(row["MFLOP"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_exported_decisions_are_those_of_the_policy_and_are_refined(script, tiny):
     pytest.importorskip("onnxruntime")
     agent = D2RL(tiny("trainer.num_envs=1")).eval()

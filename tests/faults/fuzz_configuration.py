@@ -36,7 +36,7 @@ from d2rl.evaluation import evaluate as evaluation
 from d2rl.training import train as training
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SECONDS = 60  # that a case may take, many times what it needs
+SECONDS = 600  # that a case may take, many times what it needs
 TINY = {
     **{"scenario.downlink_users": 2, "scenario.uplink_users": 2, "scenario.transmit_antennas": 2},
     **{"scenario.receive_antennas": 2, "network.width": 4, "network.layers": 1},

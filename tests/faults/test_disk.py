@@ -101,6 +101,7 @@ def test_a_run_whose_disk_is_full_trains_to_its_end_and_says_so(disk, whole, mon
     assert equal(trained(disk / "run/checkpoints/last.ckpt"), trained(whole.last))
 
 
+@pytest.mark.slow
 def test_checkpoints_that_turn_read_only_do_not_end_a_run_before_its_end(disk, whole, monkeypatch, caplog):
     folder = str(disk / "run/checkpoints")
 
@@ -117,6 +118,7 @@ def test_checkpoints_that_turn_read_only_do_not_end_a_run_before_its_end(disk, w
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_was_full_for_a_while_costs_nothing_in_the_end(disk, whole, monkeypatch, caplog):
     learn, happens = D2RL.learn, {25: fill, 65: empty}
 
@@ -137,6 +139,7 @@ def test_a_directory_that_cannot_be_written_is_refused_at_the_start(disk):
         fit(disk / "run")
 
 
+@pytest.mark.slow
 def test_a_run_directory_that_vanishes_is_made_anew(whole, tmp_path, monkeypatch, caplog):
     during(monkeypatch, 45, lambda: shutil.rmtree(tmp_path / "run"))
     run = fit(tmp_path / "run")

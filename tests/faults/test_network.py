@@ -44,6 +44,7 @@ def isolated() -> tuple[str, ...]:
     return ISOLATED
 
 
+@pytest.mark.slow
 def test_the_main_job_neither_needs_nor_tries_the_network(isolated, tmp_path):
     """Not even the telemetry of W&B's library does."""
     status, out, err = finish(start(*PLAN, cwd=tmp_path, before=isolated))
@@ -65,6 +66,7 @@ def children(process: subprocess.Popen) -> list[tuple[int, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_outlives_the_process_of_its_dashboard(tmp_path):
     process = start(*PLAN, "trainer.epochs=8", cwd=tmp_path)
     while not (tmp_path / "run/checkpoints/last.ckpt").exists() and process.poll() is None:

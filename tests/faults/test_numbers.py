@@ -141,7 +141,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_its_loss_is(tiny, fit, 
 
 
 @pytest.mark.filterwarnings("ignore:(refused transitions|skipped steps|early divergence|reward guard)")
-@pytest.mark.parametrize("where", ["world", "losses"])
+@pytest.mark.parametrize("where", ["world", pytest.param("losses", marks=pytest.mark.slow)])
 def test_a_training_with_nothing_finite_left_stops_and_its_checkpoint_is_whole(tiny, tmp_path, monkeypatch, where):
     class Broken(D2RL):
         """From the fifth update on its world, or its losses, are not finite."""

@@ -97,6 +97,25 @@ def test_a_training_leaves_results_curves_cells_rates_and_configuration(run):
     assert "interference_free" not in page.text
 
 
+def test_every_number_of_the_results_carries_its_label(run):
+    """Where the screen is too narrow for columns, there is no head to read it from."""
+    html = (run / "report.html").read_text(encoding="utf-8")
+    table = re.search(r'<table class="policies">(.*?)</table>', html, re.DOTALL).group(1)
+    policy, *heads = re.findall(r'<th scope="col">([^<]+)</th>', table)
+    rows = [re.findall(r'<td data-label="([^"]+)">[^<]+</td>', row) for row in table.split("<tr")[2:]]
+    assert policy == "policy"
+    assert {"sum rate", "gap closed", "latency (ms)"} < set(heads)
+    assert len(rows) == 7
+    assert all(row == heads for row in rows)
+
+
+def test_a_schedule_is_told(agent):
+    agent.config = replace(agent.config, evaluation=replace(agent.config.evaluation, slots=2))
+    made, report = evaluate(agent)
+    text = " ".join(Page(report_page("slots", agent.config, made, report)).text.split())
+    assert "Proportional fair over 2 slots (equal weights): geometric mean of the links" in text
+
+
 def test_every_picture_is_within_the_page_and_told_in_words(run, line_of_sight):
     for folder in (run, line_of_sight):
         page = read(folder)
@@ -236,6 +255,8 @@ def test_the_page_fits_the_screen_and_shows_every_picture(browser, run, line_of_
         browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
         assert browser.execute_script("return window.innerWidth") == width
         assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        cut = "return [...document.querySelectorAll('.wide')].filter(one => one.scrollWidth > one.clientWidth).length"
+        assert browser.execute_script(cut) == 0
         sizes = browser.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth, i.width])")
         assert len(sizes) >= 6
         assert all(complete and natural > 0 and shown > 250 for complete, natural, shown in sizes)

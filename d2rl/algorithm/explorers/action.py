@@ -7,48 +7,18 @@ from collections.abc import Callable
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from d2rl.algorithm.ddpg import saturation
-from d2rl.algorithm.diffusion import DiffusionSchedule
-from d2rl.config.defaults import AENPNNConfig
-from d2rl.problems.base import Layout, Observation, Transition
+from d2rl.algorithm.networks import make_encoder
+from d2rl.algorithm.networks.action_chain import ActionChain
+from d2rl.config.defaults import AENPNNConfig, RunConfig
+from d2rl.problems.base import Layout, Observation, Problem, Transition
 
 
-class ActionDenoiser(nn.Module):
-    """Estimates the clean numbers of every link from noisy ones, given the embedding of the state.
-
-    Links see each other's noisy numbers only through their mean, which is enough to agree on a mode.
-
-    :param numbers: of one link      :param width: of the hidden layers      :param steps: P
-    """
-
-    def __init__(self, numbers: int, width: int, steps: int):
-        super().__init__()
-        self.own, self.mean = nn.Linear(numbers, width), nn.Linear(numbers, width)
-        self.step = nn.Embedding(steps + 1, width)
-        self.hidden, self.output = nn.Linear(width, width), nn.Linear(width, numbers)
-        nn.init.normal_(self.output.weight, std=0.01)
-        nn.init.zeros_(self.output.bias)
-
-    def forward(self, embedding: Tensor, noisy: Tensor, step: int | Tensor) -> Tensor:
-        """The clean numbers before tanh, [B, M, K, numbers].
-
-        :param embedding: [B, 1, K, width]; tells downlink from uplink
-        :param noisy: [B, M, K, numbers]
-        :param step: p, an int or integers [B, M]
-        """
-        level = self.step(step).unsqueeze(-2) if isinstance(step, Tensor) else self.step.weight[step]
-        context = self.mean(noisy.mean(-2, keepdim=True)) + level
-        hidden = F.relu(self.own(noisy) + embedding + context)
-        return self.output(F.relu(self.hidden(hidden)))
-
-
-class AENPNN(L.LightningModule):
+class AENPNN(ActionChain, L.LightningModule):
     """Action explorer: refines noise into an action, conditioned on the state (Mode I).
 
-    The state is encoded once; then P cheap reverse steps estimate the clean action (x0-prediction),
-    each through tanh, so that no step can leave the action's range.
+    Its chain is that of :class:`ActionChain`; here it learns.
 
     Example::
 
@@ -72,59 +42,15 @@ class AENPNN(L.LightningModule):
         penalty: float = 1e-2,
         rate: float = 5e-3,
     ):
-        super().__init__()
-        self.config, self.penalty, self.rate = config, penalty, rate
-        self.schedule = DiffusionSchedule(config.steps)
-        self.encoder, self.condition = encoder, nn.Linear(width, 2 * width)
-        self.denoiser = ActionDenoiser(layout.width, 2 * width, config.steps)
+        super().__init__(encoder, layout, width, config)
+        self.penalty, self.rate = penalty, rate
 
-    def encode(self, observation: Observation) -> Tensor:
-        """What all reverse steps share: [B, 1, K, 2 width]."""
-        return self.condition(self.encoder(observation)).unsqueeze(1)
-
-    def sample(
-        self,
-        observation: Observation,
-        count: int,
-        generator: torch.Generator | None = None,
-        noises: Tensor | None = None,
-    ) -> Tensor:
-        """Draw ``count`` actions for each state, before tanh.
-
-        :param generator: of the chain's noise, or
-        :param noises: [P, B, count, K, layout.width]
-        :returns: [B, count, size]
-        """
-        return self.estimate(observation, count, 1, generator, noises)
-
-    def estimate(
-        self,
-        observation: Observation,
-        count: int,
-        step: int,
-        generator: torch.Generator | None = None,
-        noises: Tensor | None = None,
-        embedding: Tensor | None = None,
-    ) -> Tensor:
-        """The clean actions that step p estimates, before tanh; the gradient goes through that step alone.
-
-        :param step: p; the estimate of step 1 is the chain's sample
-        :param embedding: of :meth:`encode`, where it is at hand
-        :returns: [B, count, size]
-        """
-        embedding = self.encode(observation) if embedding is None else embedding
-        layout, schedule = observation.layout, self.schedule
-        with torch.no_grad():
-            shape = (observation.batch, count, layout.entities, layout.width) if noises is None else None
-            noisy = schedule.reverse(
-                lambda xp, p: self.denoiser(embedding, xp, p).float().tanh(),
-                shape,
-                sampler=self.config.sampler,
-                generator=generator,
-                noises=noises,
-                stop=step,
-            )
-        return layout.to_flat(self.denoiser(embedding, noisy, step).float())
+    @classmethod
+    def build(cls, config: RunConfig, problem: Problem) -> AENPNN:
+        """The explorer of a configuration."""
+        encoder, width = make_encoder(config.network, problem), config.network.width
+        ddpg = config.ddpg
+        return cls(encoder, problem.layout, width, config.action, ddpg.saturation_penalty, ddpg.actor_rate)
 
     def imitate(
         self,
@@ -184,9 +110,9 @@ class AENPNN(L.LightningModule):
 
     def training_step(self, batch: tuple[Observation, Tensor, Tensor], batch_index: int) -> Tensor:
         """Imitate weighted candidates, when this module has a Trainer of its own."""
-        generator = torch.Generator(self.device).manual_seed(self.global_step)
+        generator = torch.Generator(batch[1].device).manual_seed(int(self.global_step))  # type: ignore[arg-type]
         loss, _ = self.imitate(*batch, generator)
-        self.log("loss", loss)
+        self.log("loss", loss)  # type: ignore[operator]
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

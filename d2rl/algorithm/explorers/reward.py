@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2rl.algorithm.diffusion import DiffusionSchedule
-from d2rl.problems.base import Observation
+from d2rl.algorithm.networks import make_transition, make_view
+from d2rl.algorithm.rewards import reward_case
+from d2rl.config.defaults import RunConfig
+from d2rl.problems.base import Observation, Problem
 
 
 class RewardDenoiser(nn.Module):
@@ -67,6 +70,14 @@ class RENPNN(L.LightningModule):
         self.per_link, self.risk, self.quantile, self.rate = per_link, risk, quantile, rate
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
+
+    @classmethod
+    def build(cls, config: RunConfig, problem: Problem) -> RENPNN:
+        """The explorer of a configuration."""
+        reward, width = config.reward, config.network.width
+        transition = make_transition(config.network, problem, make_view(config.network, problem)[1])
+        per_link = reward_case(reward.case).per_entity
+        return cls(transition, width, reward.steps, per_link, reward.risk, reward.quantile, reward.rate)
 
     def loss(
         self, observation: Observation, view: Tensor, reward: Tensor, generator: torch.Generator

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from d2rl.algorithm.diffusion import DiffusionSchedule
 from d2rl.common.errors import CheckpointError
+from d2rl.config.defaults import RunConfig
 
 Rows = Mapping[str, Tensor]  # kind of row -> [n, d]
 
@@ -95,7 +96,7 @@ class SENPNN(L.LightningModule):
     Example::
 
         explorer = SENPNN(problem.row_sizes(), steps=6)
-        Trainer(max_epochs=5).fit(explorer, RowDataset(problem.rows(states)).loader(64))
+        Trainer(max_epochs=5).fit(explorer, RowDataset(problem.rows(states), states.batch).loader(64))
         synthetic = problem.with_rows(states, explorer.generate(problem.rows(states), generator=generator), generator)
 
     :param row_sizes: length of a row of each kind
@@ -120,6 +121,12 @@ class SENPNN(L.LightningModule):
         self.schedule = DiffusionSchedule(steps, kind)
         networks = {name: RowDenoiser(size, width, steps) for name, size in row_sizes.items()}
         self.networks: Any = nn.ModuleDict(networks)
+
+    @classmethod
+    def build(cls, config: RunConfig, problem: Any) -> SENPNN:
+        """The explorer of a configuration, for a problem that can be diffused."""
+        state = config.state
+        return cls(problem.row_sizes(), state.steps, width=state.width, lr=state.rate)
 
     @property
     def floor(self) -> float:
@@ -240,7 +247,7 @@ class RowDataset(Dataset):
 
     :param rows: [N n, d] of each kind, those of a state side by side
     :param states: N
-    :raises ValueError: rows that are not finite, or not as many for each state
+    :raises ValueError: rows that are not finite, not of about unit variance, or not as many for each state
     """
 
     def __init__(self, rows: Rows, states: int):
@@ -249,6 +256,9 @@ class RowDataset(Dataset):
                 raise ValueError(f"{len(tensor)} rows of {name} are not as many for each of {states} states")
             if not bool(tensor.isfinite().all()):
                 raise ValueError(f"rows of {name} hold NaN or infinite values; remove those states")
+            power = float(tensor.double().square().mean())
+            if not 1e-2 < power < 1e2:
+                raise ValueError(f"rows of {name} have a mean square of {power:.2g}, not about 1; whiten them first")
         self.rows = {name: tensor.unflatten(0, (states, -1)) for name, tensor in rows.items()}
         self.states = states
 

@@ -20,16 +20,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.ddpg import DeterministicActor
+from d2rl.algorithm.policy import Policy
 from d2rl.common.errors import CheckpointError
-from d2rl.config.defaults import Config
+from d2rl.config.defaults import RunConfig
 from d2rl.config.load import to_yaml
 from d2rl.problems import load_config
 from d2rl.runs.run_directory import find_checkpoint, write_bytes, write_json, write_text
-from d2rl.training.callbacks.precision import TYPES
-from d2rl.training.checkpoint import config_of, load_checkpoint
-from d2rl.training.train import restore
-from d2rl.training.warm_start import load_weights
 
 NAME = "pretrained"  # what ckpt= calls the shipped folder, and begins the names of all of them with
 SHIPPED = Path(__file__).parent / "full_duplex"
@@ -37,8 +34,8 @@ WEIGHTS, CONFIG, REPORT = "policy.safetensors", "config.yaml", "eval.json"
 FORMAT = "d2rl policy 1"
 
 
-def load_agent(given: str, overrides: Sequence[str]) -> tuple[D2RL, Path]:
-    """An agent that is ready to decide, and the file that it came from.
+def load_policy(given: str | Path, overrides: Sequence[str] = ()) -> tuple[Policy, Path]:
+    """A policy that is ready to decide, and the file that it came from; builds no simulator, replay or critic.
 
     :param given: a checkpoint, a run directory, a policy folder, ``pretrained`` or ``pretrained/NAME``
     :param overrides: ``key=value`` over the configuration that it carries
@@ -46,11 +43,16 @@ def load_agent(given: str, overrides: Sequence[str]) -> tuple[D2RL, Path]:
     """
     folder = policy_folder(given)
     if folder is not None:
-        return _load_policy(folder, overrides), folder / WEIGHTS
-    path = find_checkpoint(given, prefer="best")
+        return _from_folder(folder, overrides), folder / WEIGHTS
+    # reading a training's checkpoint needs Lightning, which takes seconds to import
+    from d2rl.training.checkpoint import config_of, load_checkpoint
+
+    path = find_checkpoint(str(given), prefer="best")
     checkpoint = load_checkpoint(path)
-    config: Config = load_config(overrides, base=asdict(config_of(checkpoint)))
-    return restore(checkpoint, config, str(path)), path
+    made_with, prefix = config_of(checkpoint), "aenpnn." if checkpoint["d2rl"]["stages"]["action"] else "actor."
+    weights = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(prefix)}
+    config = load_config(overrides, base=asdict(made_with))
+    return Policy.of(config, weights, made_with, str(path)), path
 
 
 def policy_folder(given: str | Path) -> Path | None:
@@ -65,38 +67,32 @@ def policy_folder(given: str | Path) -> Path | None:
     return path if (path / WEIGHTS).is_file() else None
 
 
-def save_policy(agent: D2RL, report: Mapping[str, Any], folder: str | Path) -> Path:
-    """Write the weights that an agent's decisions need, its configuration and an evaluation into a folder.
+def save_policy(policy: Any, report: Mapping[str, Any], folder: str | Path) -> Path:
+    """Write the weights that decisions need, the configuration and an evaluation into a folder.
 
+    :param policy: a :class:`Policy` or an agent
     :param report: content of eval.json
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = _prefix(agent)
-    weights = {name: t.cpu().contiguous() for name, t in agent.state_dict().items() if name.startswith(prefix)}
+    prefix = "actor." if isinstance(policy.policy, DeterministicActor) else "aenpnn."
+    weights = {name: t.cpu().contiguous() for name, t in policy.state_dict().items() if name.startswith(prefix)}
     metadata = {"format": FORMAT, "sha256": _digest(weights)}
     write_bytes(folder / WEIGHTS, safetensors.torch.save(weights, metadata))
-    write_text(folder / CONFIG, to_yaml(replace(agent.config, run_dir=None, resume=None, initial=None)))
+    write_text(folder / CONFIG, to_yaml(replace(policy.config, run_dir=None, resume=None, initial=None)))
     write_json(folder / REPORT, report)
     return folder / WEIGHTS
 
 
-def _load_policy(folder: Path, overrides: Sequence[str]) -> D2RL:
+def _from_folder(folder: Path, overrides: Sequence[str]) -> Policy:
     path = folder / WEIGHTS
     weights = _read(path)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{path} cannot be used: the {CONFIG} beside it is missing.")
-    made_with: Config = load_config([f"conf={folder / CONFIG}"])
-    config: Config = load_config(overrides, base=asdict(made_with))
-    agent = D2RL(config)
-    agent.stages = {"action": any(name.startswith("aenpnn.") for name in weights), "reward": False, "state": False}
-    if _mismatch(weights, agent) and (reason := _mismatch(weights, _like(agent, made_with))):
+    made_with = load_config([f"conf={folder / CONFIG}"])
+    if reason := _mismatch(weights, made_with):
         raise CheckpointError(f"{path} does not fit the {CONFIG} beside it: {reason}. Take both from the same place.")
-    everything = {name: t for name, t in agent.state_dict().items() if not name.startswith(_prefix(agent))} | weights
-    own = {"config": asdict(made_with), "stages": agent.stages}
-    load_weights(agent, {"state_dict": everything, "d2rl": own}, str(path))
-    agent.autocast_type = TYPES[config.trainer.precision]
-    return agent
+    return Policy.of(load_config(overrides, base=asdict(made_with)), weights, made_with, str(path))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -128,9 +124,9 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _mismatch(weights: Mapping[str, Tensor], agent: D2RL) -> str | None:
-    """The first thing in which weights differ from those of an agent's policy."""
-    expected = {name: t for name, t in agent.state_dict().items() if name.startswith(_prefix(agent))}
+def _mismatch(weights: Mapping[str, Tensor], config: RunConfig) -> str | None:
+    """The first thing in which weights differ from those of the policy that a configuration describes."""
+    expected = Policy(config, any(name.startswith("aenpnn.") for name in weights)).state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights:
             return f"{name} is missing"
@@ -140,13 +136,3 @@ def _mismatch(weights: Mapping[str, Tensor], agent: D2RL) -> str | None:
         if found != wanted:
             return f"{name} is {found[0]} of {found[1]} instead of {wanted[0]} of {wanted[1]}"
     return None
-
-
-def _like(agent: D2RL, config: Config) -> D2RL:
-    other = D2RL(config)
-    other.stages = agent.stages
-    return other
-
-
-def _prefix(agent: D2RL) -> str:
-    return "aenpnn." if agent.stages["action"] else "actor."

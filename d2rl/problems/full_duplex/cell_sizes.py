@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from d2rl.config.defaults import Config, FullDuplexConfig
@@ -74,7 +74,7 @@ def check_loads(config: Config) -> None:
     other = [cell for cell in others if (cell.transmit_antennas, cell.receive_antennas) != antennas]
     if other and config.stages.state is not None:
         raise ConfigError(
-            f"{asked} has a cell of {other[0].transmit_antennas} antennas, but SENPNN "
+            f"{asked} has a cell of {counted(other[0].transmit_antennas, 'antenna')}, but SENPNN "
             f"(stages.state={config.stages.state}) is built for {antennas[0]} + {antennas[1]}; leave out the @, or set "
             "stages.state=null."
         )

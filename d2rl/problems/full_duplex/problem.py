@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,16 +15,15 @@ from d2rl.config.defaults import Config, FullDuplexConfig
 from d2rl.problems.base import Layout, Observation, Sizes, Step, stream
 from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.checks import check_cell, check_files
-from d2rl.problems.full_duplex.link_rate_metrics import RateMetrics
 from d2rl.problems.full_duplex.observation import (
     EDGE_FEATURES,
     NODE_FEATURES,
     flat_cell,
     log_gain,
+    notice_priorities,
     observe,
     with_priorities,
 )
-from d2rl.problems.full_duplex.plausibility import plausibility
 from d2rl.problems.full_duplex.references import Policy, reference_policies
 from d2rl.problems.full_duplex.scenario_bank import CELL
 from d2rl.problems.full_duplex.simulator import Cells, CellState, evaluation_states, rates_of
@@ -31,7 +31,7 @@ from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import scale, whiten
 from d2rl.wireless.heads import make_head
-from d2rl.wireless.link_rates import link_powers
+from d2rl.wireless.link_rates import link_powers, squared_magnitude
 from d2rl.wireless.wmmse import check_weights, improve
 
 Decision = tuple[Tensor, Tensor]  # precoder [B M, N_t, K_D], total power 1 at most; uplink power [B M, K_U] in [0, 1]
@@ -52,6 +52,8 @@ class FullDuplexProblem:
     exogenous = True
     tied = (*CELL, "loads", "stored_states", "channel_bank")
     metric = "weighted_sum_rate"
+    unit = "bit/s/Hz"
+    shown: tuple[str, ...] = ("downlink_rate", "uplink_rate")
     anchors = ("random", "wmmse")
 
     def __init__(self, config: FullDuplexConfig, seed: int = 0):
@@ -98,11 +100,29 @@ class FullDuplexProblem:
         return observe(state.estimate, state.weights, (self.head.layout.down, self.head.layout.up))
 
     def decode(self, observation: Observation, action: Tensor) -> Decision:
-        """Precoder and uplink power of M actions [B, M, size] of each state."""
+        """Precoder and uplink power of M actions [B, M, size] of each state.
+
+        A link of weight 0 stays silent, whatever the action says: it could only disturb the others.
+        """
         known, count = observation.known, action.shape[1]
-        return self.head.decode(
-            known.channels.repeat(count), action.float().flatten(0, 1), repeated(known.basis, count)
-        )
+        channels = known.channels.repeat(count)
+        precoder, power = self.head.decode(channels, action.float().flatten(0, 1), repeated(known.basis, count))
+        wanted = repeated((observation.weights > 0).to(power.dtype), count)
+        down, up = wanted.tensor_split([channels.downlink_users], dim=-1)
+        return precoder * down.unsqueeze(-2), power * up
+
+    def feasible(self, decision: Decision) -> Tensor:
+        """[B M] bool: total precoder power at most 1, uplink powers in [0, 1]."""
+        precoder, power = decision
+        within = squared_magnitude(precoder).sum((-2, -1)) <= 1 + 1e-4
+        return within & ((power >= 0) & (power <= 1)).all(-1)
+
+    def permuted(self, state: CellState, orders: list[Tensor]) -> CellState:
+        """The same cells with their users in another order, downlink and uplink."""
+        down, up = (order.tolist() for order in orders)
+        channels, estimate = (one.permute_users(down, up) for one in (state.channels, state.estimate))
+        links = torch.cat([orders[0], len(down) + orders[1]])
+        return replace(state, channels=channels, estimate=estimate, weights=state.weights[:, links])
 
     def view(self, observation: Observation, action: Tensor, decision: Decision | None = None) -> Tensor:
         """Log signal, and log interference plus noise, that an action gives each link on the known channels.
@@ -157,6 +177,9 @@ class FullDuplexProblem:
 
     def metrics(self, utility: Tensor, weights: Tensor) -> dict[str, float]:
         """Summary of link rates [B, K]."""
+        # torchmetrics takes seconds to import, which a decision need not wait for
+        from d2rl.problems.full_duplex.link_rate_metrics import RateMetrics
+
         # one process evaluates alone; others would not answer
         measure = RateMetrics(self.config.downlink_users, sync_on_compute=False).to(utility.device)
         measure.update(utility, weights)
@@ -172,6 +195,10 @@ class FullDuplexProblem:
         return improve(channels, *decision, observation.weights, iterations)
 
     # ------------------------------------------------------------------ Prioritised
+
+    def notice_priorities(self, state: CellState) -> None:
+        """Say, once, that priorities lie outside of what training in this scenario shows a policy."""
+        notice_priorities(self.config, state.weights)
 
     def with_priorities(self, observation: Observation, weights: Tensor) -> Observation:
         """The same states under other priorities."""
@@ -211,6 +238,8 @@ class FullDuplexProblem:
 
     def plausibility(self, real: CellState, made: CellState, generator: torch.Generator) -> dict[str, dict[str, Any]]:
         """Distances between real and made channels, beside those between real and real ones."""
+        from d2rl.problems.full_duplex.plausibility import plausibility
+
         return plausibility(real.channels, made.channels, real.gains, made.gains, bootstrap=10, generator=generator)
 
     # ------------------------------------------------------------------ Remembering

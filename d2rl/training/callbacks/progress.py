@@ -8,11 +8,12 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from d2rl.report.terminal import shown
 from d2rl.training.callbacks.evaluation import PolicyEvaluation
 
 
 class TrainingProgress(Callback):
-    """A progress bar over all updates: what the policy reaches, time left and device."""
+    """A progress bar over all updates: the objective, its share of the reference, time left and device."""
 
     def __init__(self) -> None:
         self.bar: Progress | None = None
@@ -40,9 +41,10 @@ class TrainingProgress(Callback):
     ) -> None:
         """Move the bar."""
         latest = next((c.latest for c in trainer.callbacks if isinstance(c, PolicyEvaluation)), {})
-        quality = f"return {latest['return']:.1f}" if "return" in latest else ""
-        if "wmmse_ratio" in latest:
-            quality = f"{latest['sum_rate']:.1f} bit/s/Hz, {100 * latest['wmmse_ratio']:.1f} % of WMMSE"
+        quality = f"{latest[agent.objective]:.1f} {getattr(agent.problem, 'unit', '')}" if latest else ""
+        for name, ratio in latest.items():
+            if name.endswith("_ratio"):
+                quality += f", {shown(100 * ratio, 1)} % of {name.removesuffix('_ratio')}"
         if self.bar is not None:
             self.bar.update(self.task, completed=agent.updates, quality=quality)
 

@@ -8,14 +8,18 @@ import warnings
 import lightning as L
 import pytest
 import torch
+from conftest import problem_of
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2rl.algorithm.ddpg import DeterministicActor
 from d2rl.algorithm.explorers import AENPNN
 from d2rl.algorithm.explorers.action import group_weights
-from d2rl.algorithm.networks import Observation, make_encoder, observe
-from d2rl.wireless import ChannelState, make_head
+from d2rl.algorithm.networks import make_encoder
+from d2rl.config.defaults import AENPNNConfig, NetworkConfig
+from d2rl.problems.base import Observation
+from d2rl.problems.full_duplex.observation import observe
+from d2rl.wireless import ChannelState
 
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
 ORDER = [*DOWN, *(6 + k for k in UP)]
@@ -26,9 +30,9 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def seen(channels: ChannelState) -> Observation:
+def seen(channels: ChannelState, head: str = "structured") -> Observation:
     weights = torch.exp(0.5 * torch.randn(channels.batch, channels.links, generator=seeded()))
-    return observe(channels, weights)
+    return observe(channels, weights, problem_of(channels, head).layout.numbers)
 
 
 def build(
@@ -42,16 +46,17 @@ def build(
     """``lively``: with an output layer of ordinary size, so that the untrained chain is no mere constant."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder = make_encoder("link_graph", channels, WIDTH, 2)
-        layout = make_head(head, channels.transmit_antennas).layout
-        explorer = AENPNN(encoder, layout, WIDTH, steps, sampler=sampler, rate=rate)
+        problem = problem_of(channels, head)
+        config = AENPNNConfig(steps=steps, sampler=sampler)
+        explorer = AENPNN(make_encoder(NetworkConfig(width=WIDTH), problem), problem.layout, WIDTH, config, rate=rate)
         if lively:
             explorer.denoiser.output.reset_parameters()
     return explorer
 
 
-def draw_noises(explorer: AENPNN, channels: ChannelState, count: int, seed: int = 0) -> Tensor:
-    shape = (explorer.schedule.steps, channels.batch, count, channels.links, explorer.layout.width)
+def draw_noises(explorer: AENPNN, observation: Observation, count: int, seed: int = 0) -> Tensor:
+    layout = observation.layout
+    shape = (explorer.schedule.steps, observation.batch, count, layout.entities, layout.width)
     return torch.randn(shape, generator=seeded(seed))
 
 
@@ -71,13 +76,16 @@ def imitate(explorer: AENPNN, observation: Observation, candidates: Tensor, weig
 @pytest.mark.parametrize("head", ["structured", "beamforming"])
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 def test_an_action_is_a_function_of_state_and_noise(channels, head, sampler):
-    observation, explorer = seen(channels), build(channels, head=head, sampler=sampler, lively=True)
-    noises = draw_noises(explorer, channels, 3)
+    observation, explorer = seen(channels, head), build(channels, head=head, sampler=sampler, lively=True)
+    noises = draw_noises(explorer, observation, 3)
     action = explorer.sample(observation, 3, noises=noises)
-    assert action.shape == (16, 3, make_head(head, 8).layout.size(channels))
+    assert action.shape == (16, 3, problem_of(channels, head).layout.size)
     assert torch.equal(action, explorer.sample(observation, 3, noises=noises))
-    assert (action - explorer.sample(observation, 3, noises=draw_noises(explorer, channels, 3, 1))).abs().max() > 0.01
-    assert (action - explorer.sample(seen(channels[torch.arange(15, -1, -1)]), 3, noises=noises)).abs().max() > 0.01
+    assert (
+        action - explorer.sample(observation, 3, noises=draw_noises(explorer, observation, 3, 1))
+    ).abs().max() > 0.01
+    other = seen(channels[torch.arange(15, -1, -1)], head)
+    assert (action - explorer.sample(other, 3, noises=noises)).abs().max() > 0.01
 
 
 def test_the_generator_only_supplies_the_noises(channels):
@@ -85,7 +93,7 @@ def test_the_generator_only_supplies_the_noises(channels):
     global_state = torch.get_rng_state()
     drawn = explorer.sample(observation, 4, seeded(5))
     assert torch.equal(torch.get_rng_state(), global_state)
-    given = explorer.sample(observation, 4, noises=draw_noises(explorer, channels, 4, seed=5))
+    given = explorer.sample(observation, 4, noises=draw_noises(explorer, observation, 4, seed=5))
     assert torch.equal(drawn, given)
 
 
@@ -93,15 +101,15 @@ def test_only_the_ancestral_chain_adds_noise_on_its_way(channels):
     observation = seen(channels)
     for sampler in ("ancestral", "ddim"):
         explorer = build(channels, sampler=sampler, lively=True)
-        noises = draw_noises(explorer, channels, 2)
-        same_start = torch.cat([noises[:1], draw_noises(explorer, channels, 2, seed=1)[1:]])
+        noises = draw_noises(explorer, observation, 2)
+        same_start = torch.cat([noises[:1], draw_noises(explorer, observation, 2, seed=1)[1:]])
         first, second = (explorer.sample(observation, 2, noises=each) for each in (noises, same_start))
         assert torch.equal(first, second) == (sampler == "ddim")
 
 
 def test_an_embedding_at_hand_saves_the_encoder(channels):
     observation, explorer = seen(channels), build(channels, lively=True)
-    noises, embedding = draw_noises(explorer, channels, 2), explorer.encode(observation)
+    noises, embedding = draw_noises(explorer, observation, 2), explorer.encode(observation)
     expected = explorer.estimate(observation, 2, 3, noises=noises)
     explorer.encoder = None
     assert torch.equal(explorer.estimate(observation, 2, 3, noises=noises, embedding=embedding), expected)
@@ -109,7 +117,7 @@ def test_an_embedding_at_hand_saves_the_encoder(channels):
 
 def test_candidates_are_drawn_as_if_each_were_alone(channels):
     observation, explorer = seen(channels), build(channels, lively=True)
-    noises = draw_noises(explorer, channels, 3)
+    noises = draw_noises(explorer, observation, 3)
     together = explorer.sample(observation, 3, noises=noises)
     for m in range(3):
         alone = explorer.sample(observation, 1, noises=noises[:, :, m : m + 1])
@@ -118,11 +126,12 @@ def test_candidates_are_drawn_as_if_each_were_alone(channels):
 
 @pytest.mark.parametrize("head", ["structured", "beamforming"])
 def test_actions_follow_the_order_of_users(channels, head):
-    observation, explorer = seen(channels), build(channels, head=head, lively=True)
-    permuted = observe(channels.permute_users(DOWN, UP), observation.weights[:, ORDER])
-    noises = draw_noises(explorer, channels, 2)
-    before = explorer.layout.to_links(explorer.sample(observation, 2, noises=noises), 6)
-    after = explorer.layout.to_links(explorer.sample(permuted, 2, noises=noises[:, :, :, ORDER]), 6)
+    observation, explorer = seen(channels, head), build(channels, head=head, lively=True)
+    layout = observation.layout
+    permuted = observe(channels.permute_users(DOWN, UP), observation.weights[:, ORDER], layout.numbers)
+    noises = draw_noises(explorer, observation, 2)
+    before = layout.to_entities(explorer.sample(observation, 2, noises=noises))
+    after = layout.to_entities(explorer.sample(permuted, 2, noises=noises[:, :, :, ORDER]))
     torch.testing.assert_close(after, before[:, :, ORDER], rtol=0, atol=1e-4)
     assert (after - before).abs().max() > 0.01
 
@@ -151,7 +160,7 @@ def test_no_step_leaves_the_range_of_actions(channels):
         explorer.denoiser.output.weight.normal_(std=100, generator=seeded())
     inputs = []
     explorer.denoiser.register_forward_pre_hook(lambda module, args: inputs.append(args[1]))
-    noises = draw_noises(explorer, channels, 2)
+    noises = draw_noises(explorer, observation, 2)
     action = explorer.sample(observation, 2, noises=noises).tanh()
     assert len(inputs) == 6
     assert max(noisy.abs().max() for noisy in inputs) < 2 + noises.abs().max()
@@ -161,7 +170,7 @@ def test_no_step_leaves_the_range_of_actions(channels):
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 def test_the_estimate_of_the_last_step_is_the_sample(channels, sampler):
     observation, explorer = seen(channels), build(channels, sampler=sampler, lively=True)
-    noises = draw_noises(explorer, channels, 3)
+    noises = draw_noises(explorer, observation, 3)
     sample = explorer.sample(observation, 3, noises=noises)
     assert torch.equal(explorer.estimate(observation, 3, 1, noises=noises), sample)
     assert torch.equal(explorer.estimate(observation, 3, 1, seeded()), explorer.sample(observation, 3, seeded()))
@@ -174,7 +183,7 @@ def test_the_estimate_of_the_last_step_is_the_sample(channels, sampler):
 def test_an_estimate_is_one_step_from_where_the_chain_is_and_so_is_its_gradient(channels, sampler, step):
     """Encoder and denoiser learn from that step alone; the steps before it only say where it starts."""
     observation, explorer = seen(channels), build(channels, sampler=sampler, lively=True)
-    noises = draw_noises(explorer, channels, 2).requires_grad_()
+    noises = draw_noises(explorer, observation, 2).requires_grad_()
     found = explorer.estimate(observation, 2, step, noises=noises)
     found.square().sum().backward()
     assert noises.grad is None
@@ -188,7 +197,7 @@ def test_an_estimate_is_one_step_from_where_the_chain_is_and_so_is_its_gradient(
                 x = explorer.schedule.ddim_step(clean, x, p)
             else:
                 x = explorer.schedule.ancestral_step(clean, x, p, noises[row])
-    expected = explorer.layout.to_flat(explorer.denoiser(explorer.encode(observation), x, step), 6)
+    expected = observation.layout.to_flat(explorer.denoiser(explorer.encode(observation), x, step))
     torch.testing.assert_close(found, expected)
     expected.square().sum().backward()
     for name, parameter in explorer.named_parameters():
@@ -217,11 +226,11 @@ def test_the_chain_climbs_a_known_value(channels):
 
 def test_loss_of_imitation_is_its_definition(channels, generator):
     """With a constant output c the estimate is tanh(c), whatever the noise."""
-    observation, explorer = seen(channels), build(channels, head="beamforming")
+    observation, explorer = seen(channels, "beamforming"), build(channels, head="beamforming")
     torch.nn.init.zeros_(explorer.denoiser.output.weight)
     torch.nn.init.constant_(explorer.denoiser.output.bias, 1.5)
-    layout, users = explorer.layout, 6
-    candidates = 2 * torch.rand(16, 3, layout.size(channels), generator=generator) - 1
+    layout = observation.layout
+    candidates = 2 * torch.rand(16, 3, layout.size, generator=generator) - 1
     weights = torch.softmax(torch.randn(16, 3, generator=generator), dim=-1)
     expected, padding = 0.0, 4 * 15 * math.tanh(1.5) ** 2  # each uplink link has 1 of 16 numbers, the others are 0
     for b in range(16):
@@ -230,7 +239,7 @@ def test_loss_of_imitation_is_its_definition(channels, generator):
             expected += weights[b, m].item() * square / (channels.links * layout.width) / 16
     loss, output = explorer.imitate(observation, candidates, weights, generator)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-    assert output.shape == layout.to_links(candidates, users).shape
+    assert output.shape == layout.to_entities(candidates).shape
     assert (output == 1.5).all()
 
 
@@ -276,7 +285,8 @@ def test_two_equally_good_candidates_stay_two_modes_where_one_answer_can_only_be
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        actor = DeterministicActor(make_encoder("link_graph", channels, WIDTH, 2), explorer.layout, WIDTH)
+        encoder = make_encoder(NetworkConfig(width=WIDTH), problem_of(channels))
+        actor = DeterministicActor(encoder, observation.layout, WIDTH)
         torch.nn.init.constant_(actor.output.linear.bias, 1.0)  # near the upper mode
     optimizer = torch.optim.Adam(actor.parameters(), lr=5e-3)
     assert actor(observation).tanh().mean() > 0.6

@@ -8,15 +8,20 @@ import warnings
 import lightning as L
 import pytest
 import torch
+from conftest import problem_of
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2rl.algorithm.explorers import RENPNN
-from d2rl.algorithm.explorers.reward import designed_reward, rank_correlation, raw_reward, worth
-from d2rl.algorithm.networks import Observation, make_transition, make_view, observe
-from d2rl.config.defaults import FullDuplexConfig
-from d2rl.problems.full_duplex.simulator import FullDuplexEnv, evaluation_states
-from d2rl.wireless import ChannelState, full_uplink_power, link_rates, make_head, rzf
+from d2rl.algorithm.explorers.reward import rank_correlation
+from d2rl.algorithm.networks import make_transition
+from d2rl.algorithm.rewards import designed_reward, raw_reward
+from d2rl.config.defaults import FullDuplexConfig, NetworkConfig
+from d2rl.problems.base import Observation
+from d2rl.problems.full_duplex.env import FullDuplexEnv
+from d2rl.problems.full_duplex.observation import observe
+from d2rl.problems.full_duplex.simulator import evaluation_states
+from d2rl.wireless import ChannelState
 
 WIDTH = 16
 
@@ -34,17 +39,17 @@ def draw_actions(channels: ChannelState, count: int, seed: int = 0) -> Tensor:
 
 
 def look(observation: Observation, action: Tensor) -> Tensor:
-    return make_view("powers", make_head("structured", 8))(observation, action)
+    return problem_of(observation.known.channels).view(observation, action)
 
 
 def draw_views(observation: Observation, count: int, seed: int = 0) -> Tensor:
-    return look(observation, draw_actions(observation.channels, count, seed))
+    return look(observation, draw_actions(observation.known.channels, count, seed))
 
 
 def build(channels: ChannelState, per_link: bool = True, steps: int = 6, **kwargs) -> RENPNN:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        transition = make_transition("link_graph", channels, 2, WIDTH, 2, "powers")
+        transition = make_transition(NetworkConfig(width=WIDTH), problem_of(channels), view=2)
         return RENPNN(transition, WIDTH, steps, per_link, **kwargs)
 
 
@@ -80,7 +85,7 @@ def test_rewards_of_the_simulator_are_learned(per_link):
     def rewards(state, seed):
         observation, action = seen(state.channels), draw_actions(state.channels, 2, seed)
         rates = env.measure(state, action)
-        reward = designed_reward(rates, observation.reference) if per_link else raw_reward(rates, state.weights)
+        reward = (designed_reward if per_link else raw_reward)(rates, observation)
         return observation, look(observation, action), reward
 
     explorer = train(build(env.state.channels, per_link, rate=1e-2), rewards(env.state, 1), 250)
@@ -236,45 +241,7 @@ def test_rewards_of_links_follow_the_order_of_users(channels):
     assert (after - before).abs().mean() > 3 * noise
 
 
-# ------------------------------------------------------------------ cases and guard
-
-
-def test_raw_reward_is_the_weighted_sum_rate(generator):
-    rates, weights = torch.rand(5, 3, 4, generator=generator), torch.rand(5, 4, generator=generator)
-    reward = raw_reward(rates, weights)
-    assert reward.shape == (5, 3, 1)
-    for b in range(5):
-        for m in range(3):
-            expected = sum(rates[b, m, k].item() * weights[b, k].item() for k in range(4))
-            assert reward[b, m, 0].item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_worth_weighs_rewards_of_links_and_takes_one_in_all_as_it_is(generator):
-    rewards, weights = torch.randn(5, 3, 4, generator=generator), torch.rand(5, 4, generator=generator)
-    value = worth(rewards, weights)
-    assert value.shape == (5, 3)
-    for b in range(5):
-        for m in range(3):
-            expected = sum(rewards[b, m, k].item() * weights[b, k].item() for k in range(4))
-            assert value[b, m].item() == pytest.approx(expected, abs=1e-5)
-    assert torch.equal(worth(rewards[..., :1], weights), rewards[..., 0])
-    rates = rewards.abs()  # so both cases rank decisions by the same measure, up to a constant of the state
-    difference = worth(designed_reward(rates, rewards[:, 0]), weights) - worth(raw_reward(rates, weights), weights)
-    torch.testing.assert_close(difference, difference[:, :1].expand(5, 3), rtol=0, atol=1e-5)
-
-
-def test_designed_reward_is_what_each_link_gains_over_rzf(channels):
-    observation, head = seen(channels), make_head("beamforming", 8)
-    precoder, power = head.decode(channels, torch.rand(16, 100, generator=seeded()) * 2 - 1)
-    rates = link_rates(channels, precoder, power)
-    reference = link_rates(channels, rzf(channels), full_uplink_power(channels))
-    reward = designed_reward(torch.stack([reference, rates], dim=1), observation.reference)
-    assert reward.shape == (16, 2, 10)
-    torch.testing.assert_close(reward[:, 0], torch.zeros(16, 10), rtol=0, atol=1e-4)
-    for b in range(16):
-        for k in range(10):
-            expected = rates[b, k].item() - reference[b, k].item()
-            assert reward[b, 1, k].item() == pytest.approx(expected, abs=1e-4)
+# ------------------------------------------------------------------ guard
 
 
 def test_rank_correlation_is_pearson_of_ranks(generator):

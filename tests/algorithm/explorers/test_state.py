@@ -7,14 +7,18 @@ import lightning as L
 import pytest
 import torch
 
-from d2rl.algorithm.explorers.state import SENPNN, StateDataset
+from d2rl.algorithm.explorers.state import SENPNN, RowDataset
 from d2rl.common.errors import CheckpointError
+from d2rl.config.defaults import FullDuplexConfig
+from d2rl.problems.full_duplex.problem import FullDuplexProblem
+from d2rl.problems.full_duplex.simulator import CellState
 from d2rl.wireless import ChannelState
 from d2rl.wireless.fading import complex_normal, rician, scale, whiten
 from d2rl.wireless.propagation import LinkGains
 
 ANTENNAS = 4
 CORRELATION = 0.9
+PROBLEM = FullDuplexProblem(FullDuplexConfig(transmit_antennas=ANTENNAS, receive_antennas=ANTENNAS))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -38,11 +42,27 @@ def draw(
     return scale(small, gains), gains
 
 
+def state_of(channels: ChannelState, gains: LinkGains) -> CellState:
+    return CellState(channels, channels, gains, torch.ones(channels.batch, channels.links))
+
+
+def rows_of(channels: ChannelState, gains: LinkGains) -> dict[str, torch.Tensor]:
+    return PROBLEM.rows(state_of(channels, gains))
+
+
+def generate(
+    explorer: SENPNN, channels: ChannelState, gains: LinkGains, step: int | None = None, seed: int = 0, factors=None
+) -> ChannelState:
+    """New channels with the same mean gains."""
+    made = explorer.generate(rows_of(channels, gains), step, generator=seeded(seed), factors=factors)
+    return PROBLEM.with_rows(state_of(channels, gains), made, seeded()).channels
+
+
 def train(explorer: SENPNN, data: tuple[ChannelState, LinkGains], updates: int) -> SENPNN:
     optimizer, generator = explorer.configure_optimizers(), seeded(1)
     for _ in range(updates):
         chosen = torch.randint(0, data[0].batch, (64,), generator=generator)
-        loss, _ = explorer.loss(data[0][chosen], data[1][chosen], generator)
+        loss, _ = explorer.loss(rows_of(data[0][chosen], data[1][chosen]), generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -52,7 +72,7 @@ def train(explorer: SENPNN, data: tuple[ChannelState, LinkGains], updates: int) 
 def build(steps: int = 6, lr: float = 3e-3, **kwargs) -> SENPNN:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return SENPNN(ANTENNAS, ANTENNAS, steps, width=48, lr=lr, **kwargs)
+        return SENPNN(PROBLEM.row_sizes(), steps, width=48, lr=lr, **kwargs)
 
 
 def adjacent_correlation(rows: torch.Tensor) -> float:
@@ -72,18 +92,17 @@ def on_correlated() -> SENPNN:
 
 
 def test_training_lowers_the_loss_to_its_floor_on_rayleigh_channels(on_rayleigh):
-    held_out = draw(256, seed=3)
-    before = build().held_out_loss(*held_out, seeded()).item()
-    after = on_rayleigh.held_out_loss(*held_out, seeded()).item()
+    held_out = rows_of(*draw(256, seed=3))
+    before = build().held_out_loss(held_out, seeded()).item()
+    after = on_rayleigh.held_out_loss(held_out, seeded()).item()
     assert on_rayleigh.floor == pytest.approx(0.305, abs=1e-3)
     assert before > 0.9
     assert after == pytest.approx(on_rayleigh.floor, rel=0.04)
 
 
 def test_loss_on_correlated_channels_goes_below_the_floor_of_white_ones(on_correlated):
-    assert (
-        on_correlated.held_out_loss(*draw(256, seed=3, correlation=CORRELATION), seeded()) < 0.9 * on_correlated.floor
-    )
+    held_out = rows_of(*draw(256, seed=3, correlation=CORRELATION))
+    assert on_correlated.held_out_loss(held_out, seeded()) < 0.9 * on_correlated.floor
 
 
 @pytest.mark.parametrize("step", [2, 6])
@@ -92,7 +111,7 @@ def test_generated_channels_have_the_correlation_that_corruption_destroys(on_cor
     small = whiten(channels, gains)
     noise = complex_normal(small.downlink.shape, seeded(5), torch.device("cpu"))
     corrupted = adjacent_correlation(on_correlated.schedule.corrupt(small.downlink, step, noise))
-    made = whiten(on_correlated.generate(channels, gains, step, generator=seeded(6)), gains)
+    made = whiten(generate(on_correlated, channels, gains, step, seed=6), gains)
     assert corrupted < 0.6
     for rows in (made.downlink, made.uplink):
         assert adjacent_correlation(rows) == pytest.approx(CORRELATION, abs=0.04)
@@ -102,7 +121,7 @@ def test_generated_channels_have_the_correlation_that_corruption_destroys(on_cor
 def test_power_of_generated_channels_stays_sane_however_little_was_trained(updates):
     channels, gains = draw(512, seed=4)
     explorer = train(build(), (channels, gains), updates)
-    for name, tensor in whiten(explorer.generate(channels, gains, generator=seeded()), gains).tensors().items():
+    for name, tensor in whiten(generate(explorer, channels, gains), gains).tensors().items():
         assert 0.7 < tensor.abs().square().mean().item() < 1.4, name
 
 
@@ -111,11 +130,11 @@ def test_bf16_and_a_broken_state_leave_a_usable_explorer(on_rayleigh):
     explorer = build()
     explorer.load_state_dict(on_rayleigh.state_dict())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, _ = explorer.loss(channels, gains, seeded())
+        loss, _ = explorer.loss(rows_of(channels, gains), seeded())
     assert loss.item() == pytest.approx(explorer.floor, rel=0.15)
     broken = channels.map(lambda t: t.index_fill(0, torch.tensor([3]), float("nan")))
-    assert not torch.isfinite(explorer.loss(broken, gains, seeded())[0])
-    made = whiten(explorer.generate(channels, gains, generator=seeded()), gains)
+    assert not torch.isfinite(explorer.loss(rows_of(broken, gains), seeded())[0])
+    made = whiten(generate(explorer, channels, gains), gains)
     assert made.downlink.abs().square().mean().item() == pytest.approx(1, abs=0.2)
 
 
@@ -125,7 +144,7 @@ def test_a_line_of_sight_is_kept():
     small = whiten(rayleigh, gains)
     channels = scale(dataclasses.replace(small, self_interference=rician(small.self_interference, 1.0)), gains)
     explorer = train(build(), (channels, gains), 200)
-    made = whiten(explorer.generate(channels, gains, generator=seeded()), gains).self_interference
+    made = whiten(generate(explorer, channels, gains), gains).self_interference
     k = 10**0.1
     assert made.real.mean().item() == pytest.approx((k / (k + 1)) ** 0.5, abs=0.05)
     assert made.abs().square().mean().item() == pytest.approx(1, abs=0.1)
@@ -134,7 +153,7 @@ def test_a_line_of_sight_is_kept():
 def test_generated_channels_keep_the_mean_gain_of_every_link(on_rayleigh):
     channels, gains = draw(1, seed=4)
     many, same = channels.repeat(2000), LinkGains(*(t.repeat_interleave(2000, 0) for t in gains.tensors().values()))
-    made = on_rayleigh.generate(many, same, generator=seeded())
+    made = generate(on_rayleigh, many, same)
     assert {n: t.shape for n, t in made.tensors().items()} == {n: t.shape for n, t in many.tensors().items()}
     power = made.map(lambda t: t.abs().square().mean(0))
     torch.testing.assert_close(power.downlink.mean(-1), gains.downlink[0], rtol=0.2, atol=0)
@@ -148,7 +167,7 @@ def test_a_smaller_step_stays_closer_to_the_real_sample(on_rayleigh):
     small = whiten(channels, gains).downlink
     distances = []
     for step in (1, 3, 6):
-        made = whiten(on_rayleigh.generate(channels, gains, step, generator=seeded()), gains).downlink
+        made = whiten(generate(on_rayleigh, channels, gains, step), gains).downlink
         distances.append((made - small).abs().square().mean().item())
     assert 0 < distances[0] < distances[1] < distances[2]
     assert distances[2] == pytest.approx(2, rel=0.2)
@@ -156,9 +175,9 @@ def test_a_smaller_step_stays_closer_to_the_real_sample(on_rayleigh):
 
 def test_one_explorer_serves_any_number_of_users(on_rayleigh):
     channels, gains = draw(5, seed=6, users=(9, 1))
-    made = on_rayleigh.generate(channels, gains, generator=seeded()).validate()
+    made = generate(on_rayleigh, channels, gains).validate()
     assert (made.downlink_users, made.uplink_users) == (9, 1)
-    assert torch.isfinite(on_rayleigh.held_out_loss(channels, gains, seeded()))
+    assert torch.isfinite(on_rayleigh.held_out_loss(rows_of(channels, gains), seeded()))
 
 
 def test_users_are_exchangeable(on_correlated):
@@ -173,12 +192,12 @@ def test_generator_decides_everything(on_rayleigh):
     state = torch.get_rng_state()
 
     def run(seed):
-        made = on_rayleigh.generate(channels, gains, generator=seeded(seed)).downlink
-        return made, on_rayleigh.held_out_loss(channels, gains, seeded(seed))
+        made = generate(on_rayleigh, channels, gains, seed=seed).downlink
+        return made, on_rayleigh.held_out_loss(rows_of(channels, gains), seeded(seed))
 
     torch.testing.assert_close(run(1), run(1), rtol=0, atol=0)
     assert not torch.equal(run(1)[0], run(2)[0])
-    build().loss(channels, gains, seeded())
+    build().loss(rows_of(channels, gains), seeded())
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -189,12 +208,10 @@ def test_noise_factors_at_hand_give_the_same_states(on_correlated):
     assert {name: tuple(one.shape) for name, one in factors.items()} == {n: (7, d, d) for n, d in shapes.items()}
     assert not any(one.requires_grad for one in factors.values())
     for step in (2, None):
-        expected = on_correlated.generate(channels, gains, step, generator=seeded())
-        given = on_correlated.generate(channels, gains, step, generator=seeded(), factors=factors)
+        expected = generate(on_correlated, channels, gains, step)
+        given = generate(on_correlated, channels, gains, step, factors=factors)
         assert all(torch.equal(t, expected.tensors()[name]) for name, t in given.tensors().items())
-    without = on_correlated.generate(
-        channels, gains, generator=seeded(), factors={name: 0 * one for name, one in factors.items()}
-    )
+    without = generate(on_correlated, channels, gains, factors={name: 0 * one for name, one in factors.items()})
     assert (without.downlink != given.downlink).all()
 
 
@@ -208,13 +225,13 @@ def test_noise_factors_change_with_training():
 
 
 def test_held_out_loss_changes_nothing_and_agrees_with_the_loss(on_rayleigh):
-    data = draw(2048, seed=8)
+    data = rows_of(*draw(2048, seed=8))
     before = {name: tensor.clone() for name, tensor in on_rayleigh.state_dict().items()}
-    held_out = on_rayleigh.held_out_loss(*data, seeded())
+    held_out = on_rayleigh.held_out_loss(data, seeded())
     torch.testing.assert_close(on_rayleigh.state_dict(), before, rtol=0, atol=0)
     explorer = build()
     explorer.load_state_dict(before)
-    loss, metrics = explorer.loss(*data, seeded(1))
+    loss, metrics = explorer.loss(data, seeded(1))
     assert held_out.item() == pytest.approx(loss.item(), rel=0.03)
     assert set(metrics) == {"loss", "loss_downlink", "loss_uplink", "loss_cross", "loss_self_interference"}
     assert not any(value.requires_grad for value in metrics.values())
@@ -223,8 +240,8 @@ def test_held_out_loss_changes_nothing_and_agrees_with_the_loss(on_rayleigh):
 def test_trainer_fits_the_explorer_alone(tmp_path):
     channels, gains = draw(512, seed=9)
     explorer = build(lr=1e-2)
-    before = explorer.held_out_loss(channels, gains, seeded())
-    bank = StateDataset(channels, gains)
+    before = explorer.held_out_loss(rows_of(channels, gains), seeded())
+    bank = RowDataset(rows_of(channels, gains), states=512)
     trainer = L.Trainer(
         max_epochs=5,
         accelerator="cpu",
@@ -240,8 +257,8 @@ def test_trainer_fits_the_explorer_alone(tmp_path):
     assert "state/loss_downlink" in trainer.callback_metrics
     restored = SENPNN.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)
     torch.testing.assert_close(
-        restored.generate(channels, gains, generator=seeded()).downlink,
-        explorer.generate(channels, gains, generator=seeded()).downlink,
+        generate(restored, channels, gains).downlink,
+        generate(explorer, channels, gains).downlink,
     )
 
 
@@ -252,7 +269,7 @@ def test_loss_works_inside_another_module():
             self.state_explorer = build()
 
         def training_step(self, batch, index):
-            return self.state_explorer.loss(*draw(8, seed=1), seeded())[0]
+            return self.state_explorer.loss(rows_of(*draw(8, seed=1)), seeded())[0]
 
         def configure_optimizers(self):
             return self.state_explorer.configure_optimizers()
@@ -274,29 +291,45 @@ def test_loss_works_inside_another_module():
 def test_single_step_chain_works():
     channels, gains = draw(512, seed=1)
     explorer = train(build(steps=1), (channels, gains), 200)
-    made = whiten(explorer.generate(channels, gains, generator=seeded()), gains)
+    made = whiten(generate(explorer, channels, gains), gains)
     assert made.downlink.abs().square().mean().item() == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("step", [0, 7])
 def test_a_step_outside_the_chain_is_refused(step):
     with pytest.raises(ValueError, match="1 to 6"):
-        build().generate(*draw(2, seed=1), step, generator=seeded())
+        generate(build(), *draw(2, seed=1), step)
 
 
-def test_channels_of_other_antennas_or_gains_are_refused():
+def test_rows_of_other_antennas_and_gains_of_other_shapes_are_refused():
     channels, gains = draw(2, seed=1)
-    with pytest.raises(ValueError, match="8 transmit and 4 receive"):
-        SENPNN(8, 4, 6).loss(channels, gains, seeded())
+    with pytest.raises(ValueError, match=r"rows of \{'downlink': 16, .*\} numbers, these are \{'downlink': 8, "):
+        SENPNN({**PROBLEM.row_sizes(), "downlink": 16}, 6).loss(rows_of(channels, gains), seeded())
     with pytest.raises(ValueError, match=r"gains\.downlink has shape"):
-        build().loss(channels, draw(3, seed=1)[1], seeded())
-    silent = LinkGains(**{**gains.tensors(), "cross": 0 * gains.cross})
-    with pytest.raises(ValueError, match="positive"):
-        StateDataset(channels, silent)
+        rows_of(channels, draw(3, seed=1)[1])
+
+
+def test_a_data_set_is_of_whole_states_of_unit_variance():
+    channels, gains = draw(6, seed=1)
+    rows = rows_of(channels, gains)
+    bank = RowDataset(rows, states=6)
+    assert len(bank) == 6
+    for name, chosen in bank.__getitems__([4, 1]).items():
+        each = rows[name].unflatten(0, (6, -1))
+        assert torch.equal(chosen, torch.cat([each[4], each[1]]))
+        assert torch.equal(bank[3][name], each[3])
+    with pytest.raises(ValueError, match="18 rows of downlink are not as many for each of 4 states"):
+        RowDataset(rows, states=4)
+    with pytest.raises(ValueError, match="rows of downlink hold NaN"):
+        RowDataset(rows_of(channels.map(lambda t: t / 0), gains), states=6)
+    for factor in (0, 1e-6, 1e6):  # gains that are not those of the channels
+        other = LinkGains(**{**gains.tensors(), "cross": factor * gains.cross})
+        with pytest.raises(ValueError, match="rows of cross"):
+            RowDataset(rows_of(channels, other), states=6)
 
 
 def test_weights_of_another_explorer_are_refused():
-    with pytest.raises(CheckpointError, match="transmit_antennas=4"):
-        build().load_state_dict(SENPNN(8, 4, 6, width=48).state_dict())
+    with pytest.raises(CheckpointError, match=r"row_sizes=\{'downlink': 8, 'uplink': 8.*build it with the rows"):
+        build().load_state_dict(SENPNN({**PROBLEM.row_sizes(), "downlink": 16}, 6, width=48).state_dict())
     with pytest.raises(CheckpointError, match="steps=6"):
         build().load_state_dict(build(steps=5).state_dict())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import extreme_actions, extreme_channels
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.networks import observe
+from d2rl.problems.full_duplex.observation import observe
 
 bounded = settings(
     max_examples=100, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -38,7 +38,7 @@ def agent(request, tiny):
 @given(data=st.data(), channels=extreme_channels())
 def test_the_slope_of_a_critic_is_finite(agent, data, channels):
     observation = observe(channels, torch.ones(channels.batch, channels.links))
-    action = data.draw(extreme_actions(agent.env.head, channels)).requires_grad_()
+    action = data.draw(extreme_actions(agent.problem.head, channels)).requires_grad_()
     value = agent.value(observation, action.unsqueeze(1))
     value.sum().backward()
     assert bool(torch.isfinite(value).all())
@@ -52,7 +52,7 @@ def test_a_policy_answers_with_finite_actions(agent, channels):
     generator = torch.Generator().manual_seed(0)
     for stage in (False, True):
         agent.stages["action"] = stage
-        output = agent.policy_output(observation, generator)
+        output = agent.policy.sample(observation, 1, generator)
         output.square().sum().backward()
         assert bool(torch.isfinite(output).all())
         policy = agent.aenpnn if stage else agent.actor

@@ -6,11 +6,15 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import problem_of
 from torch import Tensor, nn
 
-from d2rl.algorithm.networks import Observation, make_encoder, make_transition, make_view, observe
+from d2rl.algorithm.networks import make_encoder, make_transition, make_view
 from d2rl.algorithm.networks.link_graph import LinkTransition, MessageLayer
-from d2rl.wireless import ChannelState, make_head
+from d2rl.config.defaults import NetworkConfig
+from d2rl.problems.base import Observation
+from d2rl.problems.full_duplex.observation import observe
+from d2rl.wireless import ChannelState
 
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
 ORDER = [*DOWN, *(6 + k for k in UP)]
@@ -23,19 +27,21 @@ CELLS = [
 ]
 
 
-def seen(channels: ChannelState, seed: int = 0):
-    generator = torch.Generator().manual_seed(seed)
-    return observe(channels, torch.exp(0.5 * torch.randn(channels.batch, channels.links, generator=generator)))
+def seen(channels: ChannelState, head: str = "structured") -> Observation:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.exp(0.5 * torch.randn(channels.batch, channels.links, generator=generator))
+    return observe(channels, weights, problem_of(channels, head).layout.numbers)
 
 
-def reordered(observation):
-    return observe(observation.channels.permute_users(DOWN, UP), observation.weights[:, ORDER])
+def reordered(observation: Observation) -> Observation:
+    channels = observation.known.channels.permute_users(DOWN, UP)
+    return observe(channels, observation.weights[:, ORDER], observation.layout.numbers)
 
 
 def build_encoder(channels: ChannelState):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return make_encoder("link_graph", channels, width=16, layers=2)
+        return make_encoder(NetworkConfig(width=16), problem_of(channels))
 
 
 class Seeing(nn.Module):
@@ -43,8 +49,9 @@ class Seeing(nn.Module):
 
     def __init__(self, channels: ChannelState, head: str, critic: str):
         super().__init__()
-        self.view = make_view(critic, make_head(head, channels.transmit_antennas))
-        self.transition = make_transition("link_graph", channels, self.view.size, 16, 2, critic)
+        config, problem = NetworkConfig(width=16, critic=critic), problem_of(channels, head)
+        self.view, size = make_view(config, problem)
+        self.transition = make_transition(config, problem, size)
 
     def forward(self, observation: Observation, action: Tensor) -> Tensor:
         return self.transition(observation, self.view(observation, action))
@@ -57,7 +64,7 @@ def build_transition(channels: ChannelState, head: str = "structured", critic: s
 
 
 def draw_actions(channels: ChannelState, head: str, count: int, seed: int = 0) -> Tensor:
-    size = make_head(head, channels.transmit_antennas).layout.size(channels)
+    size = problem_of(channels, head).layout.size
     return 2 * torch.rand(channels.batch, count, size, generator=torch.Generator().manual_seed(seed)) - 1
 
 
@@ -91,9 +98,9 @@ def test_encoder_follows_the_order_of_users(channels):
 @pytest.mark.parametrize("critic", CRITICS)
 @pytest.mark.parametrize("head", HEADS)
 def test_transition_follows_the_order_of_users(channels, critic, head):
-    observation, transition = seen(channels), build_transition(channels, head, critic)
-    layout, action = make_head(head, 8).layout, draw_actions(channels, head, 3)
-    permuted = layout.to_flat(layout.to_links(action, 6)[:, :, ORDER], 6)
+    observation, transition = seen(channels, head), build_transition(channels, head, critic)
+    layout, action = observation.layout, draw_actions(channels, head, 3)
+    permuted = layout.to_flat(layout.to_entities(action)[:, :, ORDER])
     before, after = transition(observation, action), transition(reordered(observation), permuted)
     assert before.shape == (16, 3, 10, 16)
     torch.testing.assert_close(after, before[:, :, ORDER], rtol=0, atol=1e-3)
@@ -137,7 +144,7 @@ def test_links_learn_of_each_other(channels):
 @pytest.mark.parametrize("critic", CRITICS)
 @pytest.mark.parametrize("head", HEADS)
 def test_candidates_are_embedded_as_if_each_were_alone(channels, critic, head):
-    observation, transition = seen(channels), build_transition(channels, head, critic)
+    observation, transition = seen(channels, head), build_transition(channels, head, critic)
     action = draw_actions(channels, head, 4)
     together = transition(observation, action)
     for m in range(4):
@@ -151,7 +158,7 @@ def test_candidates_are_embedded_as_if_each_were_alone(channels, critic, head):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("where", ["inside", "zero", "corner"])
 def test_gradient_of_every_number_of_an_action_is_finite_and_reaches_it(channels, critic, head, where):
-    observation, transition = seen(channels), build_transition(channels, head, critic)
+    observation, transition = seen(channels, head), build_transition(channels, head, critic)
     action = draw_actions(channels, head, 2)
     action = {"inside": action, "zero": 0 * action, "corner": action.sign()}[where].requires_grad_()
     transition(observation, action).sum().backward()
@@ -167,7 +174,7 @@ def test_a_link_of_powers_knows_itself_and_the_average_link(channels):
     observation, view = seen(channels), torch.randn(16, 3, 10, 2, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        transition = LinkTransition(2, 16)
+        transition = LinkTransition(problem_of(channels).sizes, 2, 16)
     found = transition(observation, view)
     assert found.shape == (16, 3, 10, 16)
     exact = {name: p.detach().double() for name, p in transition.named_parameters()}

@@ -7,10 +7,14 @@ import math
 
 import pytest
 import torch
+from conftest import problem_of
 
-from d2rl.algorithm.networks import make_encoder, make_transition, make_view, observe
-from d2rl.algorithm.networks.mlp import HIDDEN_FACTOR, raw_csi
-from d2rl.wireless import ChannelState, make_head
+from d2rl.algorithm.networks import make_encoder, make_transition, make_view
+from d2rl.algorithm.networks.mlp import HIDDEN_FACTOR
+from d2rl.config.defaults import NetworkConfig
+from d2rl.problems.base import Observation
+from d2rl.problems.full_duplex.observation import observe
+from d2rl.wireless import ChannelState
 
 SMALL = {"downlink_users": 2, "uplink_users": 3, "transmit_antennas": 4, "receive_antennas": 5}
 COEFFICIENTS = 2 * 4 + 3 * 5 + 2 * 3 + 4 * 5
@@ -25,22 +29,27 @@ def build(channels: ChannelState, layers: int = 2, view: int = 0):
     """The encoder, or with ``view`` numbers for each link the transition."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if view:
-            return make_transition("mlp", channels, view, 4, layers, "powers")
-        return make_encoder("mlp", channels, 4, layers)
+        config, problem = NetworkConfig(kind="mlp", width=4, layers=layers), problem_of(channels)
+        return make_transition(config, problem, view) if view else make_encoder(config, problem)
 
 
-def seen(channels: ChannelState):
-    return observe(channels, torch.ones(channels.batch, channels.links))
+def seen(channels: ChannelState, head: str = "structured") -> Observation:
+    weights = torch.ones(channels.batch, channels.links)
+    return observe(channels, weights, problem_of(channels, head).layout.numbers)
 
 
 def draw_actions(channels: ChannelState, count: int, size: int) -> torch.Tensor:
     return 2 * torch.rand(channels.batch, count, size, generator=torch.Generator().manual_seed(0)) - 1
 
 
-def test_raw_csi_keeps_phases_and_compresses_magnitudes(small):
-    flat = raw_csi(small)
-    assert flat.shape == (6, 2 * COEFFICIENTS)
+def flat_of(channels: ChannelState, weights: torch.Tensor) -> torch.Tensor:
+    return problem_of(channels).flat(observe(channels, weights))
+
+
+def test_the_flat_vector_keeps_phases_compresses_magnitudes_and_ends_with_log_weights(small):
+    weights = torch.exp(torch.randn(6, 5, generator=torch.Generator().manual_seed(0)))
+    flat = flat_of(small, weights)
+    assert flat.shape == (6, 2 * COEFFICIENTS + 5)
     position = 0
     for tensor in small.tensors().values():
         for value in tensor[1].flatten().tolist():
@@ -48,7 +57,8 @@ def test_raw_csi_keeps_phases_and_compresses_magnitudes(small):
             expected = (length * value.real / abs(value), length * value.imag / abs(value))
             assert flat[1, position : position + 2].tolist() == pytest.approx(expected, abs=1e-5)
             position += 2
-    assert (raw_csi(small.map(torch.zeros_like)) == 0).all()
+    assert flat[1, position:].tolist() == pytest.approx([math.log(weight) for weight in weights[1].tolist()], abs=1e-5)
+    assert (flat_of(small.map(torch.zeros_like), torch.ones(6, 5)) == 0).all()
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -102,9 +112,9 @@ def test_other_cells_are_refused(small, make_channels, change):
 @pytest.mark.parametrize("critic", ["powers", "numbers"])
 @pytest.mark.parametrize("head", ["structured", "beamforming"])
 def test_candidates_are_embedded_as_if_each_were_alone(small, head, critic):
-    head, observation = make_head(head, 4), seen(small)
-    view = make_view(critic, head)
-    transition, action = build(small, view=view.size), draw_actions(small, 3, head.layout.size(small)).requires_grad_()
+    problem, observation = problem_of(small, head), seen(small, head)
+    view, size = make_view(NetworkConfig(critic=critic), problem)
+    transition, action = build(small, view=size), draw_actions(small, 3, problem.layout.size).requires_grad_()
 
     def embed(action: torch.Tensor) -> torch.Tensor:
         return transition(observation, view(observation, action))

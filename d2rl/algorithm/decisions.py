@@ -1,0 +1,80 @@
+"""From proposed actions to one decision: the best of several candidates, refined where that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2rl.algorithm.policy import Proposer
+from d2rl.problems.base import Decision, Layout, Observation
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """How an agent's proposals become one decision.
+
+    :param best_of: N candidates, of which the known channels' closed-form weighted rate picks one
+    :param refine: K iterations of the problem's own local search from there, which can only raise that rate
+    :param priority_spread: candidates after the first are made for link weights changed at random by a
+        log-normal factor of this spread, per direction and per link (0: the asked weights for all)
+    :param noise: candidates after the first get Gaussian noise of this deviation (a control)
+    :param seed: of the proposals' noise
+    """
+
+    best_of: int = 1
+    refine: int = 0
+    priority_spread: float = 0.0
+    noise: float = 0.0
+    seed: int = 0
+
+
+@torch.inference_mode()
+def decide(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Generator) -> Decision:
+    """The decision of B states on what is known of them; no gradient passes.
+
+    :raises InputError: where it is to be refined, channels or weights that cannot be
+    """
+    problem: Any = policy.problem
+    if hasattr(problem, "notice_priorities"):
+        problem.notice_priorities(state)
+    observation, count = problem.observe(state), rule.best_of
+    if rule.priority_spread and count > 1:
+        weights = diverse_weights(observation.weights, observation.layout, count, rule.priority_spread, generator)
+        action = policy.propose(problem.with_priorities(observation, weights), 1, generator)
+        action = action.reshape(observation.batch, count, -1)
+    else:
+        action = policy.propose(observation, count, generator)
+    if rule.noise and count > 1:
+        noise = rule.noise * torch.randn(action.shape, generator=generator, device=action.device)
+        noise[:, 0] = 0
+        action = (action + noise).clamp(-1, 1)
+    decision = best_decision(problem, observation, action)
+    return problem.refine(observation, decision, rule.refine) if rule.refine else decision
+
+
+def best_decision(problem: Any, observation: Observation, action: Tensor) -> Decision:
+    """The decision of one of M actions for each state, the best by weighted utility on what is known.
+
+    :param action: [B, M, size]
+    """
+    decision, count = problem.decode(observation, action), action.shape[1]
+    if count == 1:
+        return decision
+    utility = problem.utility(observation, decision)
+    best = (utility * observation.weights.unsqueeze(1)).sum(-1).argmax(-1)
+    chosen = torch.arange(len(best), device=best.device) * count + best
+    return tuple(part[chosen] for part in decision)
+
+
+def diverse_weights(weights: Tensor, layout: Layout, count: int, spread: float, generator: torch.Generator) -> Tensor:
+    """``count`` versions of priorities [B, K], the first as asked: [B, count, K]."""
+    batch, entities = weights.shape
+    kinds = torch.randn(batch, count, len(layout.counts), generator=generator, device=weights.device)
+    sizes = torch.tensor(layout.counts, device=weights.device)
+    factor = kinds.repeat_interleave(sizes, dim=-1)
+    factor = factor + torch.randn(batch, count, entities, generator=generator, device=weights.device)
+    factor[:, 0] = 0
+    return weights.unsqueeze(1) * torch.exp(spread * factor)

@@ -1,0 +1,106 @@
+"""The reverse chain that refines noise into an action: the part of AENPNN that decides."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2rl.algorithm.diffusion import DiffusionSchedule
+from d2rl.config.defaults import AENPNNConfig
+from d2rl.problems.base import Layout, Observation
+
+
+class ActionDenoiser(nn.Module):
+    """Estimates the clean numbers of every link from noisy ones, given the embedding of the state.
+
+    Links see each other's noisy numbers only through their mean, which is enough to agree on a mode.
+
+    :param numbers: of one link      :param width: of the hidden layers      :param steps: P
+    """
+
+    def __init__(self, numbers: int, width: int, steps: int):
+        super().__init__()
+        self.own, self.mean = nn.Linear(numbers, width), nn.Linear(numbers, width)
+        self.step = nn.Embedding(steps + 1, width)
+        self.hidden, self.output = nn.Linear(width, width), nn.Linear(width, numbers)
+        nn.init.normal_(self.output.weight, std=0.01)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, embedding: Tensor, noisy: Tensor, step: int | Tensor) -> Tensor:
+        """The clean numbers before tanh, [B, M, K, numbers].
+
+        :param embedding: [B, 1, K, width]; tells downlink from uplink
+        :param noisy: [B, M, K, numbers]
+        :param step: p, an int or integers [B, M]
+        """
+        level = self.step(step).unsqueeze(-2) if isinstance(step, Tensor) else self.step.weight[step]
+        context = self.mean(noisy.mean(-2, keepdim=True)) + level
+        hidden = F.relu(self.own(noisy) + embedding + context)
+        return self.output(F.relu(self.hidden(hidden)))
+
+
+class ActionChain(nn.Module):
+    """Draws actions: the state is encoded once, then P cheap reverse steps estimate the clean action (x0-prediction).
+
+    Each estimate goes through tanh, so that no step can leave the action's range.
+
+    :param encoder: state -> [B, K, width]
+    :param layout: of the action      :param width: of the embeddings
+    :param config: P and the sampler
+    """
+
+    def __init__(self, encoder: nn.Module, layout: Layout, width: int, config: AENPNNConfig):
+        super().__init__()
+        self.config = config
+        self.schedule = DiffusionSchedule(config.steps)
+        self.encoder, self.condition = encoder, nn.Linear(width, 2 * width)
+        self.denoiser = ActionDenoiser(layout.width, 2 * width, config.steps)
+
+    def encode(self, observation: Observation) -> Tensor:
+        """What all reverse steps share: [B, 1, K, 2 width]."""
+        return self.condition(self.encoder(observation)).unsqueeze(1)
+
+    def sample(
+        self,
+        observation: Observation,
+        count: int,
+        generator: torch.Generator | None = None,
+        noises: Tensor | None = None,
+    ) -> Tensor:
+        """Draw ``count`` actions for each state, before tanh.
+
+        :param generator: of the chain's noise, or
+        :param noises: [P, B, count, K, layout.width]
+        :returns: [B, count, size]
+        """
+        return self.estimate(observation, count, 1, generator, noises)
+
+    def estimate(
+        self,
+        observation: Observation,
+        count: int,
+        step: int,
+        generator: torch.Generator | None = None,
+        noises: Tensor | None = None,
+        embedding: Tensor | None = None,
+    ) -> Tensor:
+        """The clean actions that step p estimates, before tanh; the gradient goes through that step alone.
+
+        :param step: p; the estimate of step 1 is the chain's sample
+        :param embedding: of :meth:`encode`, where it is at hand
+        :returns: [B, count, size]
+        """
+        embedding = self.encode(observation) if embedding is None else embedding
+        layout, schedule = observation.layout, self.schedule
+        with torch.no_grad():
+            shape = (observation.batch, count, layout.entities, layout.width) if noises is None else None
+            noisy = schedule.reverse(
+                lambda xp, p: self.denoiser(embedding, xp, p).float().tanh(),
+                shape,
+                sampler=self.config.sampler,
+                generator=generator,
+                noises=noises,
+                stop=step,
+            )
+        return layout.to_flat(self.denoiser(embedding, noisy, step).float())

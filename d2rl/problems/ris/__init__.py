@@ -1,0 +1,1 @@
+"""A downlink aided by a reconfigurable intelligent surface: read :mod:`.problem` first."""

@@ -1,0 +1,96 @@
+"""Every problem and every policy network passes the conformance test, which catches those that break a rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from d2rl.agent import D2RL
+from d2rl.envs import FullDuplexConfig
+from d2rl.problems import load_config, make_problems
+from d2rl.problems.full_duplex.problem import FullDuplexProblem
+from d2rl.testing import check_policy, check_problem
+
+CELLS = {
+    "default": {},
+    "switching head": {"head": "switching"},
+    "beamforming head": {"head": "beamforming"},
+    "stored states": {"stored_states": 7},
+    "imperfect CSI": {"csi_error": 0.1},
+    "line of sight, priorities": {"rician": 10.0, "priority_user": 0.5},
+    "short episodes": {"episode_length": 2},
+    "one user each": {"downlink_users": 1, "uplink_users": 1},
+    "overloaded": {"downlink_users": 5, "uplink_users": 3, "transmit_antennas": 2, "receive_antennas": 2},
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_full_duplex_cells_conform(name):
+    check_problem(FullDuplexProblem(FullDuplexConfig(**CELLS[name])))
+
+
+@pytest.mark.parametrize("kind", ["link_graph", "mlp"])
+@pytest.mark.parametrize("policy", ["actor", "aenpnn"])
+def test_policy_networks_conform(policy, kind):
+    agent = D2RL(load_config(["conf=full_duplex", f"network.kind={kind}", "network.width=8"]))
+    check_policy(getattr(agent, policy), agent.problem)
+
+
+class Broken(FullDuplexProblem):
+    """A problem whose one mistake is given by ``fault``."""
+
+    fault = ""
+
+    def observe(self, state):
+        seen = super().observe(state)
+        if self.fault == "batch":
+            return replace(seen, nodes=seen.nodes - seen.nodes.mean(0, keepdim=True))
+        if self.fault == "nan":
+            return replace(seen, edges=seen.edges * float("nan"))
+        if self.fault == "order":
+            return replace(seen, nodes=seen.nodes + torch.arange(seen.nodes.shape[1])[:, None])
+        return seen
+
+    def decode(self, observation, action):
+        precoder, power = super().decode(observation, action)
+        return (2 * precoder, power) if self.fault == "limit" else (precoder, power)
+
+    def step(self, state, decision, generator):
+        if self.fault == "writes":
+            state.weights.mul_(2)
+        step = super().step(state, decision, generator)
+        if self.fault == "endogenous":
+            return replace(step, state=replace(step.state, weights=decision[1][: len(step.truncated), :1] + 1))
+        return step
+
+    def bound(self, state):
+        return super().bound(state) * (0.1 if self.fault == "bound" else 1)
+
+    def rows(self, state):
+        return {name: rows * (2 if self.fault == "rows" else 1) for name, rows in super().rows(state).items()}
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("batch", "depends on the other states"),
+        ("nan", "NaN or infinite"),
+        ("order", "order of entities"),
+        ("limit", "breaks a limit"),
+        ("writes", "writes into the state"),
+        ("endogenous", "exogenous, but"),
+        ("bound", "passes the bound"),
+        ("rows", "loses rows"),
+    ],
+)
+def test_a_fault_is_found_and_named(fault, told):
+    problem = Broken(FullDuplexConfig())
+    problem.fault = fault
+    with pytest.raises(AssertionError, match=told):
+        check_problem(problem)
+
+
+def test_every_registered_problem_is_made_by_its_name():
+    assert [problem.name for problem in make_problems(load_config([]))] == ["full_duplex"]
