@@ -290,8 +290,8 @@ def test_all_explorers_train_in_a_run_that_can_be_evaluated_and_resumed(tmp_path
 
 
 def test_ddpg_learns_to_copy(fit):
-    plan = ("trainer.updates_per_epoch=300", "ddpg.replay=2000", "ddpg.batch=32", "ddpg.critic_batch=32")
-    rates = ("ddpg.actor_rate=5e-3", "ddpg.critic_rate=1e-2", "ddpg.target_rate=0.05", "network.width=8")
+    plan = ("trainer.updates_per_epoch=200", "ddpg.replay=2000", "ddpg.batch=32", "ddpg.critic_batch=32")
+    rates = ("ddpg.actor_rate=1e-2", "ddpg.critic_rate=1e-2", "ddpg.target_rate=0.05", "network.width=8")
     agent = D2RL(config_of("Copy", *plan, *rates, "ddpg.gamma=0.5", "ddpg.reward_scale=1"))
     fit(agent)
     evaluation = EpisodeEvaluation(agent.problem, 8, 0)
