@@ -176,11 +176,12 @@ def decide_with(policy: Policy, cells: CellState, inputs: dict[str, Tensor]) -> 
     observation = policy.problem.observe(cells)
     weights = inputs.get("proposal_weights", cells.weights.unsqueeze(1))
     asked = with_priorities(observation, weights)
+    network: Any = policy.policy
     if "noise" in inputs:
         noises = inputs["noise"].flatten(0, 1).transpose(0, 1).unsqueeze(2)
-        action = policy.aenpnn.sample(asked, 1, noises=noises).tanh()
+        action = network.sample(asked, 1, noises=noises).tanh()
     else:
-        action = policy.actor(asked).tanh()
+        action = network(asked).tanh()
     return best_decision(policy.problem, observation, action.reshape(*weights.shape[:2], -1))
 
 
