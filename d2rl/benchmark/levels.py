@@ -24,7 +24,7 @@ def time_to_levels(results: Sequence[Result], beside: str | None = None) -> dict
     The level is the interquartile mean over seeds of the best gap closed in any evaluation; a variant's own time is
     that at which each seed met its best.
 
-    :param beside: folder where d2rl.benchmark.command wrote; None compares with nothing
+    :param beside: folder where d2rl.benchmark wrote; None compares with nothing
     :raises InputError: a folder without cells
     """
     others = _curves_in(Path(beside).expanduser()) if beside else {}

@@ -10,13 +10,7 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless import BeamformingHead, ChannelState, StructuredHead, link_rates, make_head, zf
-from d2rl.wireless.heads import (
-    ActionLayout,
-    SwitchingHead,
-    beam_basis,
-    leakage_directions,
-    uplink_combiners,
-)
+from d2rl.wireless.heads import ActionLayout, SwitchingHead, beam_basis, leakage_directions, uplink_combiners
 
 HEADS = ["structured", "switching", "beamforming"]
 
