@@ -12,13 +12,13 @@ LEARNING = (  # what only a training has a use for; a name that ends with a dot 
     *("scenario.episode_length", "scenario.stored_states", "scenario.loads"),
     *("network.critic", "ddpg.", "reward.", "state.", "chi.", "stages.", "logger."),
     *("action.objective", "action.samples", "action.gradient_steps", "action.candidates", "action.temperature"),
-    *("action.weighted_scale", "evaluation.every", "seed", "run_dir", "resume", "initial"),
+    *("action.weighted_scale", "evaluation.every", "problem", "seed", "run_dir", "resume", "initial"),
     *("trainer.epochs", "trainer.updates_per_epoch", "trainer.updates_per_step", "trainer.updates_per_slot"),
     *("trainer.num_envs", "trainer.strategy", "trainer.devices", "trainer.nodes", "trainer.cuda_graphs"),
     *("trainer.checkpoint_every", "trainer.progress"),
 )
 TIME = ("scenario.speed", "scenario.slot")
-PRIORITIES = ("scenario.priority_direction", "scenario.priority_user")
+PRIORITIES = ("scenario.priority_direction", "scenario.priority_user", "scenario.priority_zero")
 DECIDING = ("network.", "action.", "trainer.", "evaluation.")  # sections of how decisions are made and judged
 UNUSED = {
     "train": (),

@@ -100,17 +100,17 @@ class GymnasiumProblem:
 
     def reset(self, batch: int, generator: torch.Generator) -> Episodes:
         """B first states, each simulation seeded from the generator."""
-        envs = gym.make_vec(
+        envs: Any = gym.make_vec(
             self.config.id,
             batch,
             "sync",
             {"autoreset_mode": AutoresetMode.SAME_STEP},
-            [self._wrapped],  # type: ignore[list-item]
+            [self._wrapped],
             max_episode_steps=self.config.max_episode_steps,
             disable_env_checker=True,
         )
         seeds = torch.randint(2**31 - 1, (batch,), generator=generator, device=generator.device)
-        first, _ = envs.reset(seed=seeds.tolist())  # type: ignore[arg-type]
+        first, _ = envs.reset(seed=seeds.tolist())
         return self._state(first, envs, generator.device)
 
     def step(self, state: Episodes, decision: Tensor, generator: torch.Generator) -> Step[Episodes]:
@@ -204,14 +204,14 @@ class GymnasiumProblem:
             f"{self.simulator} gave {what} that is not finite, from which nothing can be learned; mend the environment."
         )
 
-    def _wrapped(self, env: gym.Env) -> gym.Env:
+    def _wrapped(self, env: gym.Env) -> gym.Wrapper:
         """Actions in [-1, 1], normalised observations."""
         space: Any = env.action_space
         # rescaling rounds, and an environment may insist on its bounds
         env = TransformAction(env, lambda action: np.clip(action, space.low, space.high), space)
-        env = NormalizeObservation(RescaleAction(env, np.float32(-1), np.float32(1)))
-        env.obs_rms, env.update_running_mean = self.statistics, False
-        return env
+        wrapped = NormalizeObservation(RescaleAction(env, np.float32(-1), np.float32(1)))
+        wrapped.obs_rms, wrapped.update_running_mean = self.statistics, False
+        return wrapped
 
     def _statistics(self, env: gym.Env) -> RunningMeanStd:
         """Mean and variance by which observations are normalised."""

@@ -22,6 +22,8 @@ from d2rl.common.errors import ConfigError
 from d2rl.common.host import left_as_found
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.evaluate import Evaluation, score_agent
+from d2rl.problems.full_duplex import references
+from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.train import decision_rule, train
 
@@ -53,7 +55,7 @@ def process() -> dict[str, Any]:
 def quick_references(monkeypatch):
     """What is timed, and how well WMMSE does, is tested elsewhere."""
     monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-    monkeypatch.setattr(evaluation, "WMMSE_ITERATIONS", 2)
+    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 2)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +73,7 @@ def trained(tiny, tmp_path_factory) -> Path:
     """A run to evaluate."""
     path = tmp_path_factory.mktemp("host") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "WMMSE_ITERATIONS", 2)
+        patch.setattr(references, "WMMSE_ITERATIONS", 2)
         config = tiny("trainer.epochs=1", f"run_dir={path}")
         train(config, RunDirectory.create(config, "test"))
     return path
@@ -132,7 +134,7 @@ def test_decisions_are_timed_on_the_threads_of_the_training_by_every_way(tiny, t
     train_command([*tiny_arguments, "trainer.epochs=1", f"run_dir={trained.parent / 'other'}"])
     evaluate_command([f"ckpt={trained}", f"out={trained.parent / 'out'}", "drops=4"])
     config = tiny("trainer.threads=2")
-    score_agent(D2RL(config), Evaluation(config.scenario, 4, 0), decision_rule(config))
+    score_agent(D2RL(config), Evaluation(FullDuplexProblem(config.scenario), 4, 0), decision_rule(config))
     policies = len(seen) // 3
     assert seen == policies * [1] + policies * [1] + policies * [2]
 

@@ -12,7 +12,7 @@ from d2rl.benchmark import launchers
 from d2rl.benchmark.runner import held
 from d2rl.commands.train_eval import evaluate_command, train_command
 from d2rl.common.errors import ConfigError
-from d2rl.evaluation import evaluate
+from d2rl.evaluation import evaluate as evaluation
 from d2rl.problems.full_duplex import references
 from d2rl.runs import run_directory
 from d2rl.runs.run_directory import RunDirectory
@@ -45,7 +45,7 @@ def macos(monkeypatch):
 
 
 def test_windows_trains_and_evaluates(windows, tiny_arguments, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
     monkeypatch.setattr(references, "WMMSE_ITERATIONS", 2)
     monkeypatch.setattr("d2rl.commands.train_eval.save_report_page", lambda *_: None)
     train_command([*tiny_arguments, "trainer.epochs=1", f"run_dir={tmp_path / 'run'}"])
@@ -58,6 +58,7 @@ def test_a_directory_without_locks_is_still_kept_from_a_second_run(windows, tiny
     config = tiny(f"run_dir={tmp_path / 'run'}")
     run = RunDirectory.create(config, "test")
     run.secure()
+    run.metrics.write_text("environment_steps\n")
     with pytest.raises(ConfigError, match="already holds a run"):
         RunDirectory.create(config, "test")
     with held(tmp_path / "matrix"), held(tmp_path / "matrix"):

@@ -22,6 +22,7 @@ from d2rl.config.load import help_text
 from d2rl.config.schema import leaves
 from d2rl.deploy.export import export_command
 from d2rl.evaluation import evaluate as evaluation
+from d2rl.problems.full_duplex import references
 from d2rl.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -37,21 +38,23 @@ USES = {
     "train benchmark eval channels": "scenario.carrier",
     "train benchmark eval export": """
         scenario.path_loss scenario.rician scenario.csi_error scenario.channel_bank scenario.head network.kind
-        network.width network.layers action.steps action.sampler evaluation.seed evaluation.best_of evaluation.refine
-        evaluation.noise""",
+        network.width network.layers action.explorer action.steps action.sampler evaluation.seed evaluation.best_of
+        evaluation.refine evaluation.noise""",
     "train benchmark eval": """
-        scenario.speed scenario.slot scenario.priority_direction scenario.priority_user trainer.accelerator
-        trainer.precision trainer.threads evaluation.drops evaluation.priority_spread evaluation.weights""",
+        scenario.speed scenario.slot scenario.priority_direction scenario.priority_user scenario.priority_zero
+        trainer.accelerator trainer.precision trainer.threads
+        evaluation.drops evaluation.priority_spread evaluation.weights""",
     "train eval": "evaluation.slots",
     "train benchmark": """
-        scenario.episode_length scenario.stored_states scenario.loads network.critic
+        problem scenario.episode_length scenario.stored_states scenario.loads network.critic
         ddpg.gamma ddpg.batch ddpg.critic_batch ddpg.replay ddpg.actor_rate ddpg.critic_rate ddpg.target_rate
         ddpg.warmup_updates ddpg.warmup_critic_updates ddpg.noise ddpg.noise_end ddpg.rate_end ddpg.analytic
         ddpg.saturation_penalty ddpg.reward_scale
         action.objective action.samples action.gradient_steps action.candidates action.temperature
         action.weighted_scale
-        reward.case reward.steps reward.rate reward.every reward.samples reward.risk reward.quantile reward.guard
-        state.steps state.corrupt state.rate state.width state.every
+        reward.explorer reward.case reward.generated
+        reward.steps reward.rate reward.every reward.samples reward.risk reward.quantile reward.guard
+        state.explorer state.steps state.corrupt state.rate state.width state.every
         chi.policy chi.eta chi.maximum chi.threshold
         stages.action stages.reward stages.state stages.plateau
         trainer.epochs trainer.updates_per_epoch trainer.updates_per_step trainer.updates_per_slot trainer.num_envs
@@ -118,7 +121,7 @@ def test_a_command_refuses_what_it_would_not_use(command, arguments, named, tmp_
 def quick_references():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-        patch.setattr(evaluation, "WMMSE_ITERATIONS", 5)
+        patch.setattr(references, "WMMSE_ITERATIONS", 5)
         yield
 
 

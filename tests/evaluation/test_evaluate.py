@@ -252,7 +252,7 @@ def test_the_table_fits_a_terminal_of_80_columns_and_wraps_no_name(small):
 
 
 def test_one_drop_is_no_plural(small):
-    assert "1 drop, rates in bit/s/Hz" in shown_by({**small.report(), "drops": 1})
+    assert "1 drop, in bit/s/Hz" in shown_by({**small.report(), "drops": 1})
     assert device_name(torch.device("cpu")).endswith("CPU, 1 thread")
 
 
@@ -371,12 +371,12 @@ def test_what_cannot_be_refined_is_refused(tiny, spoilt, words):
 def test_priorities_move_a_refined_decision(tiny):
     agent = build(tiny)
     downlink = []
-    for weight in (0.1, 1.0, 10.0):
+    for weight in (0.01, 1.0, 100.0):
         state = states(agent)
         weights = state.weights.clone()
         weights[:, :3] = weight
         state = replace(state, weights=weights)
-        decision = decide(agent, state, DecisionRule(refine=10), seeded(1))
+        decision = decide(agent, state, DecisionRule(refine=50), seeded(1))
         downlink.append(link_rates(state.channels, *decision)[:, :3].sum(-1).mean().item())
     assert downlink[0] < downlink[1] - 0.5 < downlink[2] - 1
 

@@ -18,6 +18,7 @@ from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.problems import load_config
 from d2rl.problems.base import Simulation
 from d2rl.problems.gymnasium import GymnasiumConfig, GymnasiumProblem
+from d2rl.testing import check_problem
 
 BOX, INFINITE = gym.spaces.Box, np.inf
 SMALL = (
@@ -141,6 +142,11 @@ def test_an_episode_ends_with_its_own_last_observation_and_a_new_one_begins(name
     assert steps[-1].terminated.tolist() == [terminated] * 2
     assert counts(steps[-1].following) == pytest.approx([length] * 2)
     assert counts(simulation.state) == pytest.approx([0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Clock", "Ending", "Walk"])
+def test_environments_conform(name):
+    check_problem(problem_of(name))
 
 
 def test_max_episode_steps_replaces_the_registered_length():
@@ -284,8 +290,8 @@ def test_all_explorers_train_in_a_run_that_can_be_evaluated_and_resumed(tmp_path
 
 
 def test_ddpg_learns_to_copy(fit):
-    plan = ("trainer.updates_per_epoch=300", "ddpg.replay=2000", "ddpg.batch=32", "ddpg.critic_batch=32")
-    rates = ("ddpg.actor_rate=5e-3", "ddpg.critic_rate=1e-2", "ddpg.target_rate=0.05", "network.width=8")
+    plan = ("trainer.updates_per_epoch=200", "ddpg.replay=2000", "ddpg.batch=32", "ddpg.critic_batch=32")
+    rates = ("ddpg.actor_rate=1e-2", "ddpg.critic_rate=1e-2", "ddpg.target_rate=0.05", "network.width=8")
     agent = D2RL(config_of("Copy", *plan, *rates, "ddpg.gamma=0.5", "ddpg.reward_scale=1"))
     fit(agent)
     evaluation = EpisodeEvaluation(agent.problem, 8, 0)

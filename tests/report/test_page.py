@@ -18,6 +18,8 @@ from d2rl.commands.train_eval import evaluate, evaluate_command, train_command
 from d2rl.envs import FullDuplexConfig, evaluation_drops, steering
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.evaluate import Evaluation
+from d2rl.problems.full_duplex import references
+from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.report.figures import FLOOR_DB, Cell
 from d2rl.report.page import report_page, save_report_page
 from d2rl.wireless import rzf
@@ -52,7 +54,7 @@ def quick_references():
     """What is timed, and how well WMMSE does, is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-        patch.setattr(evaluation, "WMMSE_ITERATIONS", 5)
+        patch.setattr(references, "WMMSE_ITERATIONS", 5)
         yield
 
 
@@ -161,7 +163,7 @@ def test_the_map_says_what_a_beam_can_tell(run, line_of_sight):
 
 def test_a_channel_bank_has_no_map(agent):
     made, report = evaluate(agent)
-    made.positions = None
+    made.state = replace(made.state, positions=None)
     page = Page(report_page("bank", agent.config, made, report))
     assert "does not tell where users are" in " ".join(page.text.split())
     assert not any("map of the users" in image["alt"] for image in page.images)
@@ -217,10 +219,10 @@ def test_a_beam_matched_to_a_direction_is_strongest_there():
 
 
 def test_outcomes_are_those_that_were_scored():
-    made = Evaluation(FullDuplexConfig(), 5, 0)
+    made = Evaluation(FullDuplexProblem(FullDuplexConfig()), 5, 0)
     for name, outcome in made.outcomes.items():
-        assert float(outcome.rates.sum(-1).mean()) == pytest.approx(made.policies[name]["sum_rate"], rel=1e-5)
-    inside = [place.norm(dim=-1) for place in made.positions]
+        assert float(outcome.utility.sum(-1).mean()) == pytest.approx(made.policies[name]["sum_rate"], rel=1e-5)
+    inside = [place.norm(dim=-1) for place in made.state.positions]
     assert all(bool(((distance >= 10) & (distance <= 100)).all()) for distance in inside)
 
 

@@ -18,7 +18,7 @@ from wandb_files import configuration, identity, parts, rows, status
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import Interrupted
-from d2rl.evaluation import evaluate as evaluation
+from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.runs.tracking import log, make_loggers, wandb_id
 from d2rl.training.train import train
@@ -65,7 +65,7 @@ def test_wandb_writes_offline_without_network_or_questions(tiny, tmp_path, monke
 def trained(tiny, tmp_path, monkeypatch):
     """Trains offline in ``tmp_path`` / name: ``trained("run", "seed=1", resume=...)``."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setattr(evaluation, "WMMSE_ITERATIONS", 2)
+    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 2)
 
     def run(name: str, *overrides: str, resume: Path | None = None) -> Path:
         config = tiny("logger.mode=offline", f"run_dir={tmp_path / name}", *overrides)
@@ -130,6 +130,6 @@ def test_a_run_that_is_resumed_without_its_directory_names_the_place(trained, ti
 
 def test_wandb_is_one_that_joins_the_parts_of_a_run():
     """docs/dashboards.md says how that was seen."""
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     (wanted,) = [one for one in map(Requirement, project["dependencies"]) if one.name == "wandb"]
     assert [version in wanted.specifier for version in ("0.27.2", "0.28.0", "0.28.1", "0.31.0")] == [0, 0, 1, 1]

@@ -107,7 +107,7 @@ def interrupted(monkeypatch, config, path: Path, update: int, checkpoint: Path |
 
         patch.setattr(D2RL, "learn", pressed)
         with pytest.raises(KeyboardInterrupt):
-            start(config, path)
+            start(config, path, checkpoint)
 
 
 @pytest.mark.parametrize("update", [9, pytest.param(15, marks=pytest.mark.slow)])
