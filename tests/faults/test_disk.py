@@ -13,7 +13,7 @@ from runs import SMALL, equal, metrics, trained
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import ConfigError, RunError
 from d2rl.config.defaults import Config
-from d2rl.config.load import load
+from d2rl.problems import load_config
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import load_checkpoint
 from d2rl.training.train import train
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def fit(path: Path, *overrides: str, resume: Path | None = None) -> RunDirectory:
-    config = load([*PLAN, *overrides])
+    config = load_config([*PLAN, *overrides])
     config = replace(config, run_dir=str(path), resume=str(resume) if resume else None)
     run = RunDirectory.create(config, "test")
     try:
@@ -145,7 +145,7 @@ def test_a_run_directory_that_vanishes_is_made_anew(whole, tmp_path, monkeypatch
     run = fit(tmp_path / "run")
     assert "run has vanished while the run was going on; it is made anew" in caplog.text
     assert equal(trained(run.last), trained(whole.last))
-    assert load([f"conf={run.config}"]).trainer.epochs == 4
+    assert load_config([f"conf={run.config}"]).trainer.epochs == 4
     kept = metrics(tmp_path / "run").splitlines()[1:]
     assert [row.split(",")[0] for row in kept] == ["400", "480", "560", "640"][-len(kept) :]
     assert kept
@@ -161,5 +161,5 @@ def test_a_run_whose_place_was_taken_ends_and_writes_nothing(tmp_path, monkeypat
     during(monkeypatch, 45, take)
     with pytest.raises(RunError, match="belongs to another run by now; this one ends"):
         fit(path)
-    assert load([f"conf={path / 'config.yaml'}"]).seed == 9
+    assert load_config([f"conf={path / 'config.yaml'}"]).seed == 9
     assert sorted(one.name for one in path.rglob("*")) == [".lock", "checkpoints", "config.yaml"]

@@ -16,7 +16,7 @@ from runs import SMALL, equal, finish, metrics, start, trained
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import Interrupted
-from d2rl.config.load import load
+from d2rl.problems import load_config
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import load_checkpoint
 from d2rl.training.train import train
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def fit(path: Path, resume: Path | None = None):
-    config = replace(load(list(PLAN)), run_dir=str(path), resume=str(resume) if resume else None)
+    config = replace(load_config(list(PLAN)), run_dir=str(path), resume=str(resume) if resume else None)
     run = RunDirectory.create(config, "test")
     try:
         return train(config, run, str(resume) if resume else None)
