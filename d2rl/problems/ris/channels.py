@@ -9,7 +9,7 @@ from torch import Tensor
 
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import link_rates, squared_magnitude
+from d2rl.wireless.link_rates import downlink_powers, link_rates, squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power
 
 Decision = tuple[Tensor, Tensor]  # reflection [B, N], complex, |v_n| = 1; precoder [B, N_t, K], total power 1 at most
@@ -64,6 +64,26 @@ def user_rates(channels: SurfaceChannels, decision: Decision) -> Tensor:
     reflection, precoder = decision
     cell = channels.effective(reflection)
     return link_rates(cell, precoder, full_uplink_power(cell))
+
+
+def rate_pulls(channels: SurfaceChannels, decision: Decision) -> tuple[Tensor, Tensor]:
+    r"""Gradient of each user's rate in every element, up to a common factor: signal minus interference.
+
+    .. math:: \frac{\partial \ln(1 + \gamma_k)}{\partial v_n^*} \propto
+        h_{kn} \Big( \frac{r_{kk}}{T_k} (G w_k)_n^* - \frac{\gamma_k}{T_k} \sum_{j \ne k} r_{kj} (G w_j)_n^* \Big),
+        \quad r_{kj} = g_k^H w_j
+
+    with T_k everything that user k receives, noise included.
+
+    :returns: what it would have for its signal's sake; what it would have less of: two tensors [B, K, N], complex
+    """
+    reflection, precoder = decision
+    cell = channels.effective(reflection)
+    received = cell.downlink.conj() @ precoder
+    signal, disturbance = downlink_powers(cell, precoder, full_uplink_power(cell))
+    own = torch.diag_embed(received.diagonal(dim1=-2, dim2=-1))
+    total, sinr = (signal + disturbance).unsqueeze(-1), (signal / disturbance).unsqueeze(-1)
+    return channels.pulls(precoder, own / total), channels.pulls(precoder, (received - own) * sinr / total)
 
 
 def unit_modulus(value: Tensor, otherwise: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.problems.base import Layout, Observation
-from d2rl.problems.ris.channels import Decision, SurfaceChannels
+from d2rl.problems.ris.channels import Decision, SurfaceChannels, rate_pulls
 from d2rl.problems.ris.simulator import SurfaceState
 from d2rl.wireless.heads import mmse_inverse
 from d2rl.wireless.link_rates import downlink_powers, squared_magnitude
@@ -27,15 +27,11 @@ class KnownSurface(TensorStruct):
     """What decisions and critics need beside the features.
 
     :param channels: as the base station knows them
-    :param reflection: [B, N], phases of the simple decision, from which an action turns
-    :param signal: [B, K, N], complex; where the rate of user k would turn element n for its signal's sake
-    :param interference: [B, K, N], complex; towards more interference, from which it would turn away
+    :param reflection: [B, N], complex; phases of the simple decision, from which an action turns
     """
 
     channels: SurfaceChannels
     reflection: Tensor
-    signal: Tensor
-    interference: Tensor
 
 
 def observe(state: SurfaceState, simple: Decision, layout: Layout) -> Observation:
@@ -55,13 +51,9 @@ def observe(state: SurfaceState, simple: Decision, layout: Layout) -> Observatio
     elements = layout.counts[1]
     received = cell.downlink.conj() @ precoder
     signal, disturbance = downlink_powers(cell, precoder, full_uplink_power(cell))
-    total, rate = signal + disturbance, torch.log2(1 + signal / disturbance)
-    # the gradient of log(1 + SINR) is 2 Re(conj(r_kk) dr_kk) / total for the signal, and for the interference the same
-    # of the others' beams times signal / (disturbance * total)
-    own = torch.diag_embed(received.diagonal(dim1=-2, dim2=-1))
-    to_signal = channels.pulls(precoder, own / total.unsqueeze(-1))
-    to_interference = channels.pulls(precoder, (received - own) * (signal / disturbance / total).unsqueeze(-1))
-    known = KnownSurface(channels, reflection, to_signal, to_interference)
+    rate = torch.log2(1 + signal / disturbance)
+    to_signal, to_interference = rate_pulls(channels, simple)
+    known = KnownSurface(channels, reflection)
 
     gain, direct = (squared_magnitude(tensor).sum(-1) for tensor in (cell.downlink, channels.direct))
     suppressed = (1 / mmse_inverse(cell.downlink).diagonal(dim1=-2, dim2=-1).real - 1).clamp_min(0).to(gain.dtype)
@@ -69,7 +61,8 @@ def observe(state: SurfaceState, simple: Decision, layout: Layout) -> Observatio
     gradient = (to_signal - to_interference).sum(-2)
     scale = reflection.conj() / squared_magnitude(gradient).mean(-1, keepdim=True).clamp_min(1e-30).sqrt()
     of_elements = torch.view_as_real(compressed(gradient * scale))
-    kinds = F.one_hot(layout.kinds(rate.device).squeeze(-1), 2).to(rate.dtype).expand(len(rate), -1, -1)
+    kinds = layout.kinds(rate.device)
+    kinds = torch.cat([kinds == 0, kinds == 1], dim=-1).to(rate.dtype).expand(len(rate), -1, -1)
     own_features = torch.cat([F.pad(of_users, (0, 2)), F.pad(of_elements, (4, 0))], dim=-2)
     nodes = torch.cat([kinds, own_features, _priority(state.weights, layout)], dim=-1)
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from d2rl.common.errors import ConfigError
-from d2rl.common.tensor_struct import repeated
 from d2rl.problems.base import Layout, Observation, Sizes, Step, stream
 from d2rl.problems.ris.channels import Decision, SurfaceChannels, user_rates
 from d2rl.problems.ris.head import SurfaceHead
@@ -22,10 +21,10 @@ from d2rl.problems.ris.observation import (
     observe,
     with_priorities,
 )
-from d2rl.problems.ris.references import Policy, aligned, alternate, rate_bound, reference_policies
+from d2rl.problems.ris.references import Policy, alternate, gradient, rate_bound, reference_policies
 from d2rl.problems.ris.settings import RisConfig
 from d2rl.problems.ris.simulator import SurfaceState, drop
-from d2rl.wireless.link_rates import downlink_powers
+from d2rl.wireless.link_rates import downlink_powers, squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power
 
 
@@ -86,15 +85,27 @@ class RisProblem:
         return Step(utility, following, following, ended, ~ended)
 
     def observe(self, state: SurfaceState) -> Observation:
-        """Features at the aligned phases."""
-        return observe(state, aligned(state), self.layout)
+        """Features at a simple decision."""
+        return observe(state, gradient(state.channels, self.config.gradient_steps), self.layout)
 
     def decode(self, observation: Observation, action: Tensor) -> Decision:
         """Reflection and precoder of M actions [B, M, size] of each state."""
-        count, users = action.shape[1], self.layout.counts[0]
+        known = observation.known.repeat(action.shape[1])
         numbers = self.layout.split(action.float().flatten(0, 1))
-        weights = repeated(observation.weights[:, :users], count)
-        return self.head.decode(observation.known.repeat(count), weights, *numbers)
+        return self.head.decode(known.channels, known.reflection, *numbers)
+
+    def feasible(self, decision: Decision) -> Tensor:
+        """[B M] bool: every element of modulus 1, total precoder power at most 1."""
+        reflection, precoder = decision
+        passive = ((squared_magnitude(reflection) - 1).abs() <= 1e-4).all(-1)
+        return passive & (squared_magnitude(precoder).sum((-2, -1)) <= 1 + 1e-4)
+
+    def permuted(self, state: SurfaceState, orders: list[Tensor]) -> SurfaceState:
+        """The same drops with users and elements in another order."""
+        users, elements = orders
+        c, entities = state.channels, torch.cat([users, len(users) + elements])
+        channels = SurfaceChannels(c.direct[:, users], c.feed[:, elements], c.reflected[:, users][:, :, elements])
+        return SurfaceState(channels, state.weights[:, entities])
 
     def view(self, observation: Observation, action: Tensor, decision: Decision | None = None) -> Tensor:
         """Log signal, and log interference, that an action gives each user; 0 for elements: [B, M, K + N, 2]."""
@@ -131,7 +142,7 @@ class RisProblem:
 
     def references(self) -> dict[str, Policy]:
         """Decisions without learning, by name."""
-        return reference_policies()
+        return reference_policies(self.config.gradient_steps)
 
     def bound(self, state: SurfaceState) -> Tensor:
         """Weighted sum rate [B] without interference and with a surface for each user, which nothing can pass."""

@@ -9,40 +9,32 @@ import torch
 from torch import Tensor
 
 from d2rl.problems.base import stream
-from d2rl.problems.ris.channels import Decision, SurfaceChannels, downlink_only, unit_modulus
+from d2rl.problems.ris.channels import Decision, SurfaceChannels, downlink_only, rate_pulls, unit_modulus
 from d2rl.problems.ris.simulator import SurfaceState
 from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.link_rates import downlink_powers, squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power, rzf
 from d2rl.wireless.wmmse import wmmse_iteration
 
-ALIGNING_STEPS = 20
+ALIGNING_STEPS = 10
 ALTERNATIONS = 200
 
 Policy = Callable[[SurfaceState], Decision]
 
 
-def reference_policies() -> dict[str, Policy]:
-    """Alternating optimisation, phases that raise the channel gains, random phases, by name."""
+def reference_policies(gradient_steps: int) -> dict[str, Policy]:
+    """Alternating optimisation, a few steps along the gradient, random phases, by name."""
 
     def alternating(state: SurfaceState) -> Decision:
         users = state.channels.direct.shape[1]
-        return alternate(state.channels, aligned(state), state.weights[:, :users], ALTERNATIONS)
+        start = with_rzf(state.channels, align(state.channels))
+        return alternate(state.channels, start, state.weights[:, :users], ALTERNATIONS)
 
-    return {"alternating": alternating, "aligned": aligned, "random": random_phases}
-
-
-def random_phases(state: SurfaceState) -> Decision:
-    """Phases drawn uniformly, RZF beams."""
-    like = state.channels.reflected[:, 0].real
-    generator = torch.Generator(like.device).manual_seed(stream("random"))
-    angles = 2 * math.pi * torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-    return with_rzf(state.channels, torch.polar(torch.ones_like(angles), angles))
-
-
-def aligned(state: SurfaceState) -> Decision:
-    """Phases of :func:`align`, RZF beams."""
-    return with_rzf(state.channels, align(state.channels))
+    return {
+        "alternating": alternating,
+        "gradient": lambda state: gradient(state.channels, gradient_steps),
+        "random": lambda state: random_phases(state.channels),
+    }
 
 
 def with_rzf(channels: SurfaceChannels, reflection: Tensor) -> Decision:
@@ -50,17 +42,39 @@ def with_rzf(channels: SurfaceChannels, reflection: Tensor) -> Decision:
     return reflection, rzf(channels.effective(reflection))
 
 
-def align(channels: SurfaceChannels, steps: int = ALIGNING_STEPS) -> Tensor:
+def random_phases(channels: SurfaceChannels) -> Decision:
+    """Phases drawn uniformly, the same ones in every call; RZF beams."""
+    like = channels.reflected[:, 0].real
+    generator = torch.Generator(like.device).manual_seed(stream("random"))
+    angles = 2 * math.pi * torch.rand(like.shape, generator=generator, device=like.device)
+    return with_rzf(channels, torch.polar(torch.ones_like(angles), angles))
+
+
+def align(channels: SurfaceChannels) -> Tensor:
     r"""Phases that raise the sum of the users' channel gains, :math:`\sum_k ||g_k||^2`: [B, N].
 
-    A convex function is above its tangents, so that to maximise the tangent, :math:`v_n = e^{j \arg \nabla_n}`, never
+    A convex function is above its tangents, so that to maximise a tangent, :math:`v_n = e^{j \arg \nabla_n}`, never
     lowers it.
     """
     reflection = torch.ones_like(channels.reflected[:, 0])
-    for _ in range(steps):
+    for _ in range(ALIGNING_STEPS):
         heard = channels.effective(reflection).downlink
         reflection = unit_modulus((channels.reflected * (heard @ channels.feed.mT).conj()).sum(-2), reflection)
     return reflection
+
+
+def gradient(channels: SurfaceChannels, steps: int) -> Decision:
+    """Phases of :func:`align` after steps along the gradient of the sum rate, RZF beams after each.
+
+    In every step elements move by 1 on average, the radius of the circle that they then fall back on.
+    """
+    decision = with_rzf(channels, align(channels))
+    for _ in range(steps):
+        to_signal, to_interference = rate_pulls(channels, decision)
+        direction = (to_signal - to_interference).sum(-2)
+        size = squared_magnitude(direction).mean(-1, keepdim=True).clamp_min(1e-30).sqrt()
+        decision = with_rzf(channels, unit_modulus(decision[0] + direction / size, decision[0]))
+    return decision
 
 
 def alternate(channels: SurfaceChannels, decision: Decision, weights: Tensor, iterations: int) -> Decision:

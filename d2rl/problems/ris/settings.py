@@ -20,7 +20,7 @@ class RisConfig:
     bandwidth: float = option(10.0, "MHz", low=1e-6, high=1e6)
     noise_density: float = option(-174.0, "dBm/Hz", low=-250, high=0)
     noise_figure: float = option(9.0, "dB", low=0, high=60)
-    bs_power: float = option(30.0, "P, dBm", low=-100, high=100)
+    bs_power: float = option(30.0, "P, dBm", low=-60, high=60)
     surface_rician: float | None = option(
         3.0, "Rician K from the base station to the surface, dB; null is Rayleigh fading", low=-100, high=100
     )
@@ -29,4 +29,10 @@ class RisConfig:
     )
     blocking: float = option(0.9, "probability that a user's direct path is blocked", low=0, high=1)
     blocking_loss: float = option(30.0, "loss of a blocked direct path, dB", low=0, high=300)
+    gradient_steps: int = option(
+        5,
+        "steps along the gradient of the sum rate from whose end a policy decides; 0: it begins far off",
+        low=0,
+        high=1000,
+    )
     priority_user: float = option(0.0, "spread of the log weight of every user", low=0, high=3)
