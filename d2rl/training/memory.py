@@ -78,7 +78,7 @@ def _fits(config: Config, need: int, free: int, what: str) -> int:
         most = config.ddpg.replay * free // need
         raise ConfigError(
             f"ddpg.replay={config.ddpg.replay} needs {need / GIB:.1f} GiB {what}, and {free / GIB:.1f} GiB are free; "
-            f"what fits is at most {counted(most, 'state')}."
+            f"at most {counted(most, 'state')} can be kept."
         )
     return free
 

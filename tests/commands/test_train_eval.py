@@ -424,7 +424,7 @@ def test_a_run_is_not_written_over(run):
         (("scenario.bs_power=loud",), "scenario.bs_power"),
         (("scenario.csi_error=-0.1",), "scenario.csi_error"),
         (("trainer.precision=fp16",), "trainer.precision"),
-        (("ddpg.replay=1e9",), r"ddpg\.replay=1000000000 needs .* of memory .* what fits is at most [\d,]+ states"),
+        (("ddpg.replay=1e9",), r"ddpg\.replay=1000000000 needs .* of memory .* at most [\d,]+ states can be kept"),
         (("evaluation.weights=1,1,1,1",), "evaluation.weights=1,1,1,1 needs 5 numbers"),
         (("conf=nowhere",), "conf=nowhere is not there. Available in conf"),
         pytest.param(

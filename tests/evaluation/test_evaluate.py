@@ -32,9 +32,9 @@ from d2rl.problems.full_duplex.references import reference_policies
 from d2rl.report.terminal import results_table
 from d2rl.runs.run_directory import write_json
 from d2rl.training.callbacks.gpu_time import device_name
-from d2rl.wireless import link_rates
+from d2rl.wireless import ChannelState, link_rates
 from d2rl.wireless.bank_file import save_bank
-from d2rl.wireless.channel_bank import ChannelBank
+from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -274,6 +274,26 @@ def worthless(tiny, tmp_path) -> Evaluation:
     save_bank(bank, tmp_path / "bank.npz")
     scenario = replace(tiny().scenario, channel_bank=str(tmp_path / "bank.npz"))
     return Evaluation(FullDuplexProblem(scenario), 8, 0, weights=torch.tensor([1.0, 0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize("level", [-59, 149])
+def test_a_bank_at_either_end_of_what_is_allowed_is_trained_and_evaluated_on(tiny, fit, tmp_path, level):
+    env = FullDuplexEnv(tiny().scenario, 20, 0)
+
+    def scaled(channels: Tensor, gain: Tensor) -> Tensor:
+        return channels.to(torch.complex128) * (10 ** (level / 10) / gain.double().median()).sqrt()
+
+    pairs = zip(env.state.channels.tensors().items(), env.state.gains.tensors().values(), strict=True)
+    channels = ChannelState(**{name: scaled(h, gain).to(torch.complex64) for (name, h), gain in pairs})
+    save_bank(ChannelBank(channels, estimated_gains(channels), env.state.weights), tmp_path / "bank.npz")
+    agent = D2RL(tiny(f"scenario.channel_bank={tmp_path / 'bank.npz'}", "stages.state=0"))
+    fit(agent)
+    assert agent.skipped_steps() == agent.refused_transitions() == 0
+    found = Evaluation(agent.config.scenario, 4, 0)
+    found.score("d2rl", policy_of(agent, DecisionRule(best_of=4, refine=2)))
+    rates = {name: metrics["sum_rate"] for name, metrics in found.policies.items()}
+    assert all(0 < rate < found.bound() for rate in rates.values())
+    assert rates["wmmse"] > rates["random"]
 
 
 def test_ratios_over_references_that_reach_nothing_are_unknown(worthless, tmp_path):
