@@ -53,6 +53,11 @@ def differences(first: Any, second: Any, name: str = "") -> list[str]:
 # ------------------------------------------------------------------ the cells
 
 
+def test_loads_that_come_to_the_same_cell_are_visited_once():
+    cells = cells_of(FullDuplexConfig(transmit_antennas=4, receive_antennas=4, loads="8+8,8+8@4,6+4@4,2+2"))
+    assert [(c.downlink_users, c.uplink_users, c.transmit_antennas) for c in cells] == [(6, 4, 4), (8, 8, 4), (2, 2, 4)]
+
+
 def test_the_scenario_comes_first_and_each_load_changes_users_and_perhaps_antennas():
     cells = cells_of(FullDuplexConfig(loads=" 2+2, 8 + 3,6+4@4", cell_radius=70.0))
     assert [(c.downlink_users, c.uplink_users) for c in cells] == [(6, 4), (2, 2), (8, 3), (6, 4)]
