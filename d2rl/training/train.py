@@ -128,6 +128,7 @@ def _train(config: Config, run: RunDirectory, checkpoint: str | None, loggers: l
         num_sanity_val_steps=0,
         log_every_n_steps=1,
     )
+    trainer.loggers = loggers  # no copy: what ends on the way is ended only once
     trainer.fit(agent, DataLoader(batches, batch_size=None), ckpt_path=checkpoint, weights_only=True)
     last_epoch_is_due = trainer_config.epochs % trainer_config.checkpoint_every == 0
     if last.failed or not last_epoch_is_due:

@@ -289,7 +289,7 @@ def test_a_bank_at_either_end_of_what_is_allowed_is_trained_and_evaluated_on(tin
     agent = D2RL(tiny(f"scenario.channel_bank={tmp_path / 'bank.npz'}", "stages.state=0"))
     fit(agent)
     assert agent.skipped_steps() == agent.refused_transitions() == 0
-    found = Evaluation(agent.config.scenario, 4, 0)
+    found = Evaluation(FullDuplexProblem(agent.config.scenario), 4, 0)
     found.score("d2rl", policy_of(agent, DecisionRule(best_of=4, refine=2)))
     rates = {name: metrics["sum_rate"] for name, metrics in found.policies.items()}
     assert all(0 < rate < found.bound() for rate in rates.values())
