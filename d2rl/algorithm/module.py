@@ -163,11 +163,16 @@ class RLModule(L.LightningModule):
             yield
 
     def perturb(self, action: Tensor) -> Tensor:
-        """Gaussian exploration, clipped to the action's range; its deviation falls linearly over training."""
+        """Gaussian exploration, clipped to the action's range; its deviation falls linearly over training.
+
+        Correlated from slot to slot where asked for, a discrete Ornstein-Uhlenbeck process of the same deviation.
+        """
         noise = self.noise_deviation()
         if noise == 0:
             return action
         draw = torch.randn(action.shape, generator=self.generator, device=action.device)
+        if correlation := self.config.ddpg.noise_correlation:
+            draw = self.world.correlated(draw, correlation)
         return (action + noise * draw).clamp(-1, 1)
 
     # ------------------------------------------------------------------ checkpoints

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from d2rl.algorithm.replay import ReplayBuffer
 from d2rl.config.defaults import RunConfig
@@ -21,15 +22,25 @@ class World(Simulation):
     def __init__(self, capacity: int, *simulation: Any):
         super().__init__(*simulation)
         self.replay = ReplayBuffer(capacity)
+        self.noise: Tensor | None = None  # of the exploration in the latest slot, where it is correlated
+
+    def correlated(self, draw: Tensor, correlation: float) -> Tensor:
+        """White noise of unit deviation as noise that is correlated with that of the slot before."""
+        if self.noise is not None:
+            draw = correlation * self.noise + (1 - correlation**2) ** 0.5 * draw
+        self.noise = draw
+        return draw
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly from here, as plain containers."""
-        return {**super().state_dict(), "replay": self.replay.state_dict()}
+        return {**super().state_dict(), "replay": self.replay.state_dict(), "noise": self.noise}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Continue from a saved world."""
         super().load_state_dict(saved)
         self.replay.load_state_dict(saved["replay"], self.device)
+        noise = saved.get("noise")
+        self.noise = None if noise is None else noise.to(self.device)
 
 
 def make_worlds(

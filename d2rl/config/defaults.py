@@ -97,6 +97,9 @@ class DDPGConfig:
     warmup_critic_updates: int = option(8, "updates of the critic in each of them", low=1)
     noise: float = option(0.6, "standard deviation of the Gaussian exploration at the start", low=0, high=10)
     noise_end: float = option(0.1, "the same at the end of training", low=0, high=10)
+    noise_correlation: float = option(
+        0.0, "of that noise with the one of the slot before; 0: none, near 1 it leads far away", low=0, below=1
+    )
     rate_end: float = option(0.1, "learning rates at the end of training, as a part of the start", above=0, high=1)
     analytic: bool = option(False, "differentiate the simulator instead of a critic (the ceiling, no RL)")
     saturation_penalty: float = option(1e-2, "weight of the squared output before tanh", low=0, high=1e3)

@@ -207,6 +207,19 @@ def test_rates_and_noise_follow_their_schedules(tiny, fit):
         assert noise == pytest.approx(0.4 - 0.3 * (step + 1) / 4)
 
 
+def test_noise_is_correlated_from_slot_to_slot_and_goes_on_where_it_was(tiny):
+    options = ("ddpg.noise=0.2", "ddpg.noise_end=0.2", "ddpg.noise_correlation=0.8", "trainer.num_envs=64")
+    agent, other = build(tiny(*options)), build(tiny(*options))
+    still = torch.zeros(64, 2, agent.problem.layout.size)
+    agent.generator, other.generator = seeded(), torch.Generator()
+    noise = torch.stack([agent.perturb(still) for _ in range(40)]) / 0.2
+    assert float((noise[1:] * noise[:-1]).mean()) == pytest.approx(0.8, abs=0.05)
+    assert float(noise.std()) == pytest.approx(1, abs=0.05)
+    other.world.load_state_dict(agent.world.state_dict())
+    other.generator.set_state(agent.generator.get_state())
+    assert torch.equal(agent.perturb(still), other.perturb(still))
+
+
 @pytest.mark.parametrize("planned", [5, 12, 100])
 def test_a_schedule_of_another_length_goes_on_and_ends_at_one(planned):
     before = Schedule(10)

@@ -48,8 +48,8 @@ USES = {
     "train benchmark": """
         problem scenario.episode_length scenario.stored_states scenario.loads network.critic
         ddpg.gamma ddpg.batch ddpg.critic_batch ddpg.replay ddpg.actor_rate ddpg.critic_rate ddpg.target_rate
-        ddpg.warmup_updates ddpg.warmup_critic_updates ddpg.noise ddpg.noise_end ddpg.rate_end ddpg.analytic
-        ddpg.saturation_penalty ddpg.reward_scale
+        ddpg.warmup_updates ddpg.warmup_critic_updates ddpg.noise ddpg.noise_end ddpg.noise_correlation ddpg.rate_end
+        ddpg.analytic ddpg.saturation_penalty ddpg.reward_scale
         action.objective action.samples action.gradient_steps action.candidates action.temperature
         action.weighted_scale
         reward.explorer reward.case reward.generated
