@@ -2,13 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint lock figures clean
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+.PHONY: train test test-slow test-all lint lock clean
 
 train: .venv/installed
 	$(BIN)/python train.py conf=full_duplex
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/installed
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

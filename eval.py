@@ -4,4 +4,4 @@ from d2rl.commands.train_eval import evaluate_command
 from d2rl.common.command_line import run
 
 if __name__ == "__main__":
-    run(evaluate_command)
+    run(evaluate_command, command="eval")

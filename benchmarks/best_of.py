@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from d2rl.algorithm.decisions import DecisionRule
+from d2rl.common.errors import counted
 from d2rl.deploy.pretrained import load_policy
 from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.wireless import wmmse
@@ -58,7 +59,7 @@ def main() -> None:
             return wmmse(state.estimate, iterations, starts)
 
         score = evaluation.score("wmmse", policy)
-        label = f"WMMSE, {iterations} iterations, {starts} starts"
+        label = f"WMMSE, {counted(iterations, 'iteration')}, {counted(starts, 'start')}"
         rows.append((label, score["sum_rate"], score["wmmse_ratio"], evaluation.latency(policy)))
     table = Table("decision", "sum rate (bit/s/Hz)", "share of WMMSE", "latency (ms)")
     for label, rate, ratio, latency in rows:

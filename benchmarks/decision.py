@@ -24,8 +24,10 @@ from d2rl.config.defaults import option
 from d2rl.config.load import load
 from d2rl.deploy import export
 from d2rl.deploy.real_decision import OUTPUTS, RealDecision
-from d2rl.evaluation.evaluate import BEST_OF, WMMSE_ITERATIONS, Decision, Policy, policy_of, reference_policies
+from d2rl.evaluation.evaluate import BEST_OF, policy_of
 from d2rl.problems import load_config
+from d2rl.problems.full_duplex.problem import Decision
+from d2rl.problems.full_duplex.references import WMMSE_ITERATIONS, Policy, reference_policies
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.wireless.wmmse import improve
 

@@ -15,10 +15,10 @@ from machine import Measurement, Work, axes, cell, measure, medians, report
 from rich.progress import track
 
 from d2rl.common.command_line import run
-from d2rl.config.defaults import Config, option
+from d2rl.config.defaults import option
 from d2rl.config.load import load
 from d2rl.problems import load_config
-from d2rl.problems.full_duplex.simulator import FullDuplexEnv
+from d2rl.problems.full_duplex.env import FullDuplexEnv
 
 AXES = ("cells", "users", "antennas")
 COLUMNS = {
@@ -57,10 +57,15 @@ def environment_command(arguments: list[str]) -> None:
     machine = measure(asked)
     for axis, value in track(points, "points", transient=True):
         count = value if axis == "cells" else asked.fixed
-        config = load_config([] if axis == "cells" else cell(**{"links" if axis == "users" else axis: value}), Config)
+        config = load_config([] if axis == "cells" else cell(**{"links" if axis == "users" else axis: value}))
         env = FullDuplexEnv(config.scenario, count, 0, machine.device)
         action = torch.zeros(count, env.action_size, device=machine.device)
-        subjects = {"advance": env.advance, "advance + measure": lambda env=env, action=action: env.step(action)}
+
+        def step(env: FullDuplexEnv = env, action: torch.Tensor = action) -> None:
+            env.measure(env.state, action)
+            env.advance()
+
+        subjects = {"advance": env.advance, "advance + measure": step}
         times = medians(subjects, asked.rounds, asked.seconds, machine.device)
         for name, subject in subjects.items():
             with Work() as work:

@@ -2,8 +2,9 @@
 
     python benchmarks/generalise.py ckpt=PATH [out=DIR] [drops=128] [bank=PATH,...] [only=users,antennas,...]
 
-Each row changes one thing of the scenario that the policy was trained in. WMMSE (one start, 200 iterations), RZF at
-full power and the policy decide on the same drops.
+Each row changes one thing of the scenario that the policy was trained in; the group ``box`` changes the users of both
+directions and the antennas together. WMMSE (one start, 200 iterations), RZF at full power and the policy decide on the
+same drops.
 """
 
 from __future__ import annotations
@@ -11,34 +12,34 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
 from d2rl.algorithm.decisions import DecisionRule
+from d2rl.algorithm.policy import Policy
 from d2rl.common.command_line import run
 from d2rl.common.errors import ConfigError
-from d2rl.config.defaults import Config, FullDuplexConfig, option
+from d2rl.config.defaults import FullDuplexConfig, option
 from d2rl.config.load import load
 from d2rl.config.schema import either
-from d2rl.evaluation.evaluate import BEST_OF, Policy, policy_of, reference_policies
+from d2rl.deploy.pretrained import load_policy
+from d2rl.evaluation.evaluate import BEST_OF, policy_of, ratio, trained_spread
+from d2rl.problems.full_duplex import references
+from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.scenario_bank import cell_of
 from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.report.learning_curve import COLOURS
-from d2rl.runs.run_directory import find_checkpoint
-from d2rl.training.checkpoint import config_of, load_checkpoint
-from d2rl.training.train import restore
 from d2rl.wireless import link_rates
 from d2rl.wireless.bank_file import load_bank
 
 USERS, ANTENNAS = (2, 4, 6, 8, 10, 12), (4, 8, 16, 32)
 RADII, SELF_INTERFERENCE = (50.0, 100.0, 200.0, 400.0), (-70.0, -80.0, -90.0, -100.0, -110.0, -130.0)
+BOX_USERS, BOX_ANTENNAS = (2, 6, 12), (4, 8, 32)
 NLOS_POWER = 30.0  # dBm, P_BS of the NLOS scenario
 GROUPS = {
     "users": "users in each direction",
@@ -46,6 +47,7 @@ GROUPS = {
     "radius": "cell radius (m)",
     "interference": "residual self-interference (dB)",
     "propagation": "propagation",
+    "box": "users of both directions and antennas",
 }
 COLUMNS = 3  # of the figure
 AGENT, BEST, WMMSE, RZF, RANDOM = "D2RL", f"D2RL, best of {BEST_OF}", "WMMSE", "RZF", "random"
@@ -55,7 +57,7 @@ AGENT, BEST, WMMSE, RZF, RANDOM = "D2RL", f"D2RL, best of {BEST_OF}", "WMMSE", "
 class GeneraliseConfig:
     """What the command takes."""
 
-    ckpt: str | None = option(None, "checkpoint or run directory")
+    ckpt: str | None = option(None, "checkpoint, run directory, policy folder or pretrained")
     out: str = option("runs/generalise", "where it writes")
     drops: int = option(128, "states in each cell", low=2)
     seed: int = option(0, "of the drops", low=0)
@@ -68,7 +70,7 @@ class Row:
     """One cell.
 
     :param group: of what is changed      :param value: on the axis of that group
-    :param trained: whether it is the cell that the policy was trained in
+    :param trained: whether training has visited this cell
     """
 
     group: str
@@ -85,15 +87,14 @@ def generalise_command(arguments: list[str]) -> None:
     asked, console = load(arguments, GeneraliseConfig), Console()
     if asked.ckpt is None:
         raise ConfigError("ckpt=PATH is missing, a checkpoint or a run directory.")
-    path = find_checkpoint(asked.ckpt, prefer="best")
-    checkpoint = load_checkpoint(path)
-    config = config_of(checkpoint)
+    trained, path = load_policy(asked.ckpt)
+    config, weights = trained.config, trained.state_dict()
     torch.set_num_threads(config.trainer.threads or torch.get_num_threads())
     rows = list(cells(config.scenario, _chosen(asked.only), asked.bank.split(",") if asked.bank else []))
     results = []
     for row in track(rows, "cells", console=console, transient=True):
-        agent = restore(checkpoint, replace(config, scenario=row.scenario), str(path)).eval()
-        results.append((row, score(row.scenario, _policies(agent, config), asked.drops, asked.seed)))
+        policy = Policy.of(replace(config, scenario=row.scenario), weights, config, str(path))
+        results.append((row, score(row.scenario, _policies(policy), asked.drops, asked.seed)))
     out = Path(asked.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(out / "generalise.csv", results)
@@ -105,11 +106,12 @@ def generalise_command(arguments: list[str]) -> None:
 
 
 def cells(trained: FullDuplexConfig, groups: list[str], banks: list[str]) -> Iterator[Row]:
-    """Every cell, group by group, one thing changed at a time; a policy trained on a bank is put into drawn cells."""
+    """Every cell, group by group; a policy trained on a bank is put into drawn cells."""
+    visited = cells_of(trained)
 
     def changed(group: str, value: float | str, **scenario: float | int | str) -> Row:
         other = replace(trained, **{"channel_bank": None, **scenario})
-        return Row(group, value, other, other == trained)
+        return Row(group, value, other, replace(other, loads=None) in visited)
 
     for count in USERS if "users" in groups else ():
         yield changed("users", count, downlink_users=count, uplink_users=count)
@@ -122,12 +124,18 @@ def cells(trained: FullDuplexConfig, groups: list[str], banks: list[str]) -> Ite
     if "propagation" in groups:
         yield changed("propagation", "as trained", channel_bank=trained.channel_bank)
         yield changed("propagation", f"NLOS, {NLOS_POWER:g} dBm", path_loss="nlos", bs_power=NLOS_POWER)
+    for antennas, down, up in product(BOX_ANTENNAS, BOX_USERS, BOX_USERS) if "box" in groups else ():
+        users = {"downlink_users": down, "uplink_users": up}
+        name = f"{down} + {up} users, {antennas} antennas"
+        yield changed("box", name, **users, transmit_antennas=antennas, receive_antennas=antennas)
     for bank in banks:
         yield changed("propagation", Path(bank).stem, channel_bank=bank, **cell_of(load_bank(Path(bank).expanduser())))
 
 
 @torch.no_grad()
-def score(scenario: FullDuplexConfig, policies: dict[str, Policy], drops: int, seed: int) -> dict[str, float]:
+def score(
+    scenario: FullDuplexConfig, policies: dict[str, references.Policy], drops: int, seed: int
+) -> dict[str, float]:
     """Mean sum rate of each policy, bit/s/Hz; ``drops``, and half the 95 % interval of D2RL's share of WMMSE."""
     state = evaluation_states(scenario, drops, seed)
     rates = {name: link_rates(state.channels, *policy(state)).sum(-1).double() for name, policy in policies.items()}
@@ -137,15 +145,14 @@ def score(scenario: FullDuplexConfig, policies: dict[str, Policy], drops: int, s
     return {**{name: float(rate.mean()) for name, rate in rates.items()}, "half": float(half), "drops": len(residual)}
 
 
-def _policies(agent: torch.nn.Module, config: Config) -> dict[str, Policy]:
-    references = reference_policies()
-    spread = max(config.scenario.priority_direction, config.scenario.priority_user)
+def _policies(policy: Policy) -> dict[str, references.Policy]:
+    known = references.reference_policies()
     return {
-        AGENT: policy_of(agent, DecisionRule()),
-        BEST: policy_of(agent, DecisionRule(best_of=BEST_OF, priority_spread=spread)),
-        WMMSE: references["wmmse"],
-        RZF: references["rzf"],
-        RANDOM: references["random"],
+        AGENT: policy_of(policy, DecisionRule()),
+        BEST: policy_of(policy, DecisionRule(best_of=BEST_OF, priority_spread=trained_spread(policy))),
+        WMMSE: known["wmmse"],
+        RZF: known["rzf"],
+        RANDOM: known["random"],
     }
 
 
@@ -159,9 +166,8 @@ def _chosen(only: str | None) -> list[str]:
 
 def _shares(result: dict[str, float]) -> dict[str, float]:
     """Of WMMSE, and the part of the way from random to WMMSE."""
-    span = result[WMMSE] - result[RANDOM]
-    shares = {name: result[name] / result[WMMSE] for name in (AGENT, BEST, RZF)}
-    return {**shares, "gap closed": (result[AGENT] - result[RANDOM]) / span}
+    shares = {name: ratio(result[name], result[WMMSE]) for name in (AGENT, BEST, RZF)}
+    return {**shares, "gap closed": ratio(result[AGENT] - result[RANDOM], result[WMMSE] - result[RANDOM])}
 
 
 def _write_csv(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:
@@ -180,14 +186,14 @@ def _write_csv(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:
 
 
 def _table(results: list[tuple[Row, dict[str, float]]]) -> str:
-    """Markdown; the cell of the training is set in bold."""
+    """Markdown; cells that training has visited are set in bold."""
     lines = [
         f"| cell | WMMSE (bit/s/Hz) | {AGENT} of WMMSE | {BEST} | {RZF} | gap closed |",
         "|---|---|---|---|---|---|",
     ]
     for row, result in results:
         shares = _shares(result)
-        name = f"{row.value}" if row.group == "propagation" else f"{GROUPS[row.group]}: {row.value:g}"
+        name = row.value if isinstance(row.value, str) else f"{GROUPS[row.group]}: {row.value:g}"
         name = f"**{name}**" if row.trained else name
         lines.append(
             f"| {name} | {result[WMMSE]:.1f} | {shares[AGENT]:.3f} ± {result['half']:.3f} | {shares[BEST]:.3f} | "
@@ -197,13 +203,14 @@ def _table(results: list[tuple[Row, dict[str, float]]]) -> str:
 
 
 def _figure(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:
-    """Share of WMMSE over what is changed, a panel for each group."""
-    groups = [group for group in GROUPS if any(row.group == group for row, _ in results)]
+    """Share of WMMSE over what is changed, a panel for each group that has one axis."""
+    groups = [group for group in GROUPS if group != "box" and any(row.group == group for row, _ in results)]
+    if not groups:
+        return
     columns = min(COLUMNS, len(groups) + 1)  # the legend has a place of its own
     rows = -(-(len(groups) + 1) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(3 * columns, 2.9 * rows), sharey=True, squeeze=False, constrained_layout=True
-    )
+    figure = Figure(figsize=(3 * columns, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     panels = list(grid.flat)
     styles: dict[str, Callable[..., object]] = {AGENT: "o-", BEST: "^-", RZF: "s-"}
     for panel, group in zip(panels, groups, strict=False):
@@ -229,7 +236,6 @@ def _figure(path: Path, results: list[tuple[Row, dict[str, float]]]) -> None:
     for panel in panels[len(groups) :]:
         panel.set_axis_off()
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

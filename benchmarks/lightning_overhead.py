@@ -42,7 +42,8 @@ class Bare:
     """An optimizer with the face of Lightning's, and nothing else."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
-        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+        self.optimizer = optimizer
+        self.param_groups, self.defaults = optimizer.param_groups, optimizer.defaults
         self.step, self.zero_grad = optimizer.step, optimizer.zero_grad
 
 

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from d2rl.common.errors import counted
 from d2rl.wireless import ChannelState, StructuredHead, full_uplink_power, link_rates, rzf, wmmse
 from d2rl.wireless.fading import complex_normal, rician, scale
 from d2rl.wireless.propagation import LinkBudget, thermal_noise, user_positions
@@ -58,7 +59,9 @@ def main() -> None:
         ),
     ]
 
-    table = Table(title=f"Link decisions per second, {options.threads} CPU thread(s), torch {torch.__version__}")
+    table = Table(
+        title=f"Link decisions per second, {counted(options.threads, 'CPU thread')}, torch {torch.__version__}"
+    )
     table.add_column("")
     for heading in ("batch", "ms / batch", "us / decision", "decisions / s"):
         table.add_column(heading, justify="right")

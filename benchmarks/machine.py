@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from d2rl.common.command_line import run
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, counted
 from d2rl.config.defaults import option
 from d2rl.config.load import load
 from d2rl.config.schema import either
@@ -88,7 +88,7 @@ def measure(asked: Measurement) -> Machine:
     if device.type == "cuda":
         name = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     else:
-        name = f"{_cpu()}, {asked.threads} thread(s), torch {torch.__version__}"
+        name = f"{_cpu()}, {counted(asked.threads, 'thread')}, torch {torch.__version__}"
     left, right = torch.rand(2, asked.matrix, asked.matrix, device=device)
     product, source = torch.empty_like(left), torch.zeros(asked.megabytes << 18, device=device)
     target = torch.empty_like(source)

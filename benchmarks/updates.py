@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from lightning_overhead import plain_agent
 from machine import Machine, Measurement, Work, axes, cell, measure, medians, report
 from rich.progress import track
@@ -119,7 +118,7 @@ def prepared(agent: D2RL) -> D2RL:
         agent.interact()
     if agent.config.stages.state is None:  # its weights and running moments would only take up memory
         agent.optimizers().pop()
-        agent.senpnn = torch.nn.Identity()
+        agent.senpnn = agent.learners["senpnn"] = None
     return agent
 
 

@@ -49,7 +49,7 @@ def check_problem(problem: Problem, batch: int = 3, slots: int = 3) -> None:
     if isinstance(problem, Benchmarked):
         _check_references(problem, batch)
     if isinstance(problem, Generative):
-        _check_rows(problem, state)
+        _check_rows(problem, state if problem.exogenous else problem.observe(state))
     if isinstance(problem, Prioritised):
         _check_priorities(problem, seen)
     if hasattr(problem, "permuted"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from d2rl.wireless import ChannelState
 from d2rl.wireless.fading import complex_normal, rician, scale
 from d2rl.wireless.propagation import LinkBudget, LinkGains, thermal_noise, user_positions
 
-torch.set_num_threads(1)
+# Tests run on all cores already; programs that they start read the variable.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 CPU = torch.device("cpu")
 
@@ -62,6 +65,20 @@ def problem_of(channels: ChannelState, head: str = "structured") -> FullDuplexPr
     users = {"downlink_users": channels.downlink_users, "uplink_users": channels.uplink_users}
     antennas = {"transmit_antennas": channels.transmit_antennas, "receive_antennas": channels.receive_antennas}
     return FullDuplexProblem(FullDuplexConfig(**users, **antennas, head=head))
+
+
+def pairs(*factors: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Combinations in which any two values of different factors meet; far fewer than all combinations."""
+
+    def meetings(row: tuple[int, ...]) -> set[tuple[tuple[int, int], ...]]:
+        return set(combinations(enumerate(row), 2))
+
+    rows = list(product(*(range(len(factor)) for factor in factors)))
+    missing, chosen = set().union(*map(meetings, rows)), []
+    while missing:
+        chosen.append(max(rows, key=lambda row: len(meetings(row) & missing)))
+        missing -= meetings(chosen[-1])
+    return [tuple(factor[n] for factor, n in zip(factors, row, strict=True)) for row in chosen]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

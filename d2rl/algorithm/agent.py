@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from d2rl.problems import make_problems
 from d2rl.problems.base import Generative, Observation, Problem, Transition
 
 HELD_OUT = 64  # states that SENPNN never trains on
+SATURATED = 0.99  # a number of an action beyond it stands on a flat end of tanh
 Rows = Mapping[str, Tensor]
 
 
@@ -33,7 +35,7 @@ class D2RL(RLModule):
     Callbacks steer it through ``stages`` (which explorers take part), ``chi`` (probability that a state
     is replaced), ``autocast_type`` (precision of the networks) and ``sections`` (timing); the module
     itself computes. One training step makes ``trainer.updates_per_step`` updates, and a slot before every
-    ``trainer.updates_per_slot`` of them.
+    ``trainer.updates_per_slot`` of them. Weights are drawn from ``config.seed``, not from torch's global generator.
 
     Example::
 
@@ -49,10 +51,21 @@ class D2RL(RLModule):
     def __init__(self, config: RunConfig, problems: Sequence[Problem] | None = None):
         super().__init__(config, make_problems(config) if problems is None else problems)
         check_algorithm(config, self.problem)
+        self.case = reward_case(config.reward.case)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed % 2**32)
+            self.make_networks(config)
+        self.learners = self.make_learners()
+        self.chain_factors: dict[str, Tensor] | None = None
+        self.fallback = False
+        self.reward_unit_known = False
+        self.captured: CapturedUpdates | None = None
+
+    def make_networks(self, config: RunConfig) -> None:
+        """Actor, critic and explorers, with weights from torch's global generator."""
         network = config.network
         self._views = [make_view(network, problem)[0] for problem in self.problems]
         view_size = make_view(network, self.problem)[1]
-        self.case = reward_case(config.reward.case)
 
         self.actor = make_actor(config, self.problem)
         self.critic = Critic(make_transition(network, self.problem, view_size), network.width)
@@ -61,12 +74,6 @@ class D2RL(RLModule):
         self.renpnn = explorer_class(config, "reward").build(config, self.problem)
         generative = isinstance(self.problem, Generative)
         self.senpnn = explorer_class(config, "state").build(config, self.problem) if generative else None
-        self.learners = self.make_learners()
-
-        self.chain_factors: dict[str, Tensor] | None = None
-        self.fallback = False
-        self.reward_unit_known = False
-        self.captured: CapturedUpdates | None = None
 
     def make_learners(self) -> dict[str, Learner]:
         """Actor, critic and each explorer by name; all of them from the start, so that a checkpoint always loads."""
@@ -158,19 +165,33 @@ class D2RL(RLModule):
     def explore_state(self) -> None:
         """SENPNN, Mode II: in a share chi of the slots, evenly spread, the states become synthetic before the action.
 
-        All at once: one chain for many states costs little more than for one.
+        All at once: one chain for many states costs little more than for one. Where decisions move the world a state
+        cannot be replaced; there the policy ascends Q on synthetic observations instead, in a share chi of its updates.
         """
+        if self.world.problem.exogenous and self.replacement_due():
+            with self.sections("senpnn"):
+                self.world.state = self.synthetic(self.world.problem, self.world.state, self.corruption)
+
+    def replacement_due(self) -> bool:
+        """Whether it is the turn of synthetic states."""
         if not self.stages["state"]:
-            return
+            return False
         self.replacements_due += self.chi
-        if self.replacements_due < 1 - 1e-9:
-            return
-        self.replacements_due -= 1
-        with self.sections("senpnn"):
-            self.world.state = self.synthetic(self.world.problem, self.world.state, self.config.state.corrupt or None)
+        due = self.replacements_due >= 1 - 1e-9
+        self.replacements_due -= due
+        return due
+
+    @property
+    def corruption(self) -> int | None:
+        """Step p to which real rows are corrupted; None is P."""
+        return self.config.state.corrupt or None
+
+    def diffused(self) -> Any:
+        """What SENPNN diffuses: states of this slot, or observations of the replay where decisions move the world."""
+        return self.world.state if self.world.problem.exogenous else self.draw(self.config.ddpg.batch).observation
 
     def synthetic(self, problem: Any, state: Any, step: int | None = None) -> Any:
-        """The state with rows that SENPNN made of its own.
+        """A state, or an observation, with rows that SENPNN made of its own.
 
         :param step: p to which real rows are corrupted; None is P
         """
@@ -183,6 +204,7 @@ class D2RL(RLModule):
         """Candidate actions [B, M, size] of the policy, each with Gaussian noise."""
         with self.autocast():
             action = self.policy.sample(observation, self.config.action.candidates, self.generator).tanh()
+        self.means.add("charts/saturated_actions", (action.abs() > SATURATED).float().mean())
         return self.perturb(action)
 
     def explore_reward(self, observation: Observation, view: Tensor, utility: Tensor) -> Tensor | None:
@@ -243,6 +265,7 @@ class D2RL(RLModule):
         if self.updates == 0:
             self.calibrate()
         rows = self.rows_due()
+        self.imagines = not self.world.problem.exogenous and self.replacement_due()
         if self.captured is not None:
             self.captured(rows)
         else:
@@ -272,7 +295,7 @@ class D2RL(RLModule):
         ascends_chain = self.stages["action"] and self.config.action.objective != "weighted"
         step = self.chain_step if ascends_chain else None
         due = self.warming, step, self.reward_explorer_due, self.state_explorer_due
-        return (self.visited, *self.stages.values(), self.trusts_generated, *due, self.autocast_type)
+        return (self.visited, *self.stages.values(), self.trusts_generated, self.imagines, *due, self.autocast_type)
 
     @property
     def warming(self) -> bool:
@@ -295,12 +318,12 @@ class D2RL(RLModule):
         return self.config.stages.state is not None and self.updates % self.config.state.every == 0
 
     def rows_due(self) -> Rows | None:
-        """The rows that SENPNN learns from in this update, if it does: of this slot's states, or of the stored ones."""
+        """The rows that SENPNN learns from in this update, if it does: of :meth:`diffused`, or of the stored states."""
         if not self.state_explorer_due:
             return None
         problem: Any = self.world.problem
         if self.stored is None:
-            return problem.rows(self.world.state)
+            return problem.rows(self.diffused())
         chosen = torch.randint(self.stored.batch, (self.world.batch,), generator=self.generator, device=self.device)
         return problem.rows(self.stored[chosen])
 
@@ -358,6 +381,9 @@ class D2RL(RLModule):
         def quality() -> Tensor:
             return to_scalar(self.reward_of(batch), batch.observation.weights)
 
+        if self.imagines:
+            made = self.synthetic(self.world.problem, batch.observation, self.corruption)
+            batch = replace(batch, observation=made)
         loss, metrics = self.policy.loss(batch, self.value, quality, self.generator, self.chain_step)
         for name, value in metrics.items():
             self.means.add(f"losses/{name}", value)

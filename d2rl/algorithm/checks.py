@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from d2rl.algorithm.rewards import reward_case
 from d2rl.common.errors import ConfigError
-from d2rl.config.defaults import RunConfig
-from d2rl.problems.base import Generative, Measurable, Problem
+from d2rl.config.defaults import Config, EvaluationConfig, RunConfig
+from d2rl.config.load import processes
+from d2rl.problems.base import Generative, Measurable, Prioritised, Problem
 
 
 def check_algorithm(config: RunConfig, problem: Problem) -> None:
@@ -30,9 +31,41 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
             f"action.candidates={config.action.candidates} measures several actions in one state, and in {name} the "
             "next state follows from the action; set action.candidates=1."
         )
+    if config.stages.state is not None and config.action.objective != "chain" and not problem.exogenous:
+        raise ConfigError(
+            f"action.objective={config.action.objective} imitates actions of real states, and in {name} SENPNN makes "
+            "observations without actions; set action.objective=chain, or stages.state=null."
+        )
     generates = config.reward.generated and config.stages.reward is not None
     if generates and config.action.candidates < 2 and problem.exogenous:
         raise ConfigError(
             "reward.generated=true needs action.candidates of 2 at least, got 1: generated rewards are trusted by how "
             "they rank the actions of one state."
         )
+    if generates and config.trainer.num_envs < 2 * processes(config.trainer) and not problem.exogenous:
+        raise ConfigError(
+            f"reward.generated=true needs trainer.num_envs of 2 at least for each process, got "
+            f"{config.trainer.num_envs}: in {name} generated rewards are trusted by how they rank states side by side."
+        )
+    check_evaluation(config, problem)
+
+
+def check_evaluation(config: RunConfig, problem: Problem) -> None:
+    """Refuse ways to decide and to report that the problem has no part for.
+
+    :raises ConfigError: names the key and the remedy
+    """
+    evaluation, plain = config.evaluation, EvaluationConfig()
+    for key, possible in (
+        ("best_of", isinstance(problem, Measurable)),
+        ("refine", hasattr(problem, "refine")),
+        ("priority_spread", isinstance(problem, Prioritised)),
+        ("weights", isinstance(problem, Prioritised)),
+        ("slots", isinstance(config, Config)),
+    ):
+        value, default = getattr(evaluation, key), getattr(plain, key)
+        if value != default and not possible:
+            raise ConfigError(
+                f"evaluation.{key}={value} asks for what problem={config.problem} cannot do; set "
+                f"evaluation.{key}={'null' if default is None else default}."
+            )

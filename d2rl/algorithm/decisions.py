@@ -38,6 +38,8 @@ def decide(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Ge
     :raises InputError: where it is to be refined, channels or weights that cannot be
     """
     problem: Any = policy.problem
+    if hasattr(problem, "notice_priorities"):
+        problem.notice_priorities(state)
     observation, count = problem.observe(state), rule.best_of
     if rule.priority_spread and count > 1:
         weights = diverse_weights(observation.weights, observation.layout, count, rule.priority_spread, generator)

@@ -22,12 +22,12 @@ def state_explorer_loss(agent: D2RL) -> Tensor:
 
 
 def gradient_cosine(agent: D2RL) -> Tensor:
-    """Cosine between the policy's gradients on the real states of this slot and on synthetic ones."""
-    problem, state = agent.world.problem, agent.world.state
+    """Cosine between the policy's gradients on real states and on synthetic ones."""
+    problem, state = agent.world.problem, agent.diffused()
     gradients = []
     with agent.sections("senpnn"):
         for one in (state, agent.synthetic(problem, state)):
-            observation = problem.observe(one)
+            observation = problem.observe(one) if problem.exogenous else one
             noise = torch.Generator(agent.device).manual_seed(agent.updates)  # the same on both sides
             value = agent.value(observation, agent.policy.sample(observation, 1, noise).tanh()).mean()
             parts = torch.autograd.grad(value, list(agent.policy.parameters()), allow_unused=True)

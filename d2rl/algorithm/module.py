@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from d2rl.algorithm.learning_rates import scale_rates
+from d2rl.algorithm.learning_rates import Schedule, scale_rates
 from d2rl.algorithm.means import Means
 from d2rl.algorithm.replay import ReplayBuffer
 from d2rl.algorithm.world import World, make_worlds
@@ -21,6 +22,8 @@ from d2rl.common.errors import CheckpointError
 from d2rl.common.timing import Sections
 from d2rl.config.defaults import STAGES, RunConfig
 from d2rl.problems.base import Problem, stream
+
+logger = logging.getLogger(__name__)
 
 KEPT = (  # counters and switches that a checkpoint keeps
     *("stages", "chi", "replacements_due", "fallback", "reward_unit_known", "updates", "environment_steps"),
@@ -65,8 +68,9 @@ class RLModule(L.LightningModule):
         self.visited = 0
         self.stages = dict.fromkeys(STAGES, False)
         self.initial_stages = dict.fromkeys(STAGES, False)  # begun by the checkpoint that this run started from
-        self.chi, self.replacements_due = 0.0, 0.0
+        self.chi, self.replacements_due, self.imagines = 0.0, 0.0, False
         self.updates = self.environment_steps = 0
+        self.schedule = Schedule(config.trainer.epochs * config.trainer.updates_per_epoch)
         self.processes = 1
         self.autocast_type: torch.dtype | None = None
         self.sections = Sections()
@@ -142,9 +146,8 @@ class RLModule(L.LightningModule):
 
     @property
     def progress(self) -> float:
-        """Part of the planned updates that are done, in [0, 1]."""
-        trainer = self.config.trainer
-        return min(1.0, self.updates / (trainer.epochs * trainer.updates_per_epoch))
+        """Share of the schedules of noise and rates that is done, in [0, 1]."""
+        return self.schedule.at(self.updates)
 
     def schedule_rates(self) -> None:
         """Learning rates fall along half a cosine to ``rate_end`` of their start."""
@@ -186,6 +189,7 @@ class RLModule(L.LightningModule):
         checkpoint["d2rl"] = {
             "config": asdict(self.config),
             "ranks": distributed.gather(own),
+            "schedule": asdict(self.schedule),
             "wandb": self.wandb_id,
             **{name: getattr(self, name) for name in KEPT},
         }
@@ -203,6 +207,13 @@ class RLModule(L.LightningModule):
             )
         for name in KEPT:
             setattr(self, name, self.saved[name])
+        before, planned = Schedule(**self.saved["schedule"]), self.schedule.planned
+        self.schedule = before.replanned(planned, self.updates)
+        if self.schedule is not before:
+            logger.info(
+                f"the run is planned for {planned} updates instead of {before.planned}: exploration noise and learning "
+                f"rates go on from where they were, {self.progress:.0%} of the way to their ends"
+            )
 
     def go_on_from(self, saved: dict[str, Any]) -> None:
         """Put random numbers and worlds where a checkpoint left them.

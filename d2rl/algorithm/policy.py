@@ -56,15 +56,21 @@ class Policy(nn.Module):
         self.problem = make_problems(config)[0]
         self.autocast_type = torch.bfloat16 if config.trainer.precision == "bf16" else None
         self.network = "aenpnn" if diffusion else "actor"
-        if diffusion and config.action.explorer == "aenpnn":  # without Lightning, which takes seconds to import
-            encoder = make_encoder(config.network, self.problem)
-            self.aenpnn: Any = ActionChain(encoder, self.problem.layout, config.network.width, config.action)
-        elif diffusion:
-            from d2rl.algorithm.explorers import explorer_class
+        with torch.random.fork_rng(devices=[]):  # the first weights are written over, and cost the caller no number
+            self.add_module(self.network, self._made())
 
-            self.aenpnn = explorer_class(config, "action").build(config, self.problem)
-        else:
-            self.actor = make_actor(config, self.problem)
+    def _made(self) -> nn.Module:
+        """The network, with weights at random."""
+        config, problem = self.config, self.problem
+        if self.network == "actor":
+            return make_actor(config, problem)
+        if config.action.explorer == "aenpnn":  # without Lightning, which takes seconds to import
+            return ActionChain(
+                make_encoder(config.network, problem), problem.layout, config.network.width, config.action
+            )
+        from d2rl.algorithm.explorers import explorer_class
+
+        return explorer_class(config, "action").build(config, problem)
 
     @classmethod
     def of(cls, config: RunConfig, weights: Mapping[str, Tensor], made_with: RunConfig, name: str) -> Policy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -96,4 +97,5 @@ class ReplayBuffer:
 def _finite(transitions: dict[str, Tensor]) -> Tensor:
     """[B] bool: which transitions are finite as a whole. A sum is finite only where all its terms are."""
     real = (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in transitions.values())
-    return torch.isfinite(torch.stack([t.detach().reshape(len(t), -1).sum(1).double() for t in real]).sum(0))
+    rows = (t.detach().reshape(len(t), math.prod(t.shape[1:])) for t in real)
+    return torch.isfinite(torch.stack([row.sum(1).double() for row in rows]).sum(0))

@@ -14,6 +14,7 @@ from d2rl.benchmark.report import write_report
 from d2rl.benchmark.results import read_result, write_cells
 from d2rl.benchmark.runner import Runner, held
 from d2rl.benchmark.summary import summarize
+from d2rl.common.errors import counted
 from d2rl.runs.run_directory import write_json
 
 
@@ -38,6 +39,6 @@ def benchmark_command(arguments: list[str]) -> None:
             console.print(f"report: {matrix.out / 'report.md'}", markup=False, soft_wrap=True)
     if failed:
         raise BenchmarkError(
-            f"{len(failed)} of {len(matrix.cells)} cells failed: {', '.join(cell.name for cell in failed)}. Their logs "
-            f"are {matrix.out}/cells/<cell>/log.txt; the same command runs them again, and only them."
+            f"{len(failed)} of {counted(len(matrix.cells), 'cell')} failed: {', '.join(cell.name for cell in failed)}. "
+            f"Their logs are {matrix.out}/cells/<cell>/log.txt; the same command runs them again, and only them."
         )

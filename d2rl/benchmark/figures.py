@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from d2rl.benchmark.levels import BACK
 from d2rl.benchmark.matrix import Matrix
 from d2rl.benchmark.results import Result
 from d2rl.evaluation.evaluate import AGENT, AGENT_BEST
-from d2rl.report.learning_curve import COLOURS, plt, read_metrics
+from d2rl.report.learning_curve import COLOURS, read_metrics
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # seconds, gap closed
 TOGETHER = 6  # curves that one panel can hold; more get a panel each, beside the baseline
@@ -30,7 +31,6 @@ def draw_figures(matrix: Matrix, results: Sequence[Result], summary: dict[str, A
     if back is not None:
         paths.append(matrix.out / f"{BACK_FIGURE}.png")
         back.savefig(paths[-1], dpi=150)
-        plt.close(back)
     for index, scenario in enumerate(matrix.scenarios):
         of = {name: [r for r in results if (r.variant, r.scenario) == (name, scenario)] for name in matrix.variants}
         of = {name: some for name, some in of.items() if some}
@@ -42,18 +42,18 @@ def draw_figures(matrix: Matrix, results: Sequence[Result], summary: dict[str, A
             if figure is not None:
                 paths.append(matrix.out / f"{name}{f'-{scenario}' if index else ''}.png")
                 figure.savefig(paths[-1], dpi=150)
-                plt.close(figure)
     return paths
 
 
 def _curves(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     """Gap closed against training seconds: median and interquartile band over seeds, seeds faint."""
-    if not results:
-        return None
     curves = {name: [curve for result in some if (curve := _curve(result))] for name, some in results.items()}
+    if not any(curves.values()):
+        return None
     thresholds = next(iter(results.values()))[0].time_to_gap
     if len(curves) <= TOGETHER:
-        figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        axes = figure.subplots()
         for (name, some), colour in zip(curves.items(), COLOURS, strict=False):
             _band(axes, some, colour, matrix.variants[name].title)
         _finish_curves(axes, thresholds)
@@ -62,9 +62,8 @@ def _curves(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
     baseline = curves.pop(matrix.baseline, [])
     columns = 3
     rows = -(-len(curves) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(9, 2.4 * rows), sharex=True, sharey=True, constrained_layout=True, squeeze=False
-    )
+    figure = Figure(figsize=(9, 2.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, (name, some) in zip(grid.flat, curves.items(), strict=False):
         _band(axes, baseline, "0.5", "")
         _band(axes, some, COLOURS[1] if name == matrix.ours else COLOURS[0], "")
@@ -104,7 +103,7 @@ def _finish_curves(axes: Any, thresholds: dict[str, float]) -> None:
         axes.axhline(float(threshold), color="0.6", linewidth=0.6, linestyle=":")
     axes.axhline(1, color="0.4", linewidth=0.8)
     axes.annotate("WMMSE", (1, 1), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color="0.4")
-    low = min(0.4, min(line.get_ydata().min() for line in axes.lines if len(line.get_ydata()) > 2) if axes.lines else 0)
+    low = min(0.4, min((line.get_ydata().min() for line in axes.lines if len(line.get_ydata()) > 2), default=0))
     axes.set_ylim(max(-0.05, low), 1.08)
     axes.set_xlim(left=0)
     axes.set_xlabel("training time (s)")
@@ -118,7 +117,8 @@ def _sections(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
         return None
     sections = list(dict.fromkeys(name for some in results.values() for result in some for name in result.seconds))
     titles = [matrix.variants[name].title for name in results]
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.36 * len(titles)), constrained_layout=True)
+    figure = Figure(figsize=(7, 1.2 + 0.36 * len(titles)), layout="constrained")
+    axes = figure.subplots()
     left = np.zeros(len(titles))
     for section, colour in zip(sections, COLOURS * 2, strict=False):
         seconds = [statistics.fmean(r.seconds.get(section, 0.0) for r in some) for some in results.values()]
@@ -138,7 +138,8 @@ def _back(scenarios: dict[str, Any], matrix: Matrix) -> Any:
     names = list(dict.fromkeys(name for one in scenarios.values() for name in one["variants"]))
     found = {(s, name): v["best"] for s, one in scenarios.items() for name, v in one["variants"].items()}
     longest = max((one["value"] for one in found.values() if one["value"] is not None), default=1.0) or 1.0
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.26 * len(names) * len(scenarios)), constrained_layout=True)
+    figure = Figure(figsize=(7, 1.2 + 0.26 * len(names) * len(scenarios)), layout="constrained")
+    axes = figure.subplots()
     height, named = 0.8 / len(names), set[str]()
     for row, scenario in enumerate(scenarios):
         for index, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
@@ -178,7 +179,8 @@ def _latency(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
                 points[name, policy] = (*point, marker)
     if not points:
         return None
-    figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
     colours = dict(zip(results, COLOURS, strict=False))
     if len(results) > TOGETHER:  # too many to tell apart
         colours = {matrix.baseline: COLOURS[0], matrix.ours: COLOURS[1]}
@@ -193,7 +195,7 @@ def _latency(matrix: Matrix, results: dict[str, list[Result]]) -> Any:
         if reference:
             axes.plot(*reference, "x", color="0.35")
             below = any(math.isclose(reference[1], rate, rel_tol=0.03) for rate in labelled)  # RZF and ZF may coincide
-            place = {"xytext": (5, -11 if below else 3), "textcoords": "offset points"}
+            place: Any = {"xytext": (5, -11 if below else 3), "textcoords": "offset points"}
             axes.annotate(LABELS[name], reference, **place, fontsize=8, color="0.35")
             labelled.append(reference[1])
     axes.set_xscale("log")

@@ -102,7 +102,12 @@ def make_launcher(matrix: Matrix) -> Launcher:
     config, gpu = matrix.config, _on_gpu(matrix)
     if config.launcher == "ray":
         return RayLauncher(config.jobs, gpu)
-    return LocalLauncher(config.jobs or (1 if gpu else len(os.sched_getaffinity(0))))
+    return LocalLauncher(config.jobs or (1 if gpu else _cores()))
+
+
+def _cores() -> int:
+    """CPU cores that this process may use, or that there are where the system does not tell (macOS, Windows)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _on_gpu(matrix: Matrix) -> bool:

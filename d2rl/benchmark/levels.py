@@ -24,13 +24,15 @@ def time_to_levels(results: Sequence[Result], beside: str | None = None) -> dict
     The level is the interquartile mean over seeds of the best gap closed in any evaluation; a variant's own time is
     that at which each seed met its best.
 
-    :param beside: folder where d2rl.benchmark.command wrote; None compares with nothing
+    :param beside: folder where d2rl.benchmark wrote; None compares with nothing
     :raises InputError: a folder without cells
     """
     others = _curves_in(Path(beside).expanduser()) if beside else {}
     levels: dict[str, Any] = {}
     for name in dict.fromkeys(result.variant for result in results):
-        curves = [_curve(result.folder) for result in results if result.variant == name]
+        curves = [curve for result in results if result.variant == name and (curve := _curve(result.folder))]
+        if not curves:  # nothing to compare with the references
+            continue
         best = [max(gap for _, gap in curve) for curve in curves]
         level = float(interquartile_mean(best))
         own = [_time_to(curve, top) for curve, top in zip(curves, best, strict=True)]
@@ -70,11 +72,8 @@ def time_back(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any] | Non
     """
     of = {name: [result for result in results if result.variant == name] for name in matrix.variants}
     origin = {name: v.initial.variant for name, v in matrix.variants.items() if v.initial and of[name]}
-    levels = {
-        name: BACK * float(interquartile_mean([result.gap_closed for result in of[name]]))
-        for name in dict.fromkeys(origin.values())
-        if of[name]
-    }
+    final = {name: [r.gap_closed for r in of[name] if r.gap_closed is not None] for name in origin.values()}
+    levels = {name: BACK * float(interquartile_mean(gaps)) for name, gaps in final.items() if gaps}
     if not levels:
         return None
     best = max(levels, key=levels.__getitem__)
@@ -93,7 +92,7 @@ def time_back(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any] | Non
     variants: dict[str, Any] = {}
     for name in curves:
         algorithm = origin.get(name, name)
-        before = [curve[0][1] for curve in curves[name]] if name in origin else []
+        before = [curve[0][1] for curve in curves[name] if curve] if name in origin else []
         own = to_level(name, algorithm, algorithm) if algorithm in levels else None
         highest = to_level(name, best, matrix.baseline)
         variants[name] = {"from": origin.get(name), "before": _plain(estimate(before)), "own": own, "best": highest}

@@ -14,6 +14,7 @@ from typing import Any
 from d2rl.algorithm.checks import check_algorithm
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, option
+from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import load
 from d2rl.config.schema import either, show
 from d2rl.problems import check_config, load_config, make_problems
@@ -285,6 +286,10 @@ class _Reader:
             given = override.partition("=")[0]
             if given in OF_THE_CELL:
                 raise self._error(f"{key}: {given} is set by the benchmark itself; leave it out.")
+            try:
+                refuse_unused("benchmark", [override])
+            except ConfigError as error:
+                raise self._error(f"{key}: {error.args[0]}") from None
             if given == "conf":
                 raise self._error(f"{key}: conf is no override; use a section, such as {{conf: NAME, set: [...]}}.")
         return list(value)

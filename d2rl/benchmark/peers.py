@@ -26,12 +26,14 @@ from d2rl.benchmark.results import read_result, write_cells
 from d2rl.benchmark.runner import held
 from d2rl.benchmark.summary import summarize
 from d2rl.common.errors import ConfigError
+from d2rl.common.host import left_as_found
 from d2rl.config.defaults import Config
 from d2rl.config.load import load
 from d2rl.config.schema import either
 from d2rl.evaluation.evaluate import Evaluation
 from d2rl.problems import check_config
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
+from d2rl.report.terminal import shown
 from d2rl.runs.run_directory import write_json, write_text
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks.gpu_time import device_name
@@ -40,6 +42,7 @@ ENTROPY = re.compile(r"(auto_)?\d+(\.\d+)?(e-?\d+)?|auto")
 TITLES = {"ddpg": "SB3 DDPG", "td3": "SB3 TD3", "sac": "SB3 SAC"}
 
 
+@left_as_found(1)
 def peers_command(arguments: list[str]) -> None:
     """python benchmarks/peers.py [algorithms=ddpg,td3,sac] [seeds=3] [seconds=240] [out=DIR] [section.key=value]
 
@@ -50,7 +53,6 @@ def peers_command(arguments: list[str]) -> None:
     """
     config, console = load(arguments, PeersConfig), Console()
     learners, matrix = _learners(), peer_matrix(config)
-    torch.set_num_threads(1)
     with held(matrix.out):
         evaluation = None
         for cell in matrix.cells:
@@ -61,7 +63,7 @@ def peers_command(arguments: list[str]) -> None:
                 _run(cell, config, learners, evaluation)
             result = read_result(cell)
             reached = [f"{key} in {time:.1f} s" for key, time in result.time_to_gap.items() if math.isfinite(time)]
-            told = "; ".join([f"{cell.name}: gap closed {result.gap_closed:.3f}", *reached])
+            told = "; ".join([f"{cell.name}: gap closed {shown(result.gap_closed, 3)}", *reached])
             console.print(told, markup=False, highlight=False, soft_wrap=True)
         results = [read_result(cell) for cell in matrix.cells]
         levels = time_to_levels(results, config.beside)

@@ -9,6 +9,7 @@ from typing import Any
 from d2rl.benchmark.figures import BACK_FIGURE, LABELS
 from d2rl.benchmark.levels import retraining_table
 from d2rl.benchmark.matrix import Cell, Matrix
+from d2rl.common.errors import counted
 
 METHOD = """\
 Times are seconds of training on the device named above (process time on a CPU, CUDA events on a GPU), without
@@ -27,10 +28,13 @@ def write_report(
     """Write report.md beside its figures."""
     config = matrix.config
     lines = [f"# {config.title or matrix.name}", "", f"    {command}", ""]
-    lines += [f"Device: {summary['device']}; torch {summary['torch']}; {config.seeds} seeds from {config.seed}.", ""]
+    lines += [
+        f"Device: {summary['device']}; torch {summary['torch']}; {counted(config.seeds, 'seed')} from {config.seed}.",
+        "",
+    ]
     if failed:
         names = ", ".join(cell.name for cell in failed)
-        lines += [f"**{len(failed)} of {len(matrix.cells)} cells failed and are left out: {names}.**", ""]
+        lines += [f"**{len(failed)} of {counted(len(matrix.cells), 'cell')} failed, left out here: {names}.**", ""]
     for name, scenario in summary["scenarios"].items():
         if len(summary["scenarios"]) > 1:
             lines += [f"## Scenario {name}", ""]

@@ -23,6 +23,7 @@ class Result:
     """One cell: rates in bit/s/Hz, times in seconds of the device, latency in ms.
 
     :param time_to_gap: total training time at which a threshold was passed first, infinite if never
+    :param wmmse_ratio, gap_closed: None where the references leave nothing to compare with
     :param seconds_per_epoch: median over epochs
     :param policies: of eval.json, with the cell's own under the agent's name
     """
@@ -31,8 +32,8 @@ class Result:
     scenario: str
     seed: int
     sum_rate: float
-    wmmse_ratio: float
-    gap_closed: float
+    wmmse_ratio: float | None
+    gap_closed: float | None
     best_of_16: float | None
     total_seconds: float
     seconds_per_update: float

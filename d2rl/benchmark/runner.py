@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from d2rl.benchmark.cells import LOG, finish, finished, last_words, progress
 from d2rl.benchmark.launchers import Job, Launcher
 from d2rl.benchmark.matrix import Cell
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, counted
+from d2rl.runs.run_directory import try_lock
 
 WAIT, REFRESH = 0.1, 2.0  # seconds between two looks at the processes, and at the running cells' metrics
 
@@ -44,7 +44,7 @@ class Runner:
         waiting = [cell for cell in cells if not finished(cell)]
         done = len(cells) - len(waiting)
         if done:
-            self.console.print(f"{done} of {len(cells)} cells are finished already", markup=False)
+            self.console.print(f"finished already: {done} of {counted(len(cells), 'cell')}", markup=False)
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
         columns += [TextColumn("{task.fields[quality]}"), TimeElapsedColumn()]
         try:
@@ -122,7 +122,7 @@ def held(out: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try_lock(lock)
     except BlockingIOError:
         os.close(lock)
         raise ConfigError(f"out={out} is in use by another benchmark; wait for its end, or give another out.") from None

@@ -11,8 +11,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, counted
 from d2rl.config.defaults import FullDuplexConfig, option
+from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import load
 from d2rl.problems import check_config, load_config
 from d2rl.problems.full_duplex.env import FullDuplexEnv
@@ -43,6 +44,7 @@ def channels_command(arguments: list[str]) -> None:
     """
     rest = [one for one in arguments if "." in one.partition("=")[0] or one.startswith("conf=")]
     asked = load([one for one in arguments if one not in rest], ChannelsConfig)
+    refuse_unused("channels", rest)
     config = load_config(rest)
     check_config(config)
     if asked.out is None:
@@ -56,8 +58,8 @@ def channels_command(arguments: list[str]) -> None:
     size = Path(asked.out).stat().st_size / 1e6
     training, evaluation = map(len, bank.split())
     console.print(
-        f"written: {asked.out} ({size:.1f} MB), {training} states to train on and {evaluation} for evaluation; use it "
-        f"with scenario.channel_bank={asked.out}",
+        f"written: {asked.out} ({size:.1f} MB), {counted(training, 'state')} to train on and {evaluation} for "
+        f"evaluation; use it with scenario.channel_bank={asked.out}",
         markup=False,
         soft_wrap=True,
     )

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from d2rl.commands.train_eval import evaluate, own_keys
 from d2rl.common.errors import ConfigError
+from d2rl.config.key_use import refuse_unused
 from d2rl.deploy.pretrained import load_policy, save_policy
 from d2rl.report.terminal import results_table
 
@@ -22,6 +23,7 @@ def pretrained_command(arguments: list[str]) -> None:
     for key, meaning in (("ckpt", "PATH, a checkpoint or a run directory"), ("out", "DIR, the folder to write")):
         if key not in given:
             raise ConfigError(f"python -m d2rl.pretrained needs {key}={meaning}.")
+    refuse_unused("eval", rest)
     policy, _ = load_policy(given["ckpt"], rest)
     (_, report), out = evaluate(policy), Path(given["out"]).expanduser()
     try:

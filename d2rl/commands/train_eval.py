@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.checks import check_algorithm
+from d2rl.algorithm.checks import check_algorithm, check_evaluation
 from d2rl.algorithm.policy import Policy
 from d2rl.common.distributed import launch_rank, share
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
+from d2rl.common.host import left_as_found
 from d2rl.config.defaults import Config
+from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import conf_name, to_yaml
 from d2rl.config.schema import leaves
 from d2rl.deploy.pretrained import load_policy
@@ -25,7 +26,6 @@ from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, make_evaluation, score_agent
 from d2rl.evaluation.scheduling import proportional_fair
 from d2rl.problems import check_config, check_files, load_config, make_problems, tied_keys
-from d2rl.problems.full_duplex.checks import link_weights
 from d2rl.report.learning_curve import learning_curve
 from d2rl.report.page import save_report_page
 from d2rl.report.terminal import results_table, wandb_notice
@@ -33,14 +33,21 @@ from d2rl.runs.run_directory import RUNS, RunDirectory, find_checkpoint, run_of,
 from d2rl.training.checkpoint import config_of, load_checkpoint
 from d2rl.training.footprint import check_footprint
 from d2rl.training.memory import check_memory
-from d2rl.training.train import SHAPES, accelerator_device, decision_rule, start_from, train, training_device
+from d2rl.training.train import (
+    SHAPES,
+    accelerator_device,
+    decision_rule,
+    start_from,
+    train,
+    training_device,
+)
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
 BOUND = (  # what stored weights, replay and world are tied to
     "problem",
     *SHAPES,
-    *("action.candidates", "reward.case", "ddpg.gamma", "trainer.num_envs"),
+    *("action.candidates", "reward.case", "reward.generated", "ddpg.gamma", "trainer.num_envs", "seed"),
 )
 
 
@@ -51,7 +58,6 @@ def train_command(arguments: list[str]) -> None:
     checkpoint was written, with that checkpoint's configuration and the overrides given here.
     initial=PATH is a new run that starts from the weights of another, such as after a change of the cell.
     """
-    _quiet()
     config, checkpoint = _configuration(arguments)
     check_config(config)
     check_algorithm(config, make_problems(config)[0])
@@ -73,7 +79,7 @@ def train_command(arguments: list[str]) -> None:
     console.print(f"run directory: {run.path}", markup=False)
     result = train(config, run, resumed)
     assert result.evaluation is not None  # this is the first process
-    report = score_agent(result.agent, result.evaluation, decision_rule(config))
+    report = _results(result.agent, result.evaluation)
     console.print(results_table(report, result.profiler.report()))
     try:
         write_json(run.evaluation, report)
@@ -86,7 +92,7 @@ def train_command(arguments: list[str]) -> None:
             f"{error.strerror or error}; make room, then python eval.py ckpt={run.last} writes the results."
         ) from None
     page = save_report_page(run.path, config, result.evaluation, report, run)
-    console.print(f"learning curve: {run.path / 'learning_curve.png'}", markup=False)
+    console.print(f"learning curve: {curve}", markup=False)
     if page:
         console.print(f"report: {page}", markup=False)
     wandb_notice(console, run)
@@ -94,10 +100,16 @@ def train_command(arguments: list[str]) -> None:
 
 def _assist(config: Config, checkpoint: str | None) -> None:
     """Take part in a run of several processes, of which the first one writes and speaks."""
-    warnings.simplefilter("ignore")
+    level, parent = logging.root.manager.disable, os.getppid()
     logging.disable(logging.WARNING)
-    with suppress(UserError, Interrupted):  # the first one meets it too
-        train(config, RunDirectory(RUNS), checkpoint)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            train(config, RunDirectory(RUNS), checkpoint)
+    except (UserError, Interrupted):
+        if os.getppid() != parent and launch_rank(config.trainer) == 1:  # the first one cannot say it any more
+            raise
+    finally:
+        logging.disable(level)
 
 
 def evaluate_command(arguments: list[str]) -> None:
@@ -106,12 +118,12 @@ def evaluate_command(arguments: list[str]) -> None:
     Evaluates a checkpoint beside the references on frozen drops; needs nothing but the checkpoint.
     ckpt=pretrained is the policy that comes with the package, ckpt=pretrained/any_load one for any number of users.
     """
-    _quiet()
     given, rest = own_keys(arguments)
     if "ckpt" not in given:
         raise ConfigError(
             "eval.py needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
         )
+    refuse_unused("eval", rest)
     policy, path = load_policy(given["ckpt"], rest)
     evaluation, report = evaluate(policy)
     # a policy folder keeps the evaluation that it came with
@@ -133,17 +145,23 @@ def evaluate_command(arguments: list[str]) -> None:
 
 def evaluate(policy: Policy) -> tuple[Evaluation | EpisodeEvaluation, dict[str, Any]]:
     """A policy on the frozen drops, as its configuration asks, and what eval.json holds of it."""
-    config, e = policy.config, policy.config.evaluation
+    config = policy.config
     device = accelerator_device(config.trainer.accelerator)
     check_footprint(config, device, training=False)
-    weights = link_weights(config) if isinstance(config, Config) else None
+    check_evaluation(config, policy.problem)
     policy.to(device)
-    priorities = None if weights is None else torch.tensor(weights)
-    evaluation = make_evaluation(policy.problem, e.drops, e.seed, device, priorities)
-    report = score_agent(policy, evaluation, decision_rule(config))
+    with left_as_found(config.trainer.threads):
+        evaluation = make_evaluation(config, policy.problem, device)
+        return evaluation, _results(policy, evaluation)
+
+
+def _results(policy: Any, evaluation: Evaluation | EpisodeEvaluation) -> dict[str, Any]:
+    """What eval.json holds of a policy or an agent."""
+    rule, e = decision_rule(policy.config), policy.config.evaluation
+    report = score_agent(policy, evaluation, rule)
     if e.slots:
-        report["proportional_fair"] = proportional_fair(policy, decision_rule(config), e.drops, e.slots, e.seed)
-    return evaluation, report
+        report["proportional_fair"] = proportional_fair(policy, rule, e.drops, e.slots, e.seed)
+    return report
 
 
 def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
@@ -157,13 +175,15 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
         )
     try:
         path = find_checkpoint(asked.resume, prefer="last")
-        saved = config_of(load_checkpoint(path))
+        content = load_checkpoint(path)
+        saved = config_of(content)
     except CheckpointError as error:
         raise CheckpointError(f"resume={asked.resume}: {error.args[0]}") from None
     config = replace(load_config(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
     before, now = leaves(saved), leaves(config)
-    for key in (*BOUND, *tied_keys(saved)):
-        if now[key].value != before[key].value:
+    begun = [f"stages.{name}" for name, on in content["d2rl"]["stages"].items() if on]
+    for key in (*BOUND, *tied_keys(saved), *begun):
+        if key in now and now[key].value != before[key].value:
             raise CheckpointError(
                 f"{path} cannot go on with {key}={now[key].value}: what it holds was made with {before[key].value}; "
                 "leave that key out, or train anew."
@@ -184,15 +204,3 @@ def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
         else:
             rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else argument)
     return given, rest
-
-
-def _quiet() -> None:
-    """Keep the terminal for what the person asked for."""
-    logging.basicConfig(format="%(message)s")
-    logging.raiseExceptions = False  # W&B's log on a full disk
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # its lost connection
-    logging.getLogger("d2rl").setLevel(logging.INFO)
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
-    for message in ("does not have many workers", "Checkpoint directory", "isinstance\\(treespec, LeafSpec\\)"):
-        warnings.filterwarnings("ignore", message=f".*{message}.*")

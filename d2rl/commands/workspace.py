@@ -86,6 +86,7 @@ SECTIONS = (
         (
             Panel("Critic", _metrics("losses", "critic"), log=True),
             Panel("Deterministic actor", _metrics("losses", "actor")),
+            Panel("Saturated actions", _metrics("charts", "saturated_actions")),
         ),
     ),
     Section(

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import select
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from types import FrameType
 
 from d2rl.common.errors import Interrupted, UserError
 from d2rl.config.defaults import Config
+from d2rl.config.key_use import unused
 from d2rl.config.load import help_text
 
 USER_ERROR, BROKEN_PIPE = 2, 141
+NOISE = ("does not have many workers", "Checkpoint directory", r"isinstance\(treespec, LeafSpec\)")
+
+_running = False
 
 
-def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
+def run(main: Callable[[list[str]], None], schema: type = Config, command: str = "train") -> None:
     """Call ``main`` with the command's arguments; mistakes of the program keep their traceback.
 
     Exit status: 0 done, 2 a :class:`UserError`, 130 interrupted by Ctrl-C, 143 by SIGTERM, 141 nobody reads the output.
@@ -29,12 +35,17 @@ def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
 
     :param main: its docstring heads ``--help``
     :param schema: the dataclass tree whose keys ``--help`` lists
+    :param command: whose keys those are, see :mod:`d2rl.config.key_use`
     """
-    arguments = sys.argv[1:]
+    global _running
+    arguments, _running = sys.argv[1:], True
     signal.signal(signal.SIGTERM, _terminated)
+    _quiet()
     try:
         if {"-h", "--help"} & set(arguments):
-            print(inspect.getdoc(main) or "", help_text(schema), sep="\n\n", end="")
+            print(
+                inspect.getdoc(main) or "", help_text(schema, lambda key: not unused(key, command)), sep="\n\n", end=""
+            )
         else:
             main(arguments)
         sys.stdout.flush()
@@ -45,15 +56,32 @@ def run(main: Callable[[list[str]], None], schema: type = Config) -> None:
         _interrupted(stop)
     except KeyboardInterrupt:
         _interrupted(Interrupted(signal.SIGINT, "interrupted"))
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's Trainer turns Ctrl-C into exit(1)
-            _interrupted(Interrupted(signal.SIGINT, "interrupted"))
-        raise
     except BrokenPipeError:
         if not _unread():  # some other pipe: a mistake of the program
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit shall not complain
         sys.exit(BROKEN_PIPE)
+    finally:
+        _running = False
+
+
+def owns_process() -> bool:
+    """Whether this process is a command's, and not a notebook or another program that calls d2rl."""
+    return _running
+
+
+def _quiet() -> None:
+    """Keep the terminal for what the person asked for."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    logging.basicConfig(format="%(message)s")
+    logging.raiseExceptions = False  # W&B's log on a full disk
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # its lost connection
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    logging.getLogger("d2rl").setLevel(logging.INFO)
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
 def _interrupted(stop: Interrupted) -> None:
@@ -66,7 +94,9 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _unread() -> bool:
-    """Whether the reader of the standard output has gone."""
+    """Whether the reader of the standard output has gone; True where the system cannot tell."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -8,17 +8,29 @@ they change nothing.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 
+from d2rl.common.command_line import USER_ERROR
+from d2rl.common.errors import RunError
 from d2rl.config.defaults import RunConfig, TrainerConfig
 from d2rl.config.load import processes
+
+GRACE = 20.0  # seconds to end by itself, once another process has
+TRANSPORTS = ("gloo", "nccl", "connection reset", "connection closed", "broken pipe")  # in what their errors say
 
 
 def launch_rank(config: TrainerConfig) -> int:
@@ -40,7 +52,61 @@ def strategy(config: TrainerConfig) -> Any:
     """
     if config.strategy == "auto" and processes(config) == 1:
         return "auto"
-    return DDPStrategy(find_unused_parameters=True)
+    return _Together(find_unused_parameters=True)
+
+
+class _Together(DDPStrategy):
+    def _configure_launcher(self) -> None:
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    """Lightning's, without its own idea of threads, and with an end that says why."""
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        """Start the other processes of this node, then call ``function``."""
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        done = threading.Event()
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+            threading.Thread(target=_watch, args=(self.procs, done), daemon=True).start()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            done.set()
+
+
+def _watch(others: list[subprocess.Popen], done: threading.Event) -> None:
+    """End this process if it still waits for one that has gone, and so is deaf to anything else."""
+    while not done.wait(1.0):
+        statuses = [process.poll() for process in others]
+        if any(statuses) and not done.wait(GRACE):
+            for process in others:
+                process.kill()
+            print(_lost(f"status {next(filter(None, statuses))}", None), file=sys.stderr, flush=True)
+            os._exit(USER_ERROR)
+
+
+@contextmanager
+def losses_told(config: TrainerConfig, checkpoint: Path) -> Iterator[None]:
+    """One message, and no traceback of the transport, when another process of the run is lost.
+
+    :param checkpoint: to go on from
+    :raises RunError: it is lost
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if processes(config) == 1 or not any(name in text.lower() for name in TRANSPORTS):
+            raise
+        reason = text.partition("] ")[2].partition(". ")[0] or text.splitlines()[0]
+        raise _lost(reason, checkpoint if checkpoint.exists() else None) from None
+
+
+def _lost(reason: str, checkpoint: Path | None) -> RunError:
+    remedy = f"go on with resume={checkpoint}" if checkpoint else "resume= its run directory, or begin anew"
+    return RunError(f"another process of this run has ended or is out of reach ({reason}); {remedy}.")
 
 
 def share(config: RunConfig) -> RunConfig:

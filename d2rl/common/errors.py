@@ -1,6 +1,11 @@
 """Errors that a person can mend: one clear message, exit status 2, no traceback."""
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """1 state, 2 states, 1,024 states."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 class UserError(Exception):
     """Something outside the program cannot be used; the message names it and the remedy."""
 
@@ -38,8 +43,8 @@ class RunError(UserError):
     kind = "run"
 
 
-class Interrupted(Exception):  # noqa: N818, it is no error
-    """Ctrl-C or a request to end; the run has saved what it could.
+class Interrupted(BaseException):
+    """Ctrl-C or a request to end; the run has saved what it could. As KeyboardInterrupt, it is no Exception.
 
     :param signal: its number
     :param message: what became of the run

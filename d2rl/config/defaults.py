@@ -61,6 +61,9 @@ class FullDuplexConfig:
     )
     priority_direction: float = option(0.0, "spread of the log weight common to a direction", low=0, high=3)
     priority_user: float = option(0.0, "spread of the log weight of every link", low=0, high=3)
+    priority_zero: float = option(
+        0.0, "share of the drops that want one direction or some links alone; the others weigh 0", low=0, high=1
+    )
 
 
 @dataclass
@@ -200,7 +203,13 @@ class TrainerConfig:
         False, "on one GPU: capture each kind of update once as a CUDA graph, and replay it afterwards"
     )
     checkpoint_every: int = option(5, "epochs between two checkpoints", low=1)
-    threads: int = option(1, "CPU threads; the small tensors gain nothing from more; 0: one per core", low=0, high=1024)
+    threads: int = option(
+        1,
+        "CPU threads of a training and of its evaluations; another number rounds otherwise, and gives another run; the "
+        "small tensors gain nothing from more; 0: as many as torch takes, one per core",
+        low=0,
+        high=1024,
+    )
     progress: bool = option(True, "show a progress bar")
 
 

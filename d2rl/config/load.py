@@ -7,7 +7,7 @@ import importlib.util
 import netrc
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -107,9 +107,12 @@ def save(config: Any, path: str | Path) -> None:
     Path(path).write_text(to_yaml(config), encoding="utf-8")
 
 
-def help_text(schema: type = Config) -> str:
-    """Every key with its default, meaning and range, as a table."""
-    return keys.help_text(schema)
+def help_text(schema: type = Config, shown: Callable[[str], bool] = lambda key: True) -> str:
+    """Keys with their default, meaning and range, as a table.
+
+    :param shown: which of them
+    """
+    return keys.help_text(schema, shown)
 
 
 def processes(config: TrainerConfig) -> int:

@@ -11,7 +11,7 @@ import re
 import shutil
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -162,18 +162,22 @@ def show(value: Any, wanted: Any = None) -> str:
     return text + names.get(type(value), "")
 
 
-def help_text(schema: Any, width: int | None = None) -> str:
-    """Every key with its default, meaning and range, as a table."""
+def help_text(schema: Any, shown: Callable[[str], bool], width: int | None = None) -> str:
+    """Keys with their default, meaning and range, as a table.
+
+    :param shown: which of them
+    """
     # only --help needs it, and a decision need not wait for its import
     from rich import box
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(Column("key", no_wrap=True, min_width=max(map(len, leaves(schema)))), "default", "meaning", "range")
+    known = {key: leaf for key, leaf in leaves(schema).items() if shown(key)}
+    table = Table(Column("key", no_wrap=True, min_width=max(map(len, known))), "default", "meaning", "range")
     table.box = box.SIMPLE_HEAD
     section = None
-    for key, leaf in leaves(schema).items():
+    for key, leaf in known.items():
         if section not in (None, key.rpartition(".")[0]):
             table.add_section()
         section = key.rpartition(".")[0]

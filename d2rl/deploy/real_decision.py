@@ -30,6 +30,7 @@ from d2rl.wireless.real_algebra import (
     normalized,
     pairs,
     solve,
+    whiten,
 )
 
 OUTPUTS = ("precoder", "uplink_power")
@@ -104,7 +105,9 @@ class RealDecision(nn.Module):
         noise = given.pop(0).permute(2, 0, 1, 3, 4).flatten(1, 2).unsqueeze(2) if self.diffusion else None
         cell = RealCell.of(channels)
         action = self.propose(cell, proposal_weights, noise).clamp(-1, 1)
-        beams, power = decode(self.head, cell, action)
+        beams, power = decode(self.head, cell, action.double())  # onnxruntime's sigmoid is never exactly 0 in single
+        down, up = (weights > 0).to(power.dtype).unsqueeze(1).tensor_split([self.cell.downlink_users], dim=-1)
+        beams, power = beams * down.repeat_interleave(2, dim=-1).unsqueeze(-2), power * up
         if self.best_of > 1:
             rates = link_rates(cell, beams, power)
             best = (rates * weights.unsqueeze(1)).sum(-1).argmax(-1)
@@ -113,7 +116,7 @@ class RealDecision(nn.Module):
             power = (power * chosen[:, :, None]).sum(1)
         else:
             beams, power = beams.squeeze(1), power.squeeze(1)
-        return pairs(beams[..., ::2]).float(), power
+        return pairs(beams[..., ::2]).float(), power.float()
 
     def propose(self, cell: RealCell, weights: Tensor, noise: Tensor | None) -> Tensor:
         """One action for each of the weights [B, N, K]: [B, N, size]."""
@@ -275,9 +278,9 @@ def link_rates(cell: RealCell, precoder: Tensor, power: Tensor) -> Tensor:
     streams = torch.cat([interference @ precoder, h * amplitude.repeat_interleave(2, dim=-1)], dim=-1)
     gram = streams.mT @ streams
     identity = identity_like(gram)
-    columns = identity[:, precoder.shape[-1] :: 2]
-    inverse = solve(gram + identity, columns.expand(*gram.shape[:-2], -1, -1))
-    return torch.cat([downlink, -torch.log2((inverse * columns).sum(-2))], dim=-1)
+    columns = identity[:, precoder.shape[-1] :].expand(*gram.shape[:-2], -1, -1)
+    error = column_power(whiten(gram + identity, columns))[..., ::2]
+    return torch.cat([downlink, -torch.log2(error)], dim=-1)
 
 
 def _padded(matrix: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ from d2rl.problems.base import Decision, Problem, Simulation, stream
 
 Policy = Callable[[Any], Decision]
 
+SHOWN = ("return_worst", "return_best", "episode_length", "solved_share")
 LONGEST = 100_000  # slots; an episode that has not ended by then is counted as it is
 
 
@@ -78,5 +79,6 @@ class EpisodeEvaluation:
             "scenario": {} if settings is None else vars(settings),
             "drops": self.episodes,
             "metric": self.metric,
+            "shown": [name for name in SHOWN if any(name in metrics for metrics in self.policies.values())],
             "policies": self.policies,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -14,15 +15,19 @@ from torch import Tensor
 from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Proposer
 from d2rl.common.errors import ConfigError
+from d2rl.common.host import left_as_found
+from d2rl.config.defaults import Config, RunConfig
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.problems import settings_of
 from d2rl.problems.base import Benchmarked, Decision, stream
+from d2rl.problems.full_duplex.checks import link_weights
 
 Policy = Callable[[Any], Decision]
 
 AGENT, BEST_OF = "d2rl", 16  # name of the agent among the policies; candidates of its second line
 AGENT_BEST = f"{AGENT} best of {BEST_OF}"
 KEPT = 256  # drops whose decisions are kept beside the rates of all
+SPREADS = 3  # of the log weight: what lies further out is hardly seen in training
 LATENCY_REPEATS = 30
 LATENCY_SECONDS = 2.0  # fewer repeats of what takes longer
 
@@ -55,6 +60,8 @@ def score_agent(
 ) -> dict[str, Any]:
     """Score a policy as asked, and with many candidates where nothing else was asked; the content of eval.json.
 
+    Decisions are timed on ``trainer.threads`` of the policy's configuration, whoever asks.
+
     :param proposer: a policy or a whole agent
     :param references: time the references' decisions too
     """
@@ -62,24 +69,25 @@ def score_agent(
     rules = {AGENT: rule}
     if rule == DecisionRule() and isinstance(evaluation, Evaluation):
         rules[AGENT_BEST] = DecisionRule(best_of=BEST_OF, priority_spread=trained_spread(proposer))
-    for name, one in rules.items():
-        evaluation.score(name, policy_of(proposer, one), latency=True)
-    if references and isinstance(evaluation, Evaluation):
-        for name, policy in evaluation.references.items():
-            evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
-    return evaluation.report()
+    with left_as_found(proposer.config.trainer.threads):
+        for name, one in rules.items():
+            evaluation.score(name, policy_of(proposer, one), latency=True)
+        if references and isinstance(evaluation, Evaluation):
+            for name, policy in evaluation.references.items():
+                evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
+        return evaluation.report()
 
 
-def make_evaluation(
-    problem: Any, drops: int, seed: int, device: torch.device, weights: Tensor | None = None
-) -> Evaluation | EpisodeEvaluation:
+def make_evaluation(config: RunConfig, problem: Any, device: torch.device) -> Evaluation | EpisodeEvaluation:
     """The evaluation that fits a problem: on frozen states where it has references on them, else over episodes.
 
-    :param drops: states or episodes      :param weights: [K], priorities asked for
+    :param config: states or episodes, seed, and the priorities asked for
     """
-    if isinstance(problem, Benchmarked):
-        return Evaluation(problem, drops, seed, device, weights)
-    return EpisodeEvaluation(problem, drops, seed, device)
+    e = config.evaluation
+    if not isinstance(problem, Benchmarked):
+        return EpisodeEvaluation(problem, e.drops, e.seed, device)
+    asked = link_weights(config) if isinstance(config, Config) else None
+    return Evaluation(problem, e.drops, e.seed, device, None if asked is None else torch.tensor(asked))
 
 
 def trained_spread(proposer: Any) -> float:
@@ -184,9 +192,14 @@ class Evaluation:
 
     def _compare(self, metrics: dict[str, float]) -> dict[str, float]:
         reached = metrics[self.metric]
-        metrics[f"{self.problem.anchors[1]}_ratio"] = reached / self.reference
-        metrics["gap_closed"] = (reached - self.floor) / (self.reference - self.floor)
+        metrics[f"{self.problem.anchors[1]}_ratio"] = ratio(reached, self.reference)
+        metrics["gap_closed"] = ratio(reached - self.floor, self.reference - self.floor)
         return metrics
+
+
+def ratio(value: float, reference: float) -> float:
+    """``value / reference``; NaN, which is unknown, where the reference is 0."""
+    return value / reference if reference else math.nan
 
 
 def _wait(device: torch.device) -> None:

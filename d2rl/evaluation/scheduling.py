@@ -8,8 +8,9 @@ import torch
 
 from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Policy
-from d2rl.common.errors import ConfigError
+from d2rl.problems.full_duplex.checks import check_schedule
 from d2rl.problems.full_duplex.env import FullDuplexEnv
+from d2rl.problems.full_duplex.simulator import equal_priorities
 from d2rl.wireless import link_rates
 
 WINDOW = 10  # slots over which the throughput of a link is averaged
@@ -21,20 +22,14 @@ def proportional_fair(policy: Policy, rule: DecisionRule, cells: int, slots: int
     A link's weight is one over its exponentially averaged throughput, normalised to a mean of 1
     (Viswanath, Tse and Laroia, IEEE Trans. Inf. Theory 2002).
 
-    :returns: for the schedules ``equal`` and ``proportional_fair``: ``<schedule>_sum_rate``, and
+    :returns: ``slots``, and for the schedules ``equal`` and ``proportional_fair``: ``<schedule>_sum_rate``, and
         ``<schedule>_geometric_mean`` and ``<schedule>_p5`` (5th percentile) of a link's throughput, bit/s/Hz
     :raises ConfigError: with a channel bank, whose states do not move on in time
     """
-    if policy.config.scenario.channel_bank:
-        raise ConfigError(
-            "evaluation.slots follows cells through time, which the states of scenario.channel_bank do not show; set "
-            "evaluation.slots=0, or scenario.channel_bank=null for drawn channels."
-        )
-    result = {}
+    check_schedule(policy.config.scenario)
+    result: dict[str, float] = {"slots": slots}
     for name, fair in (("equal", False), ("proportional_fair", True)):
-        scenario = replace(
-            policy.config.scenario, episode_length=slots + 1, stored_states=0, priority_direction=0.0, priority_user=0.0
-        )
+        scenario = replace(equal_priorities(policy.config.scenario), episode_length=slots + 1)
         env = FullDuplexEnv(scenario, cells, seed, policy.device)
         generator = torch.Generator(policy.device).manual_seed(seed)
         average = torch.full_like(env.state.weights, 1.0)

@@ -20,6 +20,7 @@ from d2rl.problems.base import Problem
 DEFAULT = "full_duplex"
 PROBLEMS = {
     DEFAULT: "d2rl.problems.full_duplex.problem:FullDuplexProblem",
+    "gymnasium": "d2rl.problems.gymnasium:GymnasiumProblem",
     "ris": "d2rl.problems.ris.problem:RisProblem",
 }
 
@@ -43,8 +44,13 @@ def config_class(name: str) -> type[RunConfig]:
 
 
 def load_config(arguments: Sequence[str], base: Any = None, directory: Any = None) -> Any:
-    """The configuration that arguments ask for, of the class that fits their problem; see :func:`load`."""
+    """The configuration that arguments ask for, of the class that fits their problem; see :func:`load`.
+
+    ``problem=NAME`` without ``conf=`` begins from the file of that name: the defaults are those of the first problem.
+    """
     name = given_value("problem", arguments, directory, base) or DEFAULT
+    if base is None and name in {*PROBLEMS} - {DEFAULT} and given_value("conf", arguments) is None:
+        arguments = [f"conf={name}", *arguments]
     return load(arguments, config_class(name), directory, base)
 
 

@@ -5,6 +5,7 @@ B states, M actions of each, K entities: links, users, surface elements, or 1 fo
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from d2rl.common.errors import CheckpointError
 from d2rl.common.tensor_struct import TensorStruct
 
+logger = logging.getLogger(__name__)
 Decision = Any  # what a problem makes of an action: tensors of batch B M, such as precoders and powers
 
 
@@ -210,8 +212,8 @@ class Measurable(Protocol):
 class Benchmarked(Measurable, Protocol):
     """A measurable problem with references: policies are compared on frozen states.
 
-    ``metric`` names what is to be maximised among :meth:`metrics`, in ``unit``; ``shown`` those of them that a table has
-    room for beside it; ``anchors`` the references at which the gap closed is 0 and 1.
+    ``metric`` names what is to be maximised among :meth:`metrics`, in ``unit``; ``shown`` those of them that a table
+    has room for beside it; ``anchors`` the references at which the gap closed is 0 and 1.
     """
 
     config: Any
@@ -235,7 +237,10 @@ class Benchmarked(Measurable, Protocol):
 
 @runtime_checkable
 class Generative(Protocol[State]):
-    """A problem whose states can be diffused (SENPNN); whitening is its own affair."""
+    """A problem whose states can be diffused (SENPNN); whitening is its own affair.
+
+    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` below.
+    """
 
     def row_sizes(self) -> dict[str, int]:
         """Length of a row of each kind."""
@@ -313,10 +318,24 @@ class Simulation(Generic[State]):
         self.generator.set_state(saved["generator"].cpu())
         if isinstance(self.problem, Remembering):
             self.problem.load_state_dict(saved["problem"])
+        if isinstance(self.problem, Simulated):
+            logger.warning(f"{self.problem.simulator} cannot be stored: the run goes on with new episodes")
+            self.state = self.problem.reset(self.batch, self.generator)
+            return
         tensors = {name: tensor.to(self.device) for name, tensor in saved["state"].items()}
         if tensors.keys() != self.state.tensors().keys():
             raise CheckpointError(f"the checkpoint's states are none of problem={self.problem.name}; train again.")
         self.state = self.state.with_tensors(tensors).with_values(saved["values"])
+
+
+@runtime_checkable
+class Simulated(Problem[State], Protocol[State]):
+    """A problem whose states live in a simulator that no file can hold; a run that is resumed begins new episodes.
+
+    ``simulator`` names it in messages.
+    """
+
+    simulator: str
 
 
 @runtime_checkable

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -17,10 +15,10 @@ LABEL_HEIGHT = 0.04  # of a letter, as a part of the axis
 
 
 def read_metrics(path: Path, *columns: str) -> list[tuple[float, ...]]:
-    """Rows of metrics.csv that have all of ``columns``."""
+    """Rows of metrics.csv that have all of ``columns``; a number that is not finite is none."""
     with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [tuple(float(row[c]) for c in columns) for row in rows if all(row.get(c) for c in columns)]
+        rows = [tuple(float(row.get(c) or math.nan) for c in columns) for row in csv.DictReader(file)]
+    return [row for row in rows if all(map(math.isfinite, row))]
 
 
 def learning_curve(
@@ -36,10 +34,9 @@ def learning_curve(
     :param references: metrics of each
     :param metric: which of them, and its unit
     """
-    figure, axes = plt.subplots(figsize=(7, 4), constrained_layout=True)
-    draw_learning_curve(axes, metrics, references, metric, unit)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    draw_learning_curve(figure.subplots(), metrics, references, metric, unit)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def draw_learning_curve(

@@ -14,6 +14,7 @@ import jinja2
 import torch
 from matplotlib.figure import Figure
 
+from d2rl.common.errors import counted
 from d2rl.config.defaults import Config
 from d2rl.config.load import to_yaml
 from d2rl.config.schema import leaves
@@ -30,6 +31,7 @@ from d2rl.report.figures import (
     stages_figure,
 )
 from d2rl.report.learning_curve import read_metrics
+from d2rl.report.terminal import schedule_line
 from d2rl.runs.run_directory import RunDirectory, write_text
 
 PAGE = "report.html"
@@ -87,6 +89,7 @@ def report_page(
             "weighted": bool((evaluation.state.weights != 1).any()),
             "drops": report["drops"],
             "bound": report["interference_free_bound"],
+            "schedule": schedule_line(report),
             "timing": _timing(run),
             "training": _training(config, evaluation, run) if run and run.metrics.is_file() else [],
             "cells": _cells(evaluation),
@@ -124,7 +127,9 @@ def _training(config: Config, evaluation: Evaluation, run: RunDirectory) -> list
     if timing := _timing(run):
         seconds = timing["seconds"]
         parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-        caption = f"What {timing['updates']} updates cost on {timing['device']}; evaluation is not part of it."
+        caption = (
+            f"What {counted(timing['updates'], 'update')} cost on {timing['device']}; evaluation is not part of it."
+        )
         pictures.append(_picture(sections_figure(seconds), f"Seconds of the sections of training: {parts}.", caption))
     if times:
         chi = [value for (value,) in read_metrics(run.metrics, "charts/chi")]
@@ -146,7 +151,7 @@ def _evaluated_in_training(config: Config, run: RunDirectory) -> bool:
     return (
         config.scenario == trained.scenario
         and (drops.drops, drops.seed) == (before.drops, before.seed)
-        and drops.weights is None
+        and drops.weights == before.weights
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import textwrap
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from d2rl.common.errors import counted
 from d2rl.runs.run_directory import RunDirectory
 
 OFFLINE = "offline-run-*"
@@ -21,27 +23,42 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
     :param report: content of eval.json
     :param timing: content of timing.json
     """
-    caption = f"{report['drops']} drops"
+    unit, metric, anchors = report.get("unit"), report["metric"], report.get("anchors", ())
+    caption = counted(report["drops"], "drop" if anchors else "episode") + (f", in {unit}" if unit else "")
     if "interference_free_bound" in report:
-        caption += f"; no policy can pass {report['interference_free_bound']:.1f} {report['unit']}"
+        caption += f"; no policy can pass {report['interference_free_bound']:.1f}"
+    if schedule := schedule_line(report):
+        caption += f"\n{schedule}"
     if timing:
-        reached = ", ".join(f"{t}: {_seconds(s)}" for t, s in timing["time_to_gap"].items())
-        caption += (
-            f"\ntraining {timing['total_seconds']:.0f} s of {timing['device']}, "
-            f"{1e3 * timing['seconds_per_update']:.1f} ms an update; gap closed {reached}"
-        )
-    metric, anchors = report["metric"], report.get("anchors", ())
-    columns = {metric: _heading(metric, report.get("unit"))}
+        caption += f"\ntraining {timing['total_seconds']:.0f} s of {timing['device']}, "
+        caption += f"{1e3 * timing['seconds_per_update']:.1f} ms an update"
+        if anchors:
+            caption += f"; gap closed {', '.join(f'{t}: {_seconds(s)}' for t, s in timing['time_to_gap'].items())}"
+    columns = {metric: _heading(metric)}
     if anchors:
         columns |= {f"{anchors[1]}_ratio": f"share of\n{anchors[1]}", "gap_closed": "gap\nclosed"}
     columns |= {name: _heading(name) for name in report.get("shown", ())} | {"latency_ms": "latency\n(ms)"}
     table = Table(caption=caption)
-    table.add_column("policy")
+    table.add_column("policy", no_wrap=True)
     for column in columns.values():
         table.add_column(column, justify="right")
     for name, metrics in sorted(report["policies"].items(), key=lambda item: -item[1][metric]):
         table.add_row(name, *(_number(key, metrics.get(key)) for key in columns))
     return table
+
+
+def schedule_line(report: dict[str, Any]) -> str | None:
+    """What proportional-fair weights bring beside equal ones; None where no schedule was asked for."""
+    if (found := report.get("proportional_fair")) is None:
+        return None
+    names = {"geometric_mean": "geometric mean of the links", "p5": "5 % link", "sum_rate": "sum rate"}
+    pairs = [f"{text} {found[f'proportional_fair_{n}']:.2f} ({found[f'equal_{n}']:.2f})" for n, text in names.items()]
+    return f"proportional fair over {counted(found['slots'], 'slot')} (equal weights): {', '.join(pairs)}"
+
+
+def shown(value: float | None, digits: int) -> str:
+    """A number as a person reads it; a dash for one that is unknown."""
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def wandb_notice(console: Console, run: RunDirectory) -> None:
@@ -54,11 +71,10 @@ def _seconds(value: float | None) -> str:
     return "not reached" if value is None else f"{value:.1f} s"
 
 
-def _heading(metric: str, unit: str | None = None) -> str:
-    words = textwrap.fill(metric.replace("_", " "), HEADING)
-    return f"{words}\n({unit})" if unit else words
+def _heading(metric: str) -> str:
+    return textwrap.fill(metric.replace("_", " "), HEADING)
 
 
 def _number(metric: str, value: float | None) -> str:
     digits = 3 if metric.endswith("_ratio") or metric == "gap_closed" else 2
-    return "" if value is None else f"{value:.{digits}f}"
+    return "" if value is None else shown(value, digits)

@@ -8,8 +8,8 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from d2rl.training.checkpoint import load_checkpoint
 from d2rl.runs.run_directory import RunDirectory
+from d2rl.training.checkpoint import load_checkpoint
 
 KEPT = ("updates", "environment_steps", "stages")  # of what a checkpoint says of itself
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import fcntl
 import json
 import logging
 import math
@@ -16,9 +15,14 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from d2rl.config.defaults import Config
 from d2rl.common.errors import CheckpointError, ConfigError, RunError
+from d2rl.config.defaults import Config
 from d2rl.config.load import to_yaml
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +130,8 @@ class RunDirectory:
 
     def _refuse_another(self) -> None:
         held = [name for name in CONTENTS if (self.path / name).exists()]
-        if held:
+        only_begun = held == ["config.yaml", "checkpoints"] and not any(self.checkpoints.iterdir())
+        if held and not only_begun:  # of a run that ended before it had learned anything nothing is lost
             raise ConfigError(
                 f"run_dir={self.path} already holds a run ({held[0]}); choose another directory, "
                 f"or continue that run with resume={self.path}."
@@ -135,7 +140,7 @@ class RunDirectory:
     def _hold(self) -> None:
         lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = try_lock(lock)
         except BlockingIOError:
             owner = os.read(lock, 32).decode(errors="replace").strip()
             os.close(lock)
@@ -143,12 +148,29 @@ class RunDirectory:
                 f"run_dir={self.path} is in use by process {owner or 'of another host'}; wait for its end, "
                 "or choose another run_dir."
             ) from None
-        except OSError:  # a file system without locks
+        if not locked:
             os.close(lock)
             return
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
         self._lock = lock
+
+
+def try_lock(file: int) -> bool:
+    """Lock an open file against other processes; False where the system or the file system has no locks.
+
+    :param file: its descriptor
+    :raises BlockingIOError: another process has it
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def find_checkpoint(path: str | Path, prefer: str = "last") -> Path:

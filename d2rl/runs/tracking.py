@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
-
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from wandb.errors import AuthenticationError, CommError
+from wandb.sdk import wandb_setup
 
+from d2rl.common.errors import ConfigError
+from d2rl.common.host import surroundings_kept
 from d2rl.config.defaults import Config
 from d2rl.runs.csv_logger import STEP, CsvLogger
-from d2rl.common.errors import ConfigError
 from d2rl.runs.event_files import EventFiles
 from d2rl.runs.run_directory import RunDirectory
 
@@ -45,19 +45,22 @@ def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_
 
 def _wandb_logger(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None) -> WandbLogger:
     def make(offline: bool) -> WandbLogger:
-        logger = WandbLogger(
-            project=config.logger.project,
-            name=config.logger.name or run.path.name,
-            save_dir=str(run.path),
-            id=run_id,
-            resume="allow" if run_id else None,
-            offline=offline,  # sets WANDB_MODE, without which W&B's telemetry calls home
-            mode="offline" if offline else "online",  # WANDB_MODE is not heard a second time in a process
-            config=values,
-            settings=wandb.Settings(init_timeout=PATIENCE),
-        )
-        _ = logger.experiment  # begins the W&B run
-        return logger
+        with surroundings_kept():
+            _ = wandb_setup.singleton().settings  # read from the environment as the caller has it
+            if offline:
+                os.environ["WANDB_ERROR_REPORTING"] = "false"  # else W&B's telemetry calls home
+            experiment = wandb.init(
+                project=config.logger.project,
+                name=config.logger.name or run.path.name,
+                dir=str(run.path),
+                id=run_id,
+                resume="allow" if run_id else None,
+                mode="offline" if offline else "online",
+                config={**values, "run_dir": str(run.path)},
+                reinit="create_new",  # a run that the caller has open is not this one
+                settings=wandb.Settings(init_timeout=PATIENCE, silent=True),
+            )
+        return WandbLogger(experiment=experiment, save_dir=str(run.path))
 
     try:
         return make(config.logger.mode == "offline")
@@ -83,13 +86,29 @@ def alert(loggers: list[Logger], title: str, text: str) -> None:
 
 
 def log(loggers: list[Logger], metrics: dict[str, float], environment_steps: int) -> None:
-    """Send metrics to every logger, with environment steps as the x-axis."""
+    """Send metrics to every logger, with environment steps as the x-axis.
+
+    They are W&B's own steps, too: what a resumed run logs again takes the place of what was there.
+    """
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
             logger.log_metrics(metrics, environment_steps)
     for logger in _dashboards(loggers):
         with _survived(loggers, logger):
-            logger.experiment.log({**metrics, STEP: environment_steps})
+            logger.experiment.log({**metrics, STEP: environment_steps}, step=environment_steps)
+
+
+@contextmanager
+def ending(loggers: list[Logger]) -> Iterator[None]:
+    """On leaving, however that happens, end the W&B run among ``loggers``: the next training has one of its own."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        for logger in _dashboards(loggers):
+            with _survived(loggers, logger):
+                logger.experiment.finish(exit_code=int(failed))
 
 
 def _dashboards(loggers: list[Logger]) -> list[WandbLogger]:

@@ -13,6 +13,7 @@ from d2rl.problems.full_duplex.observation import EDGE_FEATURES, NODE_FEATURES
 
 SINGLE, COMPLEX, DOUBLE = 4, 8, 16  # bytes: float32, complex64, complex128
 GIB = 2**30
+UNKNOWN = 2**62  # bytes
 BEST_OF = 16  # candidates of the last evaluation
 TRAINING = ("ddpg", "trainer")  # sections of the keys that an evaluation has no use for
 COPIES = 4  # of a weight: itself, its gradient and Adam's two moments
@@ -81,7 +82,15 @@ def memory_of(device: torch.device) -> int:
     """Bytes of memory that the device has in all."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return installed_bytes()
+
+
+def installed_bytes() -> int:
+    """Bytes of the machine's memory; where the system does not say (Windows), more than anything needs."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):
+        return UNKNOWN
 
 
 def _state_explorer(config: Config) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +9,16 @@ from pathlib import Path
 import torch
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, counted
 from d2rl.config.defaults import Config
 from d2rl.problems import make_problems
 from d2rl.problems.base import stream
+from d2rl.training.footprint import UNKNOWN, installed_bytes
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 GIB = 1 << 30
 CGROUPS = (  # limit and use of a control group, versions 2 and 1
@@ -43,13 +47,12 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = [_free_in_the_machine()]
-    for limit, used, stat in CGROUPS:
+    for most, used, stat in CGROUPS:
         with suppress(OSError, ValueError):  # no such group, or "max"
-            free.append(int(_read(limit)) - int(_read(used)) + _entry(_read(stat), "inactive_file"))
-    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if address_space != resource.RLIM_INFINITY:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        free.append(address_space - pages * resource.getpagesize())
+            free.append(int(_read(most)) - int(_read(used)) + _entry(_read(stat), "inactive_file"))
+    if resource is not None and (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        with suppress(OSError):  # macOS has no /proc
+            free.append(limit - int(_read("/proc/self/statm").split()[0]) * resource.getpagesize())
     return max(0, min(free))
 
 
@@ -66,7 +69,8 @@ def check_memory(config: Config, device: torch.device) -> str:
         free = _fits(config, need, available_bytes(host), "of memory for its copy in checkpoints")
     else:
         free = _fits(config, 2 * need, available_bytes(host), "of memory with its copy in checkpoints")
-    return f"replay: {config.ddpg.replay:,} states, {need / GIB:.2f} GiB ({free / GIB:.1f} GiB are free)"
+    left = f"{free / GIB:.1f} GiB are free" if free < UNKNOWN else "how much is free is unknown here"
+    return f"replay: {counted(config.ddpg.replay, 'state')}, {need / GIB:.2f} GiB ({left})"
 
 
 def _fits(config: Config, need: int, free: int, what: str) -> int:
@@ -74,7 +78,7 @@ def _fits(config: Config, need: int, free: int, what: str) -> int:
         most = config.ddpg.replay * free // need
         raise ConfigError(
             f"ddpg.replay={config.ddpg.replay} needs {need / GIB:.1f} GiB {what}, and {free / GIB:.1f} GiB are free; "
-            f"at most {most} states fit."
+            f"at most {counted(most, 'state')} can be kept."
         )
     return free
 
@@ -82,7 +86,7 @@ def _fits(config: Config, need: int, free: int, what: str) -> int:
 def _free_in_the_machine() -> int:
     with suppress(OSError):
         return 1024 * _entry(_read("/proc/meminfo"), "MemAvailable:")
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return installed_bytes()
 
 
 def _read(path: str) -> str:

@@ -8,12 +8,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
-from d2rl.common.distributed import launch_rank, strategy
-from d2rl.common.errors import CheckpointError, ConfigError, RunError
+from d2rl.common.distributed import launch_rank, losses_told, strategy
+from d2rl.common.errors import CheckpointError, ConfigError, RunError, counted
+from d2rl.common.host import left_as_found
 from d2rl.config.defaults import Config, TrainerConfig
 from d2rl.config.load import processes
 from d2rl.config.schema import leaves
@@ -21,7 +23,7 @@ from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, make_evaluation
 from d2rl.runs.artifacts import upload_checkpoints
 from d2rl.runs.run_directory import RunDirectory, find_checkpoint
-from d2rl.runs.tracking import CsvLogger, make_loggers, wandb_id
+from d2rl.runs.tracking import CsvLogger, ending, make_loggers, wandb_id
 from d2rl.training.callbacks import (
     ChiSchedule,
     GpuTimeProfiler,
@@ -61,18 +63,30 @@ class TrainingResult:
 def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> TrainingResult:
     """Train one agent, in one process or, with ``trainer.devices`` and ``trainer.nodes``, as one of several.
 
-    :param run: where the first process writes; the others write nothing
+    :param run: where the first process writes, released at the end; the others write nothing
     :param checkpoint: file to continue from, exactly
     """
+    loggers: list[Logger] = []
+    try:
+        with left_as_found(config.trainer.threads), ending(loggers), losses_told(config.trainer, run.last):
+            return _train(config, run, checkpoint, loggers)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning takes Ctrl-C for the end of the process
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        run.release()
+
+
+def _train(config: Config, run: RunDirectory, checkpoint: str | None, loggers: list[Logger]) -> TrainingResult:
+    """The same; what it logs to is added to ``loggers``."""
     trainer_config = config.trainer
-    torch.set_num_threads(trainer_config.threads or torch.get_num_threads())
-    L.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no larger one
     agent = D2RL(config)
     wandb, steps = _begun(agent, checkpoint) if checkpoint else (None, None)
     if config.initial and not checkpoint:
         start_from(agent, config.initial)
     first = launch_rank(trainer_config) == 0
-    loggers = make_loggers(config, run, asdict(config), wandb) if first else []
+    loggers += make_loggers(config, run, asdict(config), wandb) if first else []
     agent.wandb_id = wandb_id(loggers)
     if steps is not None:
         for logger in loggers:
@@ -80,8 +94,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
                 logger.resume(steps)
     profiler = GpuTimeProfiler(run.timing if first else None)
     device = training_device(trainer_config)
-    e = config.evaluation
-    evaluation = make_evaluation(agent.problem, e.drops, e.seed, device) if first else None
+    evaluation = make_evaluation(config, agent.problem, device) if first else None
     stop = SaveAndStop(run.last)
     last = _checkpoints(run, trainer_config, "last")
     callbacks: list[Callback] = [
@@ -100,7 +113,7 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
     ]
     batches = range(trainer_config.updates_per_epoch // trainer_config.updates_per_step)
     trainer = L.Trainer(
-        accelerator=trainer_config.accelerator,
+        accelerator=device.type,
         strategy=strategy(trainer_config),
         devices=trainer_config.devices,
         num_nodes=trainer_config.nodes,
@@ -146,7 +159,7 @@ def start_from(agent: D2RL, initial: str) -> None:
     except CheckpointError as error:
         raise CheckpointError(f"initial={initial}: {error.args[0]}") from None
     for key in SHAPES:
-        if now[key].value != before[key].value:
+        if key in now and key in before and now[key].value != before[key].value:
             raise CheckpointError(
                 f"initial={initial}: its weights were made with {key}={before[key].value} and cannot start a run with "
                 f"{now[key].value}; set {key}={before[key].value}."
@@ -187,8 +200,8 @@ def decision_rule(config: Config) -> DecisionRule:
 def _check_processes(before: int, config: TrainerConfig) -> None:
     if before != processes(config):
         raise CheckpointError(
-            f"the run was on {before} processes, each with its part of the world, and goes on exactly on as many only; "
-            f"trainer.devices x trainer.nodes is {processes(config)}."
+            f"the run was on {counted(before, 'process', 'processes')}, each with its part of the world, and goes on "
+            f"exactly on as many only; trainer.devices x trainer.nodes is {processes(config)}."
         )
 
 
@@ -202,7 +215,9 @@ def accelerator_device(name: str, devices: int = 1) -> torch.device:
         raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu")
     device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and devices > torch.cuda.device_count():
-        raise ConfigError(f"trainer.devices={devices}, but torch sees {torch.cuda.device_count()} GPUs here.")
+        raise ConfigError(
+            f"trainer.devices={devices}, but torch sees {counted(torch.cuda.device_count(), 'GPU')} here."
+        )
     return device
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import InputError
+from d2rl.common.errors import InputError, counted
+from d2rl.wireless.bank_axes import misfit, shown, suspicions
 from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.propagation import LinkGains
@@ -33,6 +35,7 @@ POSITIONS = {"position_downlink": ("K_D", "2"), "position_uplink": ("K_U", "2")}
 OPTIONAL = {**GAINS, **POSITIONS, "weights": ("K_D + K_U",)}
 KEYS = (*COEFFICIENTS, *OPTIONAL, "noise_normalised", "about")
 SUFFIXES = (".npz", ".pt")
+READERS = {".mat": "scipy.io.loadmat", ".h5": "h5py.File", ".hdf5": "h5py.File"}  # of what may be converted
 
 # median |h|^2 of a user's coefficient, dB: weaker over noise than any link that is used, stronger than 26 dBm
 # without path loss, stronger than a passive channel can be
@@ -73,6 +76,8 @@ def load_bank(path: str | Path) -> ChannelBank:
     coefficients = content.coefficients()
     slots = coefficients["downlink"].shape[1]
     channels = ChannelState(**{name: tensor.flatten(0, 1) for name, tensor in coefficients.items()})
+    for text in suspicions({name: tensor for name, tensor in coefficients.items() if name != "cross"}):
+        logging.getLogger(__name__).warning(f"{path}: {text}")
     normalised, gains = content.flag("noise_normalised", True), estimated_gains(channels, slots).tensors()
     content.check_units(gains, normalised)
     for key in GAINS:
@@ -118,6 +123,17 @@ def check_place(path: str | Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     """Plain content of the file, whatever it is."""
+    if path.suffix in READERS:
+        raise InputError(
+            f"{path} is not a channel bank; its name must end in {' or '.join(SUFFIXES)}. To convert it in Python: "
+            f"data = {READERS[path.suffix]}({str(path)!r}); numpy.savez({str(path.with_suffix('.npz'))!r}, "
+            f"{', '.join(f'{key}=data[NAME][()]' for key in COEFFICIENTS)}). docs/channels.md tells more."
+        )
+    if path.suffix == ".npy":
+        raise InputError(
+            f"{path} holds one array, a channel bank needs {', '.join(COEFFICIENTS)}: numpy.savez("
+            f"{str(path.with_suffix('.npz'))!r}, {', '.join(f'{key}=ARRAY' for key in COEFFICIENTS)})."
+        )
     check_place(path)
     try:
         if path.suffix == ".pt":
@@ -154,8 +170,8 @@ class _Checked:
 
     def coefficients(self) -> dict[str, Tensor]:
         """The four channels [B, T, ...], complex64."""
-        found = {}
-        for key, axes in COEFFICIENTS.items():
+        tensors = {}
+        for key in COEFFICIENTS:
             if key not in self.content:
                 raise self.error(f"{key} is missing; a bank needs {', '.join(COEFFICIENTS)}.")
             tensor = self._tensor(key)
@@ -171,8 +187,16 @@ class _Checked:
                         "axis (B, T, K_D, N_t)"
                     )
                 self.lead = tuple(tensor.shape[:-2])
-            found[key] = self._shaped(key, tensor.to(torch.complex64), axes)
-        return found
+            if 0 in tensor.shape:
+                raise self.error(
+                    f"{key} has shape {shown(tuple(tensor.shape))}; a bank needs one state, user and antenna at least"
+                )
+            tensors[key] = tensor.to(torch.complex64)
+        lead = ("B", "T")[: len(self.lead)]
+        axes = {key: (*lead, *own) for key, own in COEFFICIENTS.items()}
+        if wrong := misfit({key: tuple(tensor.shape) for key, tensor in tensors.items()}, axes):
+            raise self.error(wrong)
+        return {key: self._shaped(key, tensor, COEFFICIENTS[key]) for key, tensor in tensors.items()}
 
     def real(self, key: str) -> Tensor | None:
         """An optional array [N, ...], float32; what has no time axis holds for all slots."""
@@ -202,11 +226,11 @@ class _Checked:
 
     def check_units(self, gains: dict[str, Tensor], normalised: bool) -> None:
         """Catch a bank whose numbers are of another kind than it says."""
-        for key in ("downlink", "uplink"):
+        for key in COEFFICIENTS:
             median = float(10 * gains[key].clamp_min(1e-37).median().log10())
             low, high = NORMALISED_RANGE_DB
             level = f"|{key}|^2 has a median of {median:.0f} dB, and the bank says noise_normalised="
-            if normalised and median < low:
+            if normalised and median < low and key in ("downlink", "uplink"):
                 raise self.error(
                     f"{level}True: no link could carry anything. Raw amplitude gains need noise_normalised=False, so "
                     "that the scenario's transmit powers and noise are applied"
@@ -247,21 +271,14 @@ class _Checked:
         expected = tuple(known.get(axis, axis) for axis in wanted)
         if shape != expected:
             raise self.error(
-                f"{key} has shape {_shown(shape)}, the other arrays ask for {_shown(expected)}, "
-                f"which is {_shown(wanted)}"
+                f"{key} has shape {shown(shape)}, the other arrays ask for {shown(expected)}, which is {shown(wanted)}"
             )
-        if 0 in shape:
-            raise self.error(f"{key} has shape {_shown(shape)}; a bank needs one state, user and antenna at least")
         finite = torch.isfinite(torch.view_as_real(tensor) if tensor.is_complex() else tensor)
         finite = finite.all(-1) if tensor.is_complex() else finite
         if not bool(finite.all()):
             wrong = (~finite).nonzero()
             raise self.error(
-                f"{key} holds {len(wrong)} values that are NaN or infinite, the first at {wrong[0].tolist()}; remove "
+                f"{key} is NaN or infinite in {counted(len(wrong), 'place')}, the first at {wrong[0].tolist()}; remove "
                 "those states"
             )
         return tensor if len(lead) == 2 else tensor.unsqueeze(1)
-
-
-def _shown(shape: tuple[Any, ...]) -> str:
-    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

@@ -31,7 +31,10 @@ def water_filling(gain: Tensor, weights: Tensor | None = None) -> Tensor:
     """
     floor = 1 / gain.clamp_min(1e-30)
     weights = torch.ones_like(gain) if weights is None else weights.clamp_min(1e-12)
-    ordered, order = (floor / weights).sort(dim=-1)
-    levels = (1 + floor.gather(-1, order).cumsum(-1)) / weights.gather(-1, order).cumsum(-1)
+    depth = floor / weights
+    depth = depth - depth.amin(-1, keepdim=True)  # below 0 dB a level is mostly floor, and 1 would be lost beside it
+    ordered, order = depth.sort(dim=-1)
+    share = weights.gather(-1, order)
+    levels = (1 + (share * ordered).cumsum(-1)) / share.cumsum(-1)
     used = (levels > ordered).sum(-1, keepdim=True).clamp_min(1)
-    return (weights * levels.gather(-1, used - 1) - floor).clamp_min(0)
+    return weights * (levels.gather(-1, used - 1) - depth).clamp_min(0)

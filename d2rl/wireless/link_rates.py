@@ -51,9 +51,10 @@ def link_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) 
     signal, disturbance = downlink_powers(channels, precoder, uplink_power)
     gain, power = squared_magnitude(channels.uplink).sum(-1), uplink_power.clamp_min(0)
     heard = power + HEARD_POWER
-    error = uplink_error(channels, precoder, heard)
-    caught = (1 - error).clamp_min(torch.finfo(error.dtype).eps)
-    lost = (heard * gain * error / caught).clamp_min(1)  # never below the noise, whatever was rounded
+    streams, inverse = _combined(channels, precoder, heard)
+    # 1 - error as the diagonal of (I + Y^H Y)^-1 Y^H Y: the difference would be lost in rounding for a faint user
+    caught = (inverse.conj() * (inverse @ (streams.mH @ streams))).real.sum(-2).clamp_min(1e-300)
+    lost = (heard * gain * squared_magnitude(inverse).sum(-2) / caught).clamp_min(1)  # never below the noise
     sent = (power * gain).to(signal.dtype)
     return torch.cat([signal, sent], dim=-1), torch.cat([disturbance, lost.to(signal.dtype)], dim=-1)
 
@@ -75,15 +76,7 @@ def downlink_sinr(channels: ChannelState, precoder: Tensor, uplink_power: Tensor
 
 def uplink_error(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
     """Mean squared error 1 / (1 + SINR_U) of the MMSE combiner, [B, K_U], in double."""
-    leakage = (channels.self_interference @ precoder).to(torch.complex128)
-    noise = leakage @ leakage.mH + _identity(leakage, leakage.shape[-2])
-    amplitude = (uplink_power.double().clamp_min(0) + FAINT_POWER).sqrt().unsqueeze(-2)
-    streams = channels.uplink.to(torch.complex128).mT * amplitude
-    whitened = torch.linalg.solve_triangular(_factor(noise), streams, upper=False)
-    gram = whitened.mH @ whitened + _identity(whitened, whitened.shape[-1])
-    factor = _factor(gram)
-    inverse = torch.linalg.solve_triangular(factor, _identity(gram, gram.shape[-1]).expand_as(gram), upper=False)
-    return squared_magnitude(inverse).sum(-2)
+    return squared_magnitude(_combined(channels, precoder, uplink_power)[1]).sum(-2)
 
 
 def squared_magnitude(values: Tensor) -> Tensor:
@@ -96,10 +89,24 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.solve_ex(matrix, right)[0]
 
 
-def _factor(matrix: Tensor) -> Tensor:
-    """Cholesky factor; NaN for a matrix that is not finite, where ``cholesky`` would give up on the whole batch."""
-    return torch.linalg.cholesky_ex(matrix)[0]
+def add_noise(gram: Tensor) -> Tensor:
+    """``gram`` + I, in place; where rounding would hide the I, enough in its place for a Cholesky factor."""
+    diagonal = torch.view_as_real(gram)[..., 0].diagonal(dim1=-2, dim2=-1)
+    diagonal += (gram.shape[-1] * torch.finfo(gram.dtype).eps * diagonal).clamp_min(1)
+    return gram
 
 
-def _identity(like: Tensor, size: int) -> Tensor:
-    return torch.eye(size, dtype=like.dtype, device=like.device)
+def _combined(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
+    """Whitened streams Y = C^-1/2 X [B, N_r, K_U], and F^-1 [B, K_U, K_U] with F F^H = I + Y^H Y, in double."""
+    leakage = (channels.self_interference @ precoder).to(torch.complex128)
+    amplitude = (uplink_power.double().clamp_min(0) + FAINT_POWER).sqrt().unsqueeze(-2)
+    streams = channels.uplink.to(torch.complex128).mT * amplitude
+    whitened = torch.linalg.solve_triangular(_factor(leakage @ leakage.mH), streams, upper=False)
+    factor = _factor(whitened.mH @ whitened)
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return whitened, torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """Cholesky factor of gram + I; NaN for what is not finite, where ``cholesky`` would give up on the whole batch."""
+    return torch.linalg.cholesky_ex(add_noise(gram))[0]

@@ -72,23 +72,38 @@ def column_power(matrix: Tensor) -> Tensor:
 
 
 def normalized(matrix: Tensor) -> Tensor:
-    """Columns scaled to norm 1; zero columns stay zero."""
-    return matrix / column_power(matrix).clamp_min(1e-60).sqrt().unsqueeze(-2)
+    """Columns scaled to norm 1; zero columns stay zero.
+
+    Made anew of its even columns: where rounding makes the odd ones differ, strong directions would spoil a system.
+    """
+    even = matrix[..., ::2]
+    return embed(pairs(even / column_power(even).clamp_min(1e-30).sqrt().unsqueeze(-2)))
 
 
-@torch.library.custom_op("d2rl::solve", mutates_args=())
 def solve(system: Tensor, right: Tensor) -> Tensor:
-    """X of system X = right, for real forms of Hermitian positive definite matrices.
+    """X of system X = right, for real forms of Hermitian positive definite matrices: L^-H (L^-1 right).
+
+    :param system: [..., 2n, 2n]
+    :param right: [..., 2n, 2m], with the same leading dimensions
+    """
+    identity = identity_like(system).expand_as(system)
+    whitened = whiten(system, torch.cat([right, identity], dim=-1))
+    return whitened[..., right.shape[-1] :].mT @ whitened[..., : right.shape[-1]]
+
+
+@torch.library.custom_op("d2rl::whiten", mutates_args=())
+def whiten(system: Tensor, right: Tensor) -> Tensor:
+    """L^-1 right of real forms, where the system is L L^H with a lower triangular L.
 
     One operator, so that an exporter may write its own elimination for it.
 
-    :param system: [..., 2n, 2n]
-    :param right: [..., 2n, m], with the same leading dimensions
+    :param system: [..., 2n, 2n], Hermitian and positive definite
+    :param right: [..., 2n, 2m], with the same leading dimensions
     """
-    return torch.linalg.solve(system, right)
+    return torch.linalg.solve_triangular(torch.linalg.cholesky_ex(system)[0], right, upper=False)
 
 
-@solve.register_fake
+@whiten.register_fake
 def _(system: Tensor, right: Tensor) -> Tensor:
     return torch.empty_like(right)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d2rl.common.errors import InputError
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import link_rates, squared_magnitude
+from d2rl.wireless.link_rates import add_noise, link_rates, solve, squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power, mrt, random_decision, rzf, zf
 
 MAXIMUM_STARTS = 12
@@ -97,16 +97,22 @@ def wmmse_iteration(
     received = g.conj() @ precoder
     own = received.diagonal(dim1=-2, dim2=-1)
     power = amplitude.square()
-    total = squared_magnitude(received).sum(-1) + (power.unsqueeze(-2) @ cross).squeeze(-2) + 1
+    # errors are sums over the others: 1 minus what is received would be lost in rounding for a strong link
+    others = _off_diagonal(squared_magnitude(received)).sum(-1)
+    disturbance = others + (power.unsqueeze(-2) @ cross).squeeze(-2) + 1
+    total = squared_magnitude(own) + disturbance
     u = own / total
-    a = priority_down / (1 - squared_magnitude(own) / total)
+    a = priority_down * total / disturbance
 
     leakage = h_s @ precoder
     streams = h * amplitude.unsqueeze(-2)
-    covariance = leakage @ leakage.mH + streams @ streams.mH + _identity(leakage, leakage.shape[-2])
-    v = torch.linalg.solve(covariance, streams)
-    correlation = (v.conj() * h).sum(-2).real
-    b = priority_up / (1 - amplitude * correlation)
+    v = solve(add_noise(leakage @ leakage.mH + streams @ streams.mH), streams)
+    combined = v.mH @ h
+    correlation = combined.diagonal(dim1=-2, dim2=-1).real
+    passed = squared_magnitude(combined)
+    error = (1 - amplitude * correlation).square() + (_off_diagonal(passed) * power.unsqueeze(-2)).sum(-1)
+    error = error + squared_magnitude(leakage.mH @ v).sum(-2) + squared_magnitude(v).sum(-2)
+    b = priority_up / error
 
     weight_down = a * squared_magnitude(u)
     seen = h_s.mH @ v
@@ -114,7 +120,7 @@ def wmmse_iteration(
     target = g.mT * (a * u).unsqueeze(-2)
     next_precoder = _power_constrained(quadratic, target)
 
-    heard = (b.unsqueeze(-1) * squared_magnitude(v.mH @ h)).sum(-2)
+    heard = (b.unsqueeze(-1) * passed).sum(-2)
     heard = heard + (cross @ weight_down.unsqueeze(-1)).squeeze(-1)
     next_amplitude = (b * correlation / heard.clamp_min(1e-300)).clamp(0, 1)
     return next_precoder, next_amplitude
@@ -212,5 +218,5 @@ def _power_constrained(quadratic: Tensor, target: Tensor) -> Tensor:
     return precoder / norm.clamp_min(1)
 
 
-def _identity(like: Tensor, size: int) -> Tensor:
-    return torch.eye(size, dtype=like.dtype, device=like.device)
+def _off_diagonal(matrix: Tensor) -> Tensor:
+    return matrix.masked_fill(torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device), 0)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import lightning as L
 import pytest
 import torch
+from conftest import pairs
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
+from d2rl.algorithm.learning_rates import Schedule
 from d2rl.envs import decided_rates, evaluation_states
 from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.problems.base import Observation, Transition
@@ -122,8 +124,7 @@ class EachCombination(Callback):
         assert all_finite(agent)
 
 
-@pytest.mark.parametrize("objective", ["chain", "weighted", "mixed"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("objective", "case"), zip(("chain", "weighted", "mixed", "mixed"), CASES, strict=True))
 def test_each_combination_of_stages_trains_only_its_networks(tiny, fit, case, objective):
     agent, notes = (
         build(
@@ -204,6 +205,18 @@ def test_rates_and_noise_follow_their_schedules(tiny, fit):
     for step, (rate, noise) in enumerate(seen):  # 4 steps of 2 updates; rates are set when a step begins
         assert rate == pytest.approx(0.02 * (0.2 + 0.8 * (1 + math.cos(math.pi * step / 4)) / 2))
         assert noise == pytest.approx(0.4 - 0.3 * (step + 1) / 4)
+
+
+@pytest.mark.parametrize("planned", [5, 12, 100])
+def test_a_schedule_of_another_length_goes_on_and_ends_at_one(planned):
+    before = Schedule(10)
+    after = before.replanned(planned, 4)
+    shares = [after.at(updates) for updates in range(4, planned + 1)]
+    assert shares[0] == before.at(4) == 0.4
+    assert shares[-1] == after.at(planned + 1) == 1
+    assert all(second > first for first, second in pairwise(shares))
+    assert before.replanned(10, 4) == before
+    assert before.replanned(3, 4).at(4) == 1
 
 
 def test_targets_follow_by_tau(tiny, fit):
@@ -489,6 +502,7 @@ class TwoModes(D2RL):
         return torch.maximum(0.2 - distances[0], -distances[1])
 
 
+@pytest.mark.slow
 def test_several_draws_find_the_better_of_two_modes_though_few_begin_there(tiny):
     L.seed_everything(0, verbose=False)
     size = ("network.width=16", "network.layers=2", "action.steps=6", "trainer.num_envs=16")
@@ -611,9 +625,9 @@ def test_the_analytic_gradient_uses_the_known_channels(tiny, fit):
     assert torch.allclose(agent.value(observation, action), rates.sum(-1) / 10)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "link_graph"])
-@pytest.mark.parametrize("critic", ["powers", "numbers"])
-@pytest.mark.parametrize("head", ["beamforming", "structured"])
+@pytest.mark.parametrize(
+    ("kind", "critic", "head"), pairs(("mlp", "link_graph"), ("powers", "numbers"), ("beamforming", "structured"))
+)
 def test_every_network_and_head_trains_a_step(tiny, fit, kind, critic, head):
     choice = (f"network.kind={kind}", f"network.critic={critic}", f"scenario.head={head}")
     agent = build(tiny(*choice, *ONE_STEP, "ddpg.warmup_updates=0", "stages.state=0", "reward.case=designed_gdm"))
@@ -700,6 +714,18 @@ def test_proposals_are_bounded_and_free_of_exploration_noise(tiny):
     assert (several[:, 0] - several[:, 1]).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("action_stage", [False, True])
+def test_the_share_of_saturated_actions_is_that_of_the_proposals_without_noise(tiny, fit, action_stage):
+    agent, seen = build(tiny("ddpg.noise=1", "ddpg.noise_end=1")), []
+    agent.stages["action"] = action_stage
+    output = torch.tensor([0.0, 2.6, -2.6, 2.7, -2.7, 9.0, 0.0, 0.0, 0.0, 0.0])  # tanh(2.65) is 0.99
+    agent.actor.forward = lambda observation: output.expand(observation.batch, -1)
+    agent.aenpnn.sample = lambda observation, count, generator: output.expand(observation.batch, count, -1)
+    agent.learn = lambda: None  # nobody has to learn from it
+    fit(agent, lambda _, agent: seen.append(agent.means.collect()["charts/saturated_actions"]))
+    assert seen == pytest.approx([0.3, 0.3])
+
+
 LEARNING = (
     *("network.width=16", "network.layers=2", "ddpg.batch=24", "ddpg.replay=4096", "ddpg.warmup_updates=20"),
     *("ddpg.actor_rate=0.005", "ddpg.critic_rate=0.005", "ddpg.noise=0.3", "trainer.num_envs=24", "action.steps=4"),
@@ -710,11 +736,10 @@ LEARNING = (
 @pytest.mark.parametrize(
     ("overrides", "stages"),
     [
-        (("reward.case=raw",), {}),
-        (("reward.case=designed", "action.objective=mixed"), {"action": True, "reward": True}),
-        (("ddpg.analytic=true",), {}),
+        pytest.param(("reward.case=raw",), {}, marks=pytest.mark.slow, id="ddpg"),
+        pytest.param(("reward.case=designed", "action.objective=mixed"), {"action": True, "reward": True}, id="d2rl"),
+        pytest.param(("ddpg.analytic=true",), {}, marks=pytest.mark.slow, id="analytic"),
     ],
-    ids=["ddpg", "d2rl", "analytic"],
 )
 def test_learning_raises_the_sum_rate(tiny, fit, overrides, stages):
     agent = build(tiny(*LEARNING, *overrides))

@@ -176,28 +176,33 @@ def precision(agent: D2RL) -> None:
     agent.autocast_type = torch.bfloat16 if agent.updates > 10 else None
 
 
+CHANGES = [
+    (),
+    ("scenario.csi_error=0.1",),
+    ("scenario.stored_states=20",),
+    ("scenario.loads=2+2", "scenario.head=switching"),
+    ("ddpg.gamma=0.5",),
+    ("ddpg.analytic=true",),
+    ("ddpg.replay=24",),  # full after 3 slots; else after 8
+    ("ddpg.replay=1024",),  # never
+    ("ddpg.warmup_updates=9", "ddpg.warmup_critic_updates=3"),
+    ("stages.action=null",),
+    ("stages.action=null", "ddpg.gamma=0.5", "network.critic=numbers"),
+    ("action.objective=mixed", "action.gradient_steps=2", "reward.every=1"),
+    ("action.objective=weighted",),
+    ("reward.case=raw",),
+    ("reward.risk=cvar",),
+    ("network.kind=mlp", "network.critic=numbers"),
+    ("trainer.updates_per_slot=3", "trainer.updates_per_step=4"),
+]
+
+
 @pytest.mark.parametrize(
     ("change", "during"),
     [
-        ((), None),
-        (("scenario.csi_error=0.1",), None),
-        (("scenario.stored_states=20",), None),
-        (("scenario.loads=2+2", "scenario.head=switching"), None),
-        (("ddpg.gamma=0.5",), None),
-        (("ddpg.analytic=true",), None),
-        (("ddpg.replay=24",), None),  # full after 3 slots; else after 8
-        (("ddpg.replay=1024",), None),  # never
-        (("ddpg.warmup_updates=9", "ddpg.warmup_critic_updates=3"), None),
-        (("stages.action=null",), None),
-        (("stages.action=null", "ddpg.gamma=0.5", "network.critic=numbers"), None),
-        (("action.objective=mixed", "action.gradient_steps=2", "reward.every=1"), None),
-        (("action.objective=weighted",), None),
-        (("reward.case=raw",), None),
-        (("reward.risk=cvar",), None),
-        (("network.kind=mlp", "network.critic=numbers"), None),
-        (("trainer.updates_per_slot=3", "trainer.updates_per_step=4"), None),
+        *(pytest.param(change, None, marks=pytest.mark.slow) for change in CHANGES),
         (("stages.action=1", "stages.reward=1", "stages.state=1", "reward.every=1", "state.every=1"), late_stages),
-        ((), precision),
+        pytest.param((), precision, marks=pytest.mark.slow),
         ((), lost_numbers),
     ],
     ids=lambda value: value.__name__ if callable(value) else ",".join(value or ()) or "everything",
@@ -282,12 +287,12 @@ def forgotten_steps(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("mistake", "seen"),
     [
-        (python_rates, "weights"),
+        pytest.param(python_rates, "weights", marks=pytest.mark.slow),
         (python_bound, "weights"),
-        (moving_sums, "means"),
-        (moving_states, "weights"),
-        (one_kind, "weights"),
-        (forgotten_steps, "counts"),
+        pytest.param(moving_sums, "means", marks=pytest.mark.slow),
+        pytest.param(moving_states, "weights", marks=pytest.mark.slow),
+        pytest.param(one_kind, "weights", marks=pytest.mark.slow),
+        pytest.param(forgotten_steps, "counts", marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
@@ -384,7 +389,9 @@ def test_a_resumed_run_with_captured_updates_equals_one_that_was_not_interrupted
     assert resumed["means"][0] == whole["means"][0][5:]
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["numbers", "tensors"])
+@pytest.mark.parametrize(
+    "before", [pytest.param(False, marks=pytest.mark.slow, id="numbers"), pytest.param(True, id="tensors")]
+)
 def test_a_checkpoint_with_learning_rates_of_either_form_can_be_gone_on_from(tiny, fit, tmp_path, before):
     config, saved = tiny(*ALL, "trainer.updates_per_epoch=20"), tmp_path / "first.ckpt"
     trained(config, fit, on_device=before, epochs=1, save=saved)

@@ -175,6 +175,7 @@ def ascend(
         actors.step()
 
 
+@pytest.mark.slow
 def test_the_policy_finds_the_top_of_a_learned_quadratic(make_channels):
     observation = seen(make_channels(32, downlink_users=2, uplink_users=2))
     best = torch.tensor([0.5, -0.4]).repeat(4)

@@ -1,14 +1,17 @@
-"""A tiny matrix from end to end: interrupted, finished, with one cell lost, failed and mended."""
+"""A tiny matrix from end to end: finished, with one cell lost, failed and mended, and interrupted."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -36,16 +39,25 @@ variants:
 """
 
 
-@pytest.fixture(scope="module")
-def benchmark(tmp_path_factory):
-    """Folder of one benchmark that the tests of this module take further, in order."""
-    return tmp_path_factory.mktemp("benchmark")
-
-
 def arguments(folder: Path) -> list[str]:
     path = folder / "tiny.yaml"
     path.write_text(MATRIX)
     return [f"conf={path}", f"out={folder / 'out'}"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """Folder of a benchmark, and what the command said."""
+    folder, said = tmp_path_factory.mktemp("benchmark"), io.StringIO()
+    with redirect_stdout(said):
+        benchmark_command(arguments(folder))
+    return folder, said.getvalue()
+
+
+@pytest.fixture
+def benchmark(finished, tmp_path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(finished[0], tmp_path / "copy"))
 
 
 def trained(folder: Path) -> dict[str, int]:
@@ -71,7 +83,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(condition, seconds: float = 60.0):
+def wait_for(condition, seconds: float = 600.0):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -79,23 +91,27 @@ def wait_for(condition, seconds: float = 60.0):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for child processes in /proc")
-def test_an_interruption_ends_the_cells_too(benchmark):
-    command = [sys.executable, "-m", "d2rl.benchmark", *arguments(benchmark)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def test_an_interruption_ends_the_cells_too(tmp_path):
+    command = [sys.executable, "-m", "d2rl.benchmark", *arguments(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a program that is started in the background ignores Ctrl-C, and so do its children
+    listen = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, cwd=ROOT, **pipes, **listen) as process:
         listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         children = wait_for(lambda: len(found := listed.read_text().split()) == 2 and found)
         process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=60)
+        _, message = process.communicate(timeout=600)
     assert (process.returncode, message) == (130, "interrupted\n")
     wait_for(lambda: not any(alive(int(pid)) for pid in children))
-    assert trained(benchmark) == {}
+    assert trained(tmp_path) == {}
 
 
-def test_a_benchmark_leaves_cells_summary_report_and_figures(benchmark, capsys):
-    benchmark_command(arguments(benchmark))
+def test_a_benchmark_leaves_cells_summary_report_and_figures(finished):
+    benchmark, said = finished
     assert set(trained(benchmark)) == {"ddpg-default-0", "full-default-0"}
-    assert "done: ddpg-default-0, gap closed" in capsys.readouterr().out
+    assert "done: ddpg-default-0, gap closed" in said
 
     out = benchmark / "out"
     summary = json.loads((out / "summary.json").read_text())
@@ -123,7 +139,7 @@ def test_a_failed_cell_is_reported_and_the_rest_stays(benchmark, capsys, monkeyp
     with pytest.raises(BenchmarkError, match=r"1 of 2 cells failed: ddpg-default-0\. Their logs are .*log.txt"):
         benchmark_command(arguments(benchmark))
     shown = capsys.readouterr().out
-    assert "1 of 2 cells are finished already" in shown
+    assert "finished already: 1 of 2 cells" in shown
     assert "failed with status 3: ddpg-default-0" in shown
     assert "no room on this machine" in shown  # the end of its log
     assert trained(benchmark) == {"full-default-0": before["full-default-0"]}
@@ -131,12 +147,15 @@ def test_a_failed_cell_is_reported_and_the_rest_stays(benchmark, capsys, monkeyp
     assert "**1 of 2 cells failed" in (benchmark / "out" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_next_run_trains_only_what_is_missing(benchmark):
     before = trained(benchmark)
+    lose_marker(benchmark, "ddpg-default-0")
     benchmark_command(arguments(benchmark))
     after = trained(benchmark)
     assert set(after) == {"ddpg-default-0", "full-default-0"}
     assert after["full-default-0"] == before["full-default-0"]
+    assert after["ddpg-default-0"] != before["ddpg-default-0"]
     assert {row["status"] for row in rows(benchmark).values()} == {"done"}
 
 

@@ -9,7 +9,7 @@ import pytest
 from test_summary import result
 
 from d2rl.benchmark.figures import draw_figures
-from d2rl.benchmark.levels import BACK
+from d2rl.benchmark.levels import BACK, time_to_levels
 from d2rl.benchmark.matrix import read_matrix
 from d2rl.benchmark.report import write_report
 from d2rl.benchmark.summary import summarize
@@ -70,6 +70,28 @@ def test_levels_are_those_of_training_from_scratch_and_time_0_counts(matrix, res
     assert own["full_on"]["ratio_below"] is None
     assert back["variants"]["full_on"]["before"]["value"] == pytest.approx(0.95)
     assert back["variants"]["full"]["before"]["value"] is None
+
+
+def test_gaps_that_are_unknown_are_left_out(matrix, results, tmp_path):
+    """Where the references reach nothing, metrics.csv says nan and eval.json null."""
+    unknown = []
+    for one in results:
+        (one.folder / "metrics.csv").write_text("time/total,eval/gap_closed\n1.0,nan\n2.0,nan\n")
+        unknown.append(replace(one, gap_closed=None, wmmse_ratio=None))
+    summary = summarize(matrix, unknown)
+    assert "retraining" not in summary["scenarios"]["far"]
+    assert summary["scenarios"]["far"]["variants"]["full"]["gap_closed"]["iqm"] is None
+    write_report(tmp_path / "report.md", matrix, summary, "command", draw_figures(matrix, unknown, summary), [])
+    assert "nan" not in (tmp_path / "report.md").read_text()
+    mixed = [*results[:2], *unknown[2:]]  # ddpg alone is known
+    for (name, of), one in zip(((n, c) for n, some in CURVES.items() for c in some), results, strict=True):
+        if name == "ddpg":
+            lines = ["time/total,eval/gap_closed", *(f"{seconds},{gap}" for seconds, gap in of)]
+            (one.folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    back = summarize(matrix, mixed)["retraining"]
+    assert back["variants"]["ddpg"]["own"]["level"] == pytest.approx(0.95 * 0.8)
+    assert back["variants"]["ddpg_on"]["before"]["value"] is None
+    assert list(time_to_levels(mixed)) == ["ddpg"]
 
 
 def test_the_report_and_a_figure_show_them(matrix, results, tmp_path):

@@ -54,7 +54,7 @@ def test_cells_of_a_node_that_is_killed_begin_anew_on_the_other(cluster, tmp_pat
     out, witnessed = tmp_path / "out", []
 
     def kill() -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while len(found := begun(out)) < 2 and time.monotonic() < end:
             time.sleep(0.05)
         for folder in found:

@@ -15,7 +15,7 @@ from d2rl.common.errors import ConfigError
 from d2rl.deploy import export
 from d2rl.deploy.real_decision import RealDecision
 from d2rl.envs import evaluation_states
-from d2rl.evaluation import evaluate as evaluation
+from d2rl.problems.full_duplex import references
 from d2rl.wireless import link_rates
 
 TINY = ("device=cpu", "rounds=1", "matrix=32", "megabytes=1")
@@ -41,6 +41,7 @@ def test_the_machine_is_measured(script, tmp_path):
     assert float(row["copy, read + written (GB/s)"]) > 0
 
 
+@pytest.mark.slow
 def test_updates_are_measured_along_axes_and_without_a_state_explorer_that_is_too_large(
     script, tmp_path, tiny_arguments, monkeypatch
 ):
@@ -69,7 +70,7 @@ def test_environment_steps_are_measured(script, tmp_path):
 
 
 def test_decisions_are_timed_beside_wmmse(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "WMMSE_ITERATIONS", 5)
+    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 5)
     given = ["batch=1,2", "users=3", "antennas=2", "onnx=false", f"out={tmp_path / 'd.csv'}"]
     decision = script("decision")
     decision.decision_command([*TINY, *given])
@@ -80,6 +81,7 @@ def test_decisions_are_timed_beside_wmmse(script, tmp_path, monkeypatch):
     assert all(float(row["MFLOP"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_exported_decisions_are_those_of_the_policy_and_are_refined(script, tiny):
     pytest.importorskip("onnxruntime")
     agent = D2RL(tiny("trainer.num_envs=1")).eval()

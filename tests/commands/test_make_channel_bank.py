@@ -176,7 +176,7 @@ def test_the_example_of_the_page_makes_a_bank_to_train_on(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     exec(page.partition("```python\n")[2].partition("```")[0], {})
     scenario = FullDuplexConfig(channel_bank="measured.npz")
-    assert len(FullDuplexEnv(scenario, 4, 0).bank.weights) == 160
+    assert FullDuplexEnv(scenario, 4, 0).problem.cells.stored(torch.device("cpu")).batch == 160
     state = evaluation_states(scenario, 40, 0)
     snr = 10 * state.channels.uplink.abs().square().mean().log10().item()
     assert snr == pytest.approx(-90.5 + 23 + 174 - 70 - 5, abs=0.5)

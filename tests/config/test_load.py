@@ -11,6 +11,7 @@ import pytest
 from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.config.defaults import Config
 from d2rl.config.load import check, conf_name, from_mapping, load, save, to_yaml
+from d2rl.problems import check_config
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ BAD = [  # argument, key that the message names, what else it says
     ("scenaro.cell_radius=50", "scenaro.cell_radius", "Did you mean scenario.cell_radius"),
     ("Seed=3", "Seed", "seed"),
     ("tau=0.1", "tau", "Did you mean ddpg.target_rate?"),
-    ("zzz=1", "zzz", "The sections are scenario"),
+    ("zzz=1", "zzz", "The sections are network"),
     ("scenario.cell_radius.x=3", "scenario.cell_radius.x", UNKNOWN),
     ("ddpg..batch=3", "ddpg..batch", "ddpg.batch"),
     ("scenario.=3", "scenario.", UNKNOWN),
@@ -255,7 +256,7 @@ def test_a_checkpoint_of_another_version_is_a_checkpoint_error(mapping, says):
 def test_values_that_do_not_fit_together_are_both_named(arguments, names):
     config = load(arguments)
     with pytest.raises(ConfigError) as caught:
-        check(config)
+        check_config(config)
     assert all(name in str(caught.value) for name in names)
 
 

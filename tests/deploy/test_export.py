@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,34 +15,50 @@ import torch
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import CheckpointError, ConfigError
-from d2rl.config.load import load
 from d2rl.deploy import export
-from d2rl.deploy.export import ExportError, arrays, decide_with, export_command, inputs_for, make_session, parity
+from d2rl.deploy.export import (
+    ExportError,
+    arrays,
+    decide_with,
+    export_command,
+    inputs_for,
+    make_session,
+    parity,
+    trials,
+)
 from d2rl.deploy.pretrained import save_policy
 from d2rl.deploy.real_decision import RealDecision
 from d2rl.envs import evaluation_states
+from d2rl.problems import load_config
 
 MISSING = "the extra d2rl[export] is not installed"
 onnx, onnxruntime, _ = (pytest.importorskip(name, reason=MISSING) for name in ("onnx", "onnxruntime", "onnxscript"))
 
 ROOT = Path(__file__).resolve().parents[2]
+OVERLOADED = (
+    *("scenario.downlink_users=5", "scenario.uplink_users=5"),
+    *("scenario.transmit_antennas=3", "scenario.receive_antennas=3"),
+)
 KINDS = {  # diffusion or deterministic, best_of, configuration; an export takes its time, so each covers a lot
     "link graph, diffusion": (True, 1, ()),
     "mlp, deterministic": (False, 2, ("network.kind=mlp", "scenario.head=beamforming", "network.width=16")),
+    "overloaded": (True, 3, ("scenario.head=switching", "network.width=16", "action.steps=2", *OVERLOADED)),
 }
 
 
 def make_agent(diffusion: bool, *overrides: str, seed: int = 0) -> D2RL:
     """An agent whose actions reach far from the middle of their range."""
     torch.manual_seed(seed)
-    agent = D2RL(load(["trainer.num_envs=4", "ddpg.replay=64", *overrides]))
+    agent = D2RL(load_config(["trainer.num_envs=4", "ddpg.replay=64", *overrides]))
     agent.stages["action"] = diffusion
     for parameter in (*agent.actor.parameters(), *agent.aenpnn.parameters()):
         parameter.data += 0.1 * torch.randn_like(parameter)
     return agent
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=[pytest.param("link graph, diffusion", marks=pytest.mark.slow), "mlp, deterministic"]
+)
 def exported(request, tmp_path_factory):
     """A file that the command wrote, the agent behind it and what the command printed."""
     diffusion, best_of, overrides = KINDS[request.param]
@@ -78,7 +97,7 @@ def test_the_memory_of_complex_arrays_can_be_given_as_it_is(exported):
     for name, tensor in cells.estimate.tensors().items():
         inputs[name] = tensor.numpy().view(np.float32).reshape(*tensor.shape, 2)
     precoder, _ = session.run(None, inputs)
-    assert np.array_equal(precoder, expected)
+    np.testing.assert_allclose(precoder, expected, rtol=0, atol=1e-6)
     assert precoder.view(np.complex64).shape[-1] == 1
     assert np.square(precoder).sum((1, 2, 3)).max() <= 1 + 1e-6
 
@@ -105,33 +124,44 @@ def test_the_command_prints_shapes_parity_and_both_latencies(exported):
     assert f"output precoder: ['batch', {cell.transmit_antennas}, {cell.downlink_users}, 2]" in printed
     assert ("input  noise: " in printed) == agent.stages["action"]
     assert ("input  proposal_weights: " in printed) == (best_of > 1)
-    assert float(re.search(r"largest difference from torch on 16 drops: (\S+)", printed)[1]) < 1e-5
+    found = re.search(r"difference from torch on 16 drops: (\S+) at most, (\S+) of the weighted rate", printed)
+    assert float(found[1]) < 1e-5
+    assert float(found[2]) < 1e-5
     found = re.search(r"one decision on one core, median of 200: onnxruntime (\S+) ms, torch (\S+) ms", printed)
-    assert 0 < float(found[1]) < float(found[2])
+    assert float(found[1]) > 0
+    assert float(found[2]) > 0
+
+
+def test_what_drops_seldom_hold_is_decided_as_in_torch(exported):
+    path, agent, best_of, _ = exported
+    cells, session = evaluation_states(agent.config.scenario, 4, seed=9), make_session(onnxruntime, path.read_bytes())
+    tried = {}
+    for name, channels, limit in trials(cells.estimate):
+        tried[name] = limit, *parity(agent, RealDecision(agent, best_of), session, replace(cells, estimate=channels))
+    assert tried.keys() >= {"a silent uplink user", "two equal downlink users", "self_interference of zero"}
+    assert all(rates <= limit and math.isfinite(numbers) for limit, numbers, rates in tried.values()), tried
 
 
 def test_a_file_of_another_policy_is_noticed_and_not_written(exported, tmp_path, monkeypatch):
     path, agent, best_of, _ = exported
-    if best_of > 1:
-        pytest.skip("the command checks single candidates only: of several, two may be equally good")
     session = make_session(onnxruntime, path.read_bytes())
     cells = evaluation_states(agent.config.scenario, 4, seed=0)
-    assert parity(agent, RealDecision(agent), session, cells) < 1e-5
-    for parameter in (*agent.actor.parameters(), *agent.aenpnn.parameters()):
+    assert max(parity(agent, RealDecision(agent, best_of), session, cells)) < 1e-5
+    other = deepcopy(agent)
+    for parameter in (*other.actor.parameters(), *other.aenpnn.parameters()):
         parameter.data *= 1.1
-    assert parity(agent, RealDecision(agent), session, cells) > 1e-3
-    save_policy(agent, {}, tmp_path / "other")
+    assert min(parity(other, RealDecision(other, best_of), session, cells)) > 1e-3
+    save_policy(other, {}, tmp_path / "other")
     monkeypatch.setattr(export, "to_bytes", lambda _: path.read_bytes())
-    with pytest.raises(ExportError, match=r"its decisions differ from those in torch by .*was not written"):
-        export_command([f"ckpt={tmp_path / 'other'}", f"out={tmp_path / 'other.onnx'}"])
+    with pytest.raises(ExportError, match=r"its decisions (differ from|are worth).* those in torch.*was not written"):
+        export_command([f"ckpt={tmp_path / 'other'}", f"out={tmp_path / 'other.onnx'}", f"best_of={best_of}"])
     assert not (tmp_path / "other.onnx").exists()
 
 
+@pytest.mark.parametrize("exported", ["link graph, diffusion"], indirect=True)
 @pytest.mark.parametrize("block", [0, 1])
 def test_the_examples_of_the_documentation_run(exported, block, monkeypatch):
-    path, agent, _, _ = exported
-    if not agent.stages["action"]:
-        pytest.skip("the documentation shows a single sample of a diffusion policy")
+    path, _, _, _ = exported
     monkeypatch.chdir(path.parent)
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/deployment.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(examples) == 2

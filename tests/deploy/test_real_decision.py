@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from conftest import pairs
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule, decide
-from d2rl.algorithm.networks import observe as complex_observe
-from d2rl.config.load import load
 from d2rl.deploy.export import decide_with, inputs_for
 from d2rl.deploy.real_decision import RealCell, RealDecision, link_rates, observe
 from d2rl.envs import evaluation_states
+from d2rl.problems import load_config
+from d2rl.problems.full_duplex.observation import observe as complex_observe
 from d2rl.wireless import link_rates as complex_link_rates
 from d2rl.wireless import random_decision
 from d2rl.wireless.real_algebra import RealChannels, embed
@@ -28,15 +31,17 @@ CELLS = {
 def make_agent(diffusion: bool, *overrides: str) -> D2RL:
     """An agent whose actions reach far from the middle of their range."""
     torch.manual_seed(0)
-    agent = D2RL(load([*SMALL, *overrides]))
+    agent = D2RL(load_config([*SMALL, *overrides]))
     agent.stages["action"] = diffusion
     for parameter in (*agent.actor.parameters(), *agent.aenpnn.parameters()):
         parameter.data += 0.1 * torch.randn_like(parameter)
     return agent
 
 
-def largest_difference(agent: D2RL, best_of: int, batch: int = 5) -> float:
+def largest_difference(agent: D2RL, best_of: int, batch: int = 5, weights: list[float] | None = None) -> float:
     cells = evaluation_states(agent.config.scenario, batch, seed=3)
+    if weights:
+        cells = replace(cells, weights=torch.tensor(weights).expand(batch, -1))
     generator = torch.Generator().manual_seed(1)
     decision = RealDecision(agent, best_of)
     inputs = inputs_for(decision, cells, generator)
@@ -51,14 +56,20 @@ def largest_difference(agent: D2RL, best_of: int, batch: int = 5) -> float:
     )
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("best_of", [1, 3])
-@pytest.mark.parametrize("head", ["structured", "switching", "beamforming"])
-@pytest.mark.parametrize("network", ["link_graph", "mlp"])
-@pytest.mark.parametrize("diffusion", [False, True], ids=["deterministic", "diffusion"])
+@pytest.mark.parametrize(
+    ("cell", "best_of", "head", "network", "diffusion"),
+    pairs(list(CELLS), (1, 3), ("structured", "switching", "beamforming"), ("link_graph", "mlp"), (False, True)),
+)
 def test_real_decisions_equal_complex_ones(diffusion, network, head, best_of, cell):
     agent = make_agent(diffusion, f"network.kind={network}", f"scenario.head={head}", *CELLS[cell])
     assert largest_difference(agent, best_of) < 1e-5
+
+
+@pytest.mark.parametrize("best_of", [1, 3])
+@pytest.mark.parametrize("head", ["switching", "beamforming"])
+def test_real_decisions_silence_the_links_that_complex_ones_do(head, best_of):
+    agent = make_agent(True, f"scenario.head={head}", *CELLS["more uplink users"])
+    assert largest_difference(agent, best_of, weights=[0.0, 1.0, 1.0, 0.0, 2.0, 1.0, 0.0]) < 1e-5
 
 
 def test_real_features_equal_the_features_of_training():
@@ -66,8 +77,8 @@ def test_real_features_equal_the_features_of_training():
     cells = evaluation_states(agent.config.scenario, 32, seed=0)
     weights = torch.exp(torch.randn(32, 10, generator=torch.Generator().manual_seed(0)))
     expected = complex_observe(cells.estimate, weights)
-    found = observe(RealCell.of(RealChannels.of(cells.estimate)), weights.unsqueeze(1))
-    for name in ("nodes", "edges", "reference", "weights"):
+    found = observe(RealCell.of(RealChannels.of(cells.estimate)), weights.unsqueeze(1), agent.problem.layout.numbers)
+    for name in ("nodes", "edges", "baseline", "weights"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
 
 

@@ -6,20 +6,23 @@ import csv
 import importlib.util
 import sys
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 
 import matplotlib.image
 import pytest
 
 from d2rl.algorithm.decisions import DecisionRule
+from d2rl.algorithm.policy import Policy
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.envs import FullDuplexEnv
-from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.evaluate import Evaluation, policy_of
+from d2rl.problems import make_problems
+from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import config_of, load_checkpoint
-from d2rl.training.train import restore, train
+from d2rl.training.train import train
 from d2rl.wireless.bank_file import save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 
@@ -39,7 +42,7 @@ def generalise():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(evaluation, "WMMSE_ITERATIONS", 5)
+    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 5)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,16 @@ def test_each_cell_changes_one_thing(generalise):
     assert all(change.keys() <= {"cell_radius"} for change in changes["radius"])
     assert all(change.keys() <= {"self_interference"} for change in changes["interference"])
     assert [row.value for row in rows if row.trained] == [8, 100.0, -90.0, "as trained"]
+    box = [row.scenario for row in rows if row.group == "box"]
+    assert all(cell.receive_antennas == cell.transmit_antennas for cell in box)
+    corners = {(cell.downlink_users, cell.uplink_users, cell.transmit_antennas) for cell in box}
+    assert corners == set(product((2, 6, 12), (2, 6, 12), (4, 8, 32)))
+
+
+def test_cells_that_training_has_visited_are_marked(generalise):
+    trained = FullDuplexConfig(loads="2+2,2+12@4,3+3")
+    rows = generalise.cells(trained, ["users", "box"], [])
+    assert [row.value for row in rows if row.trained] == [2, "2 + 12 users, 4 antennas", "2 + 2 users, 8 antennas"]
 
 
 def test_a_policy_trained_on_a_bank_is_put_into_drawn_cells_too(generalise, tmp_path):
@@ -99,12 +112,12 @@ def test_the_command_leaves_a_table_a_figure_and_numbers(generalise, run, tmp_pa
     assert rows["other"]["transmit_antennas"] == "3"
     for name in ("1", "as trained"):  # the same as eval.py would say of it
         row, checkpoint = rows[name], load_checkpoint(run / "checkpoints/best.ckpt")
-        config = config_of(checkpoint)
+        before = config = config_of(checkpoint)
         users = {} if name == "as trained" else {"downlink_users": 1, "uplink_users": 1}
         config = replace(config, scenario=replace(config.scenario, **users))
-        measured = Evaluation(config.scenario, 6, 0)
-        agent = restore(checkpoint, config, "the checkpoint").eval()
-        score = measured.score("d2rl", policy_of(agent, DecisionRule()))
+        weights = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith("aenpnn.")}
+        policy = Policy.of(config, weights, before, "the checkpoint")
+        score = Evaluation(make_problems(config)[0], 6, 0).score("d2rl", policy_of(policy, DecisionRule()))
         assert float(row["sum_rate/D2RL"]) == pytest.approx(score["sum_rate"], rel=1e-5)
         assert float(row["wmmse_ratio"]) == pytest.approx(score["wmmse_ratio"], rel=1e-5)
         assert float(row["gap_closed"]) == pytest.approx(score["gap_closed"], rel=1e-4)
@@ -113,6 +126,18 @@ def test_the_command_leaves_a_table_a_figure_and_numbers(generalise, run, tmp_pa
     assert "| **as trained** |" in table
     assert table in capsys.readouterr().out
     assert matplotlib.image.imread(out / "generalise.png").shape[2] == 4
+
+
+def test_a_policy_that_ships_is_put_into_the_corners_of_the_box(generalise, tmp_path, monkeypatch):
+    monkeypatch.setattr(generalise, "BOX_USERS", (1, 3))
+    monkeypatch.setattr(generalise, "BOX_ANTENNAS", (2,))
+    generalise.generalise_command(["ckpt=pretrained/any_load", "drops=4", "only=box", f"out={tmp_path}"])
+    with open(tmp_path / "generalise.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["value"] for row in rows] == [f"{d} + {u} users, 2 antennas" for d, u in product((1, 3), (1, 3))]
+    assert all(float(row["wmmse_ratio"]) > 0 for row in rows)
+    assert "| 3 + 1 users, 2 antennas |" in (tmp_path / "generalise.md").read_text()
+    assert not (tmp_path / "generalise.png").exists()  # three changes at a time have no axis
 
 
 @pytest.mark.parametrize(

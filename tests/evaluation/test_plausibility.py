@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -166,3 +167,21 @@ def test_samples_too_small_and_unknown_methods_are_refused():
         plausibility(one, one, gains, gains, generator=seeded())
     with pytest.raises(ValueError, match="rzf and wmmse"):
         RateKS("zf").update(one, one)
+
+
+@pytest.mark.parametrize("metric", DISTANCES)
+def test_two_silent_samples_do_not_differ(metric):
+    silent = torch.zeros(20, 4, dtype=torch.complex64)
+    assert measure(metric(), silent, silent) == 0
+    assert measure(NearestNeighbourRatio(silent), silent, silent) == 1
+
+
+def test_a_report_on_channels_without_self_interference_has_no_unknown_number():
+    (real, gains), (made, _), training = states(20, seed=1), states(20, seed=2), states(20, seed=3)
+    real, made, stored = (
+        replace(one, self_interference=torch.zeros_like(one.self_interference)) for one in (real, made, training[0])
+    )
+    gains = replace(gains, self_interference=torch.zeros_like(gains.self_interference))
+    report = plausibility(real, made, gains, gains, (stored, gains), bootstrap=3, generator=seeded())
+    assert all(math.isfinite(entry["value"]) and math.isfinite(entry["chance"]) for entry in report.values())
+    assert all(entry["within"] for name, entry in report.items() if name.startswith("self_interference"))

@@ -33,10 +33,11 @@ from odd_configurations import Case, cases
 from d2rl.commands.train_eval import train_command
 from d2rl.common.command_line import run
 from d2rl.evaluation import evaluate as evaluation
+from d2rl.problems.full_duplex import references
 from d2rl.training import train as training
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SECONDS = 60  # that a case may take, many times what it needs
+SECONDS = 600  # that a case may take, many times what it needs
 TINY = {
     **{"scenario.downlink_users": 2, "scenario.uplink_users": 2, "scenario.transmit_antennas": 2},
     **{"scenario.receive_antennas": 2, "network.width": 4, "network.layers": 1},
@@ -59,13 +60,13 @@ class Hang(BaseException):
 def one_step() -> Iterator[None]:
     """Trainings stop after one step; what is timed, and how well WMMSE does, is tested elsewhere."""
     limited = partial(_trainer, L.Trainer)
-    before = (training.L, evaluation.LATENCY_SECONDS, evaluation.WMMSE_ITERATIONS, evaluation.LATENCY_REPEATS)
+    before = (training.L, evaluation.LATENCY_SECONDS, references.WMMSE_ITERATIONS, evaluation.LATENCY_REPEATS)
     training.L = types.SimpleNamespace(Trainer=limited, seed_everything=L.seed_everything)
-    evaluation.LATENCY_SECONDS, evaluation.WMMSE_ITERATIONS, evaluation.LATENCY_REPEATS = 0.0, 2, 3
+    evaluation.LATENCY_SECONDS, references.WMMSE_ITERATIONS, evaluation.LATENCY_REPEATS = 0.0, 2, 3
     try:
         yield
     finally:
-        training.L, evaluation.LATENCY_SECONDS, evaluation.WMMSE_ITERATIONS, evaluation.LATENCY_REPEATS = before
+        training.L, evaluation.LATENCY_SECONDS, references.WMMSE_ITERATIONS, evaluation.LATENCY_REPEATS = before
 
 
 def _trainer(make: Any, **options: Any) -> Any:

@@ -20,10 +20,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 600  # that the tests of a mutant may take
-RATES, HEADS, WMMSE = "wireless/rates.py", "wireless/heads.py", "wireless/wmmse.py"
+RATES, HEADS, WMMSE = "wireless/link_rates.py", "wireless/heads.py", "wireless/wmmse.py"
 PRECODERS, PROPAGATION, FADING = "wireless/precoders.py", "wireless/propagation.py", "wireless/fading.py"
-CELL, BANK, BOUNDS, REWARD = "envs/full_duplex.py", "envs/bank.py", "wireless/bounds.py", "explorers/reward.py"
-VIEWS, ACTION = "networks/views.py", "explorers/action.py"
+BOUNDS, REWARD, NUMBERS = "wireless/bounds.py", "algorithm/rewards.py", "algorithm/networks/actions.py"
+ACTION, BASE = "algorithm/networks/action_chain.py", "problems/base.py"
+CELL, ENV = "problems/full_duplex/simulator.py", "problems/full_duplex/env.py"
+PROBLEM, BANK = "problems/full_duplex/problem.py", "problems/full_duplex/scenario_bank.py"
+SIMULATOR, VIEWS = "tests/problems/full_duplex/test_simulator.py", "tests/problems/full_duplex/test_views.py"
 TESTS = {  # of a part; the first file that fails ends a mutant
     RATES: "tests/wireless/test_link_rates.py",
     HEADS: "tests/wireless/test_heads.py",
@@ -31,11 +34,14 @@ TESTS = {  # of a part; the first file that fails ends a mutant
     PRECODERS: "tests/wireless/test_precoders.py",
     PROPAGATION: "tests/wireless/test_propagation.py",
     FADING: "tests/wireless/test_fading.py",
-    CELL: "tests/problems/full_duplex/test_simulator.py",
-    BANK: "tests/problems/full_duplex/test_simulator.py",
+    CELL: SIMULATOR,
+    ENV: SIMULATOR,
+    PROBLEM: f"{SIMULATOR} {VIEWS}",
+    BANK: SIMULATOR,
     BOUNDS: "tests/wireless/test_bounds.py",
-    REWARD: "tests/algorithm/explorers/test_reward.py",
-    VIEWS: "tests/problems/full_duplex/test_views.py",
+    REWARD: "tests/algorithm/test_rewards.py",
+    NUMBERS: VIEWS,
+    BASE: "tests/problems/test_base.py",
     ACTION: "tests/algorithm/explorers/test_action.py",
 }
 
@@ -59,7 +65,7 @@ class Mutant:
 
 
 DISTURBANCE = "others.sum(-1) + cross + 1"
-COVARIANCE = "noise = leakage @ leakage.mH + _identity(leakage"
+COVARIANCE = "_factor(leakage @ leakage.mH)"
 OWN_POWER = "(uplink_power.double().clamp_min(0) + FAINT_POWER).sqrt()"
 # fmt: off
 MUTANTS = (
@@ -73,16 +79,19 @@ MUTANTS = (
         "square of the uplink power", RATES, "(uplink_power.unsqueeze(-2) @",
         "(uplink_power.square().unsqueeze(-2) @",
     ),
-    Mutant("no self-interference", RATES, COVARIANCE, "noise = _identity(leakage"),
-    Mutant("a tenth of the noise at the base station", RATES, COVARIANCE, COVARIANCE.replace("+ _", "+ 0.1 * _")),
+    Mutant("no self-interference", RATES, COVARIANCE, "_factor(0 * leakage @ leakage.mH)"),
+    Mutant(
+        "a tenth of the noise at the base station", RATES, COVARIANCE,
+        "(_factor(10 * leakage @ leakage.mH) / 10**0.5)",
+    ),
     Mutant(
         "conjugate of H_S", RATES, "(channels.self_interference @ precoder)",
         "(channels.self_interference.conj() @ precoder)",
     ),
-    Mutant("half of the self-interference", RATES, COVARIANCE, COVARIANCE.replace("leakage @", "0.5 * leakage @")),
+    Mutant("half of the self-interference", RATES, COVARIANCE, "_factor(0.5 * leakage @ leakage.mH)"),
     Mutant(
-        "no interference between uplink users", RATES, "gram = whitened.mH @ whitened",
-        "gram = torch.diag_embed((whitened.mH @ whitened).diagonal(dim1=-2, dim2=-1))",
+        "no interference between uplink users", RATES, "factor = _factor(whitened.mH @ whitened)",
+        "factor = _factor(torch.diag_embed((whitened.mH @ whitened).diagonal(dim1=-2, dim2=-1)))",
     ),
     Mutant("power instead of amplitude of the uplink", RATES, OWN_POWER, OWN_POWER.removesuffix(".sqrt()")),
     Mutant("MMSE combiner without its own power", RATES, OWN_POWER, "torch.ones_like(uplink_power).double()"),
@@ -93,13 +102,19 @@ MUTANTS = (
         "torch.cat([uplink, downlink], dim=-1)",
     ),
     Mutant("uplink signal at full power", RATES, "sent = (power * gain)", "sent = gain"),
-    Mutant("uplink disturbance without its limit", RATES, "caught = (1 - error)", "caught = (1 + error)"),
-    Mutant("uplink disturbance below the noise", RATES, "error / caught).clamp_min(1)", "error / caught)"),
+    Mutant(
+        "uplink disturbance over the error", RATES, "(inverse.conj() * (inverse @ (streams.mH @ streams)))",
+        "(inverse.conj() * inverse)",
+    ),
+    Mutant("uplink disturbance below the noise", RATES, "/ caught).clamp_min(1)", "/ caught)"),
     Mutant("uplink disturbance of a silent user 0 / 0", RATES, "heard = power + HEARD_POWER", "heard = power"),
     # what critics see, and the estimates of the action explorer
-    Mutant("interference with the noise in it", VIEWS, "log_gain(disturbance - 1)", "log_gain(disturbance)"),
-    Mutant("numbers of both directions alike", VIEWS, "numbers * ~mask", "numbers * mask"),
+    Mutant("interference with the noise in it", PROBLEM, "log_gain(disturbance - 1)", "log_gain(disturbance)"),
+    Mutant("numbers of both directions alike", NUMBERS, "numbers * (kinds == kind)", "numbers * (kinds == 0)"),
     Mutant("estimate of the step before", ACTION, "stop=step,", "stop=step - 1,"),
+    # layouts of actions
+    Mutant("every entity of the last kind", BASE, "(index >= boundary)", "(index >= 0)"),
+    Mutant("flat numbers with their padding", BASE, "part[..., :own].flatten(-2)", "part.flatten(-2)"),
     # action heads
     Mutant("power shares not normalised", HEADS, "torch.softmax(self.share_range", "torch.sigmoid(self.share_range"),
     Mutant("power share as amplitude", HEADS, "share.sqrt().unsqueeze(-2)", "share.unsqueeze(-2)"),
@@ -120,8 +135,8 @@ MUTANTS = (
         "u = own / (total - squared_magnitude(own))",
     ),
     Mutant(
-        "WMMSE without the weight of the error", WMMSE, "/ (1 - squared_magnitude(own) / total)",
-        "* torch.ones_like(total)",
+        "WMMSE without the weight of the error", WMMSE, "a = priority_down * total / disturbance",
+        "a = priority_down * torch.ones_like(total)",
     ),
     Mutant("WMMSE precoder blind to self-interference", WMMSE, " + (seen * b.unsqueeze(-2)) @ seen.mH", ""),
     Mutant(
@@ -129,8 +144,8 @@ MUTANTS = (
         "heard + 0 * (cross @ weight_down",
     ),
     Mutant(
-        "WMMSE covariance without self-interference", WMMSE, "covariance = leakage @ leakage.mH + ",
-        "covariance = ",
+        "WMMSE covariance without self-interference", WMMSE, "add_noise(leakage @ leakage.mH + streams @ streams.mH)",
+        "add_noise(streams @ streams.mH)",
     ),
     Mutant(
         "WMMSE precoder of twice the power", WMMSE, "return precoder / norm.clamp_min(1)",
@@ -151,8 +166,8 @@ MUTANTS = (
     ),
     Mutant("MRT of the conjugate", PRECODERS, "equal_power(channels.downlink.mT)", "equal_power(channels.downlink.mH)"),
     Mutant(
-        "bound without the power limit", BOUNDS, "(weights * levels.gather(-1, used - 1) - floor).clamp_min(0)",
-        "torch.ones_like(floor)",
+        "bound without the power limit", BOUNDS, "weights * (levels.gather(-1, used - 1) - depth).clamp_min(0)",
+        "torch.ones_like(depth)",
     ),
     # propagation and fading
     Mutant("path loss as a gain", PROPAGATION, "return -(intercept", "return (intercept"),
@@ -187,16 +202,22 @@ MUTANTS = (
         "config.noise_density, config.noise_figure_uplink)",
     ),
     Mutant(
-        "rates of the estimate", CELL, "decided_rates(self.head, state.channels, action, state.estimate)",
-        "decided_rates(self.head, state.estimate, action)",
+        "rates of the estimate", PROBLEM, "return rates_of(state.channels, *decision)",
+        "return rates_of(state.estimate, *decision)",
     ),
     Mutant(
-        "decisions on the truth", CELL, "decided_rates(self.head, state.channels, action, state.estimate)",
-        "decided_rates(self.head, state.channels, action)",
+        "decisions on the truth", ENV, "decided_rates(self.head, state.channels, several, state.estimate)",
+        "decided_rates(self.head, state.channels, several)",
+    ),
+    Mutant("features of the truth", PROBLEM, "return observe(state.estimate,", "return observe(state.channels,"),
+    Mutant(
+        "a cut episode that goes on with other users", CELL,
+        "return state.with_rows(ended, self._measured(moved[ended], generator)), state, truncated",
+        "return state, state, truncated",
     ),
     Mutant(
-        "designed reward without its reference", REWARD, "return rates - reference.unsqueeze(1)",
-        "return rates + 0 * reference.unsqueeze(1)",
+        "designed reward without its reference", REWARD, "return utility - observation.baseline.unsqueeze(1)",
+        "return utility + 0 * observation.baseline.unsqueeze(1)",
     ),
 )
 # fmt: on
@@ -226,7 +247,7 @@ def main(words: list[str]) -> int:
     """Judge the mutants whose name holds one of the words, or all."""
     chosen = [one for one in MUTANTS if not words or any(word in one.name for word in words)]
     with tempfile.TemporaryDirectory() as place:
-        if not passes(copy(Path(place)), sorted({TESTS[one.file] for one in chosen})):
+        if not passes(copy(Path(place)), sorted({file for one in chosen for file in TESTS[one.file].split()})):
             print("the suite fails without any mutant")
             return 1
     survivors = 0
@@ -235,7 +256,7 @@ def main(words: list[str]) -> int:
         with tempfile.TemporaryDirectory() as place:
             one.apply(copy(Path(place)) / "d2rl")
             begin = time.monotonic()
-            survived = passes(Path(place), [TESTS[one.file]])
+            survived = passes(Path(place), TESTS[one.file].split())
         survivors += survived
         outcome = "**survived**" if survived else "caught"
         print(f"| {one.name} | `{one.file}` | {outcome} | {time.monotonic() - begin:.0f} |", flush=True)

@@ -39,7 +39,7 @@ def start(*arguments: str, cwd: Path, program: str = "train.py", before: tuple[s
     return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, **pipes)
 
 
-def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen, timeout: float = 600) -> tuple[int, str, str]:
     """Exit status, standard output and standard error."""
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err

@@ -17,11 +17,16 @@ def shortened():
         yield
 
 
-@pytest.mark.parametrize("case", cases(60, seed=6), ids=lambda case: f"{case.kind} {case.arguments[0][:30]}")
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (number >= 16)) for number, case in enumerate(cases(60, seed=6))],
+    ids=lambda case: f"{case.kind} {case.arguments[0][:30]}",
+)
 def test_a_configuration_runs_or_is_refused_with_its_key(case):
     assert judge(case) in FINE
 
 
+@pytest.mark.slow
 def test_a_case_as_a_person_runs_it():
     assert judge(Case("value", ("ddpg.batch=1e400",), ("ddpg.batch",)), call_process) == "refused"
 

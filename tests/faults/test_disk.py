@@ -13,7 +13,7 @@ from runs import SMALL, equal, metrics, trained
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import ConfigError, RunError
 from d2rl.config.defaults import Config
-from d2rl.config.load import load
+from d2rl.problems import load_config
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import load_checkpoint
 from d2rl.training.train import train
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def fit(path: Path, *overrides: str, resume: Path | None = None) -> RunDirectory:
-    config = load([*PLAN, *overrides])
+    config = load_config([*PLAN, *overrides])
     config = replace(config, run_dir=str(path), resume=str(resume) if resume else None)
     run = RunDirectory.create(config, "test")
     try:
@@ -101,6 +101,7 @@ def test_a_run_whose_disk_is_full_trains_to_its_end_and_says_so(disk, whole, mon
     assert equal(trained(disk / "run/checkpoints/last.ckpt"), trained(whole.last))
 
 
+@pytest.mark.slow
 def test_checkpoints_that_turn_read_only_do_not_end_a_run_before_its_end(disk, whole, monkeypatch, caplog):
     folder = str(disk / "run/checkpoints")
 
@@ -117,6 +118,7 @@ def test_checkpoints_that_turn_read_only_do_not_end_a_run_before_its_end(disk, w
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_was_full_for_a_while_costs_nothing_in_the_end(disk, whole, monkeypatch, caplog):
     learn, happens = D2RL.learn, {25: fill, 65: empty}
 
@@ -137,12 +139,13 @@ def test_a_directory_that_cannot_be_written_is_refused_at_the_start(disk):
         fit(disk / "run")
 
 
+@pytest.mark.slow
 def test_a_run_directory_that_vanishes_is_made_anew(whole, tmp_path, monkeypatch, caplog):
     during(monkeypatch, 45, lambda: shutil.rmtree(tmp_path / "run"))
     run = fit(tmp_path / "run")
     assert "run has vanished while the run was going on; it is made anew" in caplog.text
     assert equal(trained(run.last), trained(whole.last))
-    assert load([f"conf={run.config}"]).trainer.epochs == 4
+    assert load_config([f"conf={run.config}"]).trainer.epochs == 4
     kept = metrics(tmp_path / "run").splitlines()[1:]
     assert [row.split(",")[0] for row in kept] == ["400", "480", "560", "640"][-len(kept) :]
     assert kept
@@ -158,5 +161,5 @@ def test_a_run_whose_place_was_taken_ends_and_writes_nothing(tmp_path, monkeypat
     during(monkeypatch, 45, take)
     with pytest.raises(RunError, match="belongs to another run by now; this one ends"):
         fit(path)
-    assert load([f"conf={path / 'config.yaml'}"]).seed == 9
+    assert load_config([f"conf={path / 'config.yaml'}"]).seed == 9
     assert sorted(one.name for one in path.rglob("*")) == [".lock", "checkpoints", "config.yaml"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from runs import SMALL, finish, metrics, start
 
-from d2rl.config.load import load
+from d2rl.problems import load_config
 from d2rl.runs import tracking
 from d2rl.runs.run_directory import RunDirectory
 
@@ -44,6 +44,7 @@ def isolated() -> tuple[str, ...]:
     return ISOLATED
 
 
+@pytest.mark.slow
 def test_the_main_job_neither_needs_nor_tries_the_network(isolated, tmp_path):
     """Not even the telemetry of W&B's library does."""
     status, out, err = finish(start(*PLAN, cwd=tmp_path, before=isolated))
@@ -65,6 +66,7 @@ def children(process: subprocess.Popen) -> list[tuple[int, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_outlives_the_process_of_its_dashboard(tmp_path):
     process = start(*PLAN, "trainer.epochs=8", cwd=tmp_path)
     while not (tmp_path / "run/checkpoints/last.ckpt").exists() and process.poll() is None:
@@ -86,7 +88,7 @@ def test_a_dashboard_out_of_reach_is_kept_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    config = load([*SMALL, "logger.mode=online", f"run_dir={tmp_path / 'run'}"])
+    config = load_config([*SMALL, "logger.mode=online", f"run_dir={tmp_path / 'run'}"])
     run = RunDirectory.create(config, "test")
     with pytest.warns(UserWarning, match=r"W&B cannot be reached \(.*\); the dashboards are kept offline"):
         loggers = tracking.make_loggers(config, run, asdict(config))

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import TrainingError
-from d2rl.evaluation import evaluate as evaluation
+from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training import train as training
 from d2rl.training.callbacks import MixedPrecision
@@ -69,8 +69,7 @@ def test_a_channel_that_is_not_finite_never_reaches_the_replay(tiny, fit, kind, 
     agent, watch = build(tiny), MixedPrecision()
 
     def fault(agent):
-        getattr(agent.env._scattered, kind)[3].view(-1)[0] = value
-        agent.env.state = agent.env._observe()
+        getattr(agent.world.state.scattered, kind)[3].view(-1)[0] = value
 
     fit(agent, Inject(fault), watch, moved(agent), epochs=5)
     # one cell of 8, from then until its users are dropped anew
@@ -83,7 +82,13 @@ def test_a_channel_that_is_not_finite_never_reaches_the_replay(tiny, fit, kind, 
 
 @pytest.mark.filterwarnings("ignore:(refused transitions|skipped steps|early divergence|reward guard)")
 @pytest.mark.parametrize(
-    ("kind", "value"), [("rates", NAN), ("nodes", INFINITY), ("downlink", NAN), ("generated", -INFINITY)]
+    ("kind", "value"),
+    [
+        ("utility", NAN),
+        ("observation.nodes", INFINITY),
+        ("observation.known.channels.downlink", NAN),
+        ("generated", -INFINITY),
+    ],
 )
 def test_a_replay_that_is_not_finite_is_skipped_until_it_is_written_over(tiny, fit, kind, value):
     agent, watch = build(tiny), MixedPrecision()
@@ -102,8 +107,8 @@ def test_a_reward_that_is_not_finite_never_reaches_the_replay(tiny, fit, value, 
     agent, watch, measured = build(tiny), MixedPrecision(), D2RL.case_reward
     broken = []
 
-    def reward(self, batch):
-        result = measured(self, batch).clone()
+    def reward(self, utility, observation):
+        result = measured(self, utility, observation).clone()
         if self.updates == 4 and not broken:
             broken.append(result[2].fill_(value))
         return result
@@ -141,22 +146,21 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_its_loss_is(tiny, fit, 
 
 
 @pytest.mark.filterwarnings("ignore:(refused transitions|skipped steps|early divergence|reward guard)")
-@pytest.mark.parametrize("where", ["world", "losses"])
+@pytest.mark.parametrize("where", ["world", pytest.param("losses", marks=pytest.mark.slow)])
 def test_a_training_with_nothing_finite_left_stops_and_its_checkpoint_is_whole(tiny, tmp_path, monkeypatch, where):
     class Broken(D2RL):
         """From the fifth update on its world, or its losses, are not finite."""
 
-        def advance(self):
-            following = super().advance()
+        def interact(self):
+            super().interact()
             if where == "world" and self.updates >= 4:
-                self.env.state.estimate.downlink.fill_(float("nan"))
-            return following
+                self.world.state.estimate.downlink.fill_(float("nan"))
 
-        def step(self, index, loss):
-            super().step(index, loss * float("nan") if where == "losses" and self.updates >= 4 else loss)
+        def step(self, name, loss):
+            super().step(name, loss * float("nan") if where == "losses" and self.updates >= 4 else loss)
 
     monkeypatch.setattr(training, "D2RL", Broken)
-    monkeypatch.setattr(evaluation, "WMMSE_ITERATIONS", 5)
+    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 5)
     config = tiny(*EVERYTHING, "trainer.epochs=20", f"run_dir={tmp_path / 'run'}")
     with pytest.raises(
         TrainingError, match=rf"stopped at update 1[0-2]\..* checkpoints in .*{tmp_path.name}"

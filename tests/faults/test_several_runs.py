@@ -37,7 +37,7 @@ def begin_at_once(key: str, cwd: Path) -> list[str]:
         return [process.stdout.readline().strip() for process in processes]
     finally:
         for process in processes:
-            process.communicate("\n", timeout=60)
+            process.communicate("\n", timeout=600)
 
 
 def test_of_several_runs_in_one_directory_exactly_one_begins(tmp_path):
@@ -52,6 +52,7 @@ def test_several_runs_without_a_directory_get_one_each(tmp_path):
     assert all((tmp_path / one / "config.yaml").is_file() for one in said)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_two_trainings_side_by_side_do_not_touch_each_other(tmp_path):
     """The same seed twice: each must be what it would be alone."""

@@ -35,7 +35,7 @@ def direct(texts: list[str]) -> list[str]:
     for text in texts:
         wanted = Requirement(text)
         own = wanted.name == PROJECT["name"]
-        found += direct([one for extra in wanted.extras for one in EXTRAS[extra]]) if own else [text]
+        found += direct([one for extra in sorted(wanted.extras) for one in EXTRAS[extra]]) if own else [text]
     return found
 
 

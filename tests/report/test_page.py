@@ -18,6 +18,8 @@ from d2rl.commands.train_eval import evaluate, evaluate_command, train_command
 from d2rl.envs import FullDuplexConfig, evaluation_drops, steering
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.evaluate import Evaluation
+from d2rl.problems.full_duplex import references
+from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.report.figures import FLOOR_DB, Cell
 from d2rl.report.page import report_page, save_report_page
 from d2rl.wireless import rzf
@@ -52,7 +54,7 @@ def quick_references():
     """What is timed, and how well WMMSE does, is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-        patch.setattr(evaluation, "WMMSE_ITERATIONS", 5)
+        patch.setattr(references, "WMMSE_ITERATIONS", 5)
         yield
 
 
@@ -95,6 +97,25 @@ def test_a_training_leaves_results_curves_cells_rates_and_configuration(run):
         assert policy in page.text
     assert "scenario.downlink_users" in page.text
     assert "interference_free" not in page.text
+
+
+def test_every_number_of_the_results_carries_its_label(run):
+    """Where the screen is too narrow for columns, there is no head to read it from."""
+    html = (run / "report.html").read_text(encoding="utf-8")
+    table = re.search(r'<table class="policies">(.*?)</table>', html, re.DOTALL).group(1)
+    policy, *heads = re.findall(r'<th scope="col">([^<]+)</th>', table)
+    rows = [re.findall(r'<td data-label="([^"]+)">[^<]+</td>', row) for row in table.split("<tr")[2:]]
+    assert policy == "policy"
+    assert {"sum rate", "gap closed", "latency (ms)"} < set(heads)
+    assert len(rows) == 7
+    assert all(row == heads for row in rows)
+
+
+def test_a_schedule_is_told(agent):
+    agent.config = replace(agent.config, evaluation=replace(agent.config.evaluation, slots=2))
+    made, report = evaluate(agent)
+    text = " ".join(Page(report_page("slots", agent.config, made, report)).text.split())
+    assert "Proportional fair over 2 slots (equal weights): geometric mean of the links" in text
 
 
 def test_every_picture_is_within_the_page_and_told_in_words(run, line_of_sight):
@@ -142,7 +163,7 @@ def test_the_map_says_what_a_beam_can_tell(run, line_of_sight):
 
 def test_a_channel_bank_has_no_map(agent):
     made, report = evaluate(agent)
-    made.positions = None
+    made.state = replace(made.state, positions=None)
     page = Page(report_page("bank", agent.config, made, report))
     assert "does not tell where users are" in " ".join(page.text.split())
     assert not any("map of the users" in image["alt"] for image in page.images)
@@ -198,10 +219,10 @@ def test_a_beam_matched_to_a_direction_is_strongest_there():
 
 
 def test_outcomes_are_those_that_were_scored():
-    made = Evaluation(FullDuplexConfig(), 5, 0)
+    made = Evaluation(FullDuplexProblem(FullDuplexConfig()), 5, 0)
     for name, outcome in made.outcomes.items():
-        assert float(outcome.rates.sum(-1).mean()) == pytest.approx(made.policies[name]["sum_rate"], rel=1e-5)
-    inside = [place.norm(dim=-1) for place in made.positions]
+        assert float(outcome.utility.sum(-1).mean()) == pytest.approx(made.policies[name]["sum_rate"], rel=1e-5)
+    inside = [place.norm(dim=-1) for place in made.state.positions]
     assert all(bool(((distance >= 10) & (distance <= 100)).all()) for distance in inside)
 
 
@@ -236,6 +257,8 @@ def test_the_page_fits_the_screen_and_shows_every_picture(browser, run, line_of_
         browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
         assert browser.execute_script("return window.innerWidth") == width
         assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        cut = "return [...document.querySelectorAll('.wide')].filter(one => one.scrollWidth > one.clientWidth).length"
+        assert browser.execute_script(cut) == 0
         sizes = browser.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth, i.width])")
         assert len(sizes) >= 6
         assert all(complete and natural > 0 and shown > 250 for complete, natural, shown in sizes)

@@ -39,7 +39,7 @@ def test_the_command_to_sync_finds_every_part_of_an_offline_run(tiny, tmp_path, 
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert shown.returncode == 0, shown.stderr
     parts = list(run.wandb.glob(f"offline-run-*-{identity}"))

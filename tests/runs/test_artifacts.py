@@ -39,7 +39,7 @@ def record(experiment, text: bytes) -> bytes:
     """What W&B has kept of a run; its own process writes it, and may do so after the end."""
     experiment.finish()
     (path,) = Path(experiment.dir).parent.glob("*.wandb")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 600
     while text not in path.read_bytes() and time.monotonic() < deadline:
         time.sleep(0.1)
     return path.read_bytes()

@@ -61,6 +61,24 @@ def test_a_directory_that_holds_another_run_is_refused_and_kept():
     RunDirectory.create(Config(resume="a"), "any")  # the refusal left no lock behind
 
 
+def test_a_run_that_ended_before_it_had_learned_anything_is_no_hindrance():
+    RunDirectory.create(Config(run_dir="a"), "any").release()
+    again = RunDirectory.create(Config(run_dir="a", seed=9), "any")
+    assert load([f"conf={again.config}"]).seed == 9
+    again.release()
+    again.metrics.write_text("environment_steps\n")
+    with pytest.raises(ConfigError, match="run_dir=a already holds a run"):
+        RunDirectory.create(Config(run_dir="a"), "any")
+
+
+def test_a_lone_configuration_is_not_overwritten(work):
+    (work / "a").mkdir()
+    (work / "a" / "config.yaml").write_text("seed: 3")
+    with pytest.raises(ConfigError, match="run_dir=a already holds a run"):
+        RunDirectory.create(Config(run_dir="a"), "any")
+    assert (work / "a" / "config.yaml").read_text() == "seed: 3"
+
+
 def test_a_directory_with_other_files_is_accepted(work):
     (work / "a").mkdir()
     (work / "a" / "notes.txt").write_text("mine")
@@ -134,7 +152,7 @@ sys.stdin.read()
             with pytest.raises(ConfigError, match=f"run_dir=a is in use by process {other.pid};"):
                 RunDirectory.create(config, "any")
         other.kill()  # no chance to clean up
-        other.wait(timeout=60)
+        other.wait(timeout=600)
     assert RunDirectory.create(Config(resume="a"), "any").path == Path("a")
 
 

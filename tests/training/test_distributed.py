@@ -7,18 +7,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import TINY
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from d2rl.commands.train_eval import train_command
+from d2rl.common import distributed
+from d2rl.common.distributed import losses_told, strategy
 from d2rl.common.errors import CheckpointError, ConfigError
-from d2rl.config.load import check, load
+from d2rl.common.host import left_as_found
+from d2rl.problems import check_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 EVERYTHING = (
     *("trainer.epochs=4", "trainer.num_envs=8", "ddpg.critic_batch=16", "ddpg.gamma=0.5", "action.objective=mixed"),
     *("reward.case=designed_gdm", "stages.action=0", "stages.reward=1", "stages.state=2", "reward.guard=-0.5"),
@@ -35,11 +43,12 @@ from d2rl.common import command_line as cli
 from d2rl.common import distributed
 from d2rl.algorithm.agent import D2RL
 
+STEERED = ("stages", "chi", "replacements_due", "fallback", "updates")
 whole_train, whole_step = commands.train, D2RL.step
 
-def step(self, index, loss):
-    broken = distributed.rank() == 1 and self.updates == 3 and index == 1
-    whole_step(self, index, loss * float("nan") if broken else loss)
+def step(self, name, loss):
+    broken = distributed.rank() == 1 and self.updates == 3 and name == "critic"
+    whole_step(self, name, loss * float("nan") if broken else loss)
 
 def train(*arguments):
     agent = whole_train(*arguments).agent
@@ -49,12 +58,10 @@ def train(*arguments):
     distributed.largest_(largest)
     kept = {
         "weights": agent.state_dict(),
-        "steered": {name: getattr(agent, name) for name in ("stages", "chi", "owed", "fallback", "updates")},
+        "steered": {name: getattr(agent, name) for name in STEERED},
         "environment_steps": agent.environment_steps,
-        "cells": agent.env.num_envs,
-        "channels": agent.env.state.channels.tensors(),
-        "bank": agent.env.state_dict().get("bank"),
-        "replay": agent.replay.state_dict(),
+        "cells": agent.world.batch,
+        "world": agent.world.state_dict(),
         "capacity": agent.replay.capacity,
         "generator": agent.generator.get_state(),
         "reduced": [average.tolist(), largest.item(), distributed.total(rank + 1, agent.device)],
@@ -74,10 +81,9 @@ def run_two(folder: Path, *arguments: str) -> list[dict[str, Any]]:
     folder.mkdir()
     script = folder / "train.py"
     script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(
         [sys.executable, script, *arguments],
-        env=environment,
+        env=ENVIRONMENT,
         cwd=folder,  # where a second run directory would appear
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -85,7 +91,7 @@ def run_two(folder: Path, *arguments: str) -> list[dict[str, Any]]:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=100)
+        output, _ = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # processes that wait for each other heed nothing else
         raise
@@ -125,9 +131,8 @@ def test_the_world_is_split_not_doubled(ranks):
     assert [rank["cells"] for rank in ranks] == [4, 4]
     assert [rank["capacity"] for rank in ranks] == [32, 32]
     assert [rank["environment_steps"] for rank in ranks] == [16 * 8] * 2
-    assert not set(ranks[0]["channels"]["downlink"].flatten().tolist()) & set(
-        ranks[1]["channels"]["downlink"].flatten().tolist()
-    )
+    first, second = (set(rank["world"]["state"]["channels.downlink"].flatten().tolist()) for rank in ranks)
+    assert not first & second
     assert not torch.equal(ranks[0]["generator"], ranks[1]["generator"])
 
 
@@ -151,6 +156,7 @@ def test_reductions_are_mean_maximum_sum_and_all_states_by_rank(ranks):
     assert ranks[0]["gathered"] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one_in_both_processes(ranks, folder):
     checkpoint = folder / "run" / "checkpoints" / "stage-state.ckpt"
     resumed = run_two(folder / "second", f"resume={checkpoint}", f"run_dir={folder / 'resumed'}")
@@ -167,6 +173,65 @@ def test_a_checkpoint_of_two_processes_is_not_resumed_in_one(ranks, folder):
 @pytest.mark.parametrize("key", ["trainer.num_envs", "ddpg.batch", "ddpg.critic_batch", "ddpg.replay"])
 def test_what_cannot_be_shared_equally_is_refused(key):
     value = {"trainer.num_envs": 7, "ddpg.batch": 5, "ddpg.critic_batch": 7, "ddpg.replay": 65}[key]
-    config = load([*TINY, "ddpg.critic_batch=8", "trainer.devices=2", f"{key}={value}"])
+    config = load_config([*TINY, "ddpg.critic_batch=8", "trainer.devices=2", f"{key}={value}"])
     with pytest.raises(ConfigError, match=rf"{key} \({value}\) must be a multiple of trainer.devices"):
-        check(config)
+        check_config(config)
+
+
+# ------------------------------------------------------------------ a process that is lost
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the second process in /proc")
+@pytest.mark.parametrize("lost", ["first", "second"])
+def test_a_process_that_is_killed_ends_the_others_with_one_message(tmp_path, lost):
+    endless = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.epochs=100000", "run_dir=run")
+    command = [sys.executable, str(ROOT / "train.py"), *TINY, *endless]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, start_new_session=True, **pipes) as process:
+        try:
+            deadline = time.monotonic() + 90
+            while not (tmp_path / "run/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            (second,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(process.pid if lost == "first" else int(second), signal.SIGKILL)
+            _, said = process.communicate(timeout=60)  # until both have ended
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == (-signal.SIGKILL if lost == "first" else 2)
+    message, place = "run error: another process of this run has ended or is out of reach", "run/checkpoints/last.ckpt"
+    assert said.count(message) == 1, said
+    assert said.splitlines()[-1].startswith(message)
+    assert said.endswith(f"go on with resume={place}.\n" if lost == "second" else "or begin anew.\n")
+    assert "Traceback" not in said
+
+
+def test_one_that_waits_for_a_process_that_has_gone_says_so_and_ends_all(monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "GRACE", 0.0)
+    monkeypatch.setattr(os, "_exit", sys.exit)  # only the exit is not real
+    gone, waiting = (subprocess.Popen([sys.executable, "-c", code]) for code in ("exit(3)", "input()"))
+    with pytest.raises(SystemExit) as stop:
+        distributed._watch([gone, waiting], threading.Event())
+    assert stop.value.code == 2
+    assert "another process of this run has ended or is out of reach (status 3)" in capsys.readouterr().err
+    assert waiting.wait(10) != 0
+
+
+def test_a_mistake_of_the_program_is_not_taken_for_a_lost_process(tmp_path):
+    two = load_config([*TINY, "trainer.devices=2"]).trainer
+    with pytest.raises(RuntimeError, match="shapes"), losses_told(two, tmp_path):
+        raise RuntimeError("shapes do not fit")
+    with pytest.raises(RuntimeError, match="gloo"), losses_told(load_config([*TINY]).trainer, tmp_path):
+        raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer")
+
+
+def test_several_processes_keep_to_the_threads_that_are_asked_for(monkeypatch):
+    """Lightning shares the cores out among them where OMP_NUM_THREADS is not set."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # there is nothing to start
+    several = strategy(load_config([*TINY, "trainer.devices=2"]).trainer)
+    several.cluster_environment, several.parallel_devices = LightningEnvironment(), 2 * [torch.device("cpu")]
+    several._configure_launcher()
+    with left_as_found(3):
+        assert several.launcher.launch(torch.get_num_threads) == 3
+    assert "OMP_NUM_THREADS" not in os.environ

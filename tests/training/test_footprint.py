@@ -7,6 +7,7 @@ import torch
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import ConfigError
+from d2rl.problems import load_config
 from d2rl.training import footprint as module
 from d2rl.training.footprint import check_footprint, footprint
 
@@ -63,10 +64,8 @@ def test_an_evaluation_simulates_no_training_cells(tiny, monkeypatch):
 
 
 def test_the_default_run_fits_into_a_gibibyte(monkeypatch):
-    from d2rl.config.load import load
-
     monkeypatch.setattr(module, "memory_of", lambda device: 2**30)
-    check_footprint(load(["conf=full_duplex"]), CPU)
+    check_footprint(load_config(["conf=full_duplex"]), CPU)
 
 
 def test_this_machine_has_some_memory():

@@ -15,11 +15,13 @@ import torch
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.errors import ConfigError
-from d2rl.evaluation import evaluate as evaluation
+from d2rl.deploy.pretrained import load_policy
 from d2rl.evaluation.evaluate import Evaluation, policy_of
+from d2rl.problems import make_problems
+from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import config_of, load_checkpoint
-from d2rl.training.train import accelerator_device, restore, train
+from d2rl.training.train import accelerator_device, train
 
 EVERYTHING = (
     *("trainer.epochs=4", "ddpg.replay=40", "ddpg.gamma=0.5", "action.objective=mixed", "reward.case=designed_gdm"),
@@ -80,7 +82,7 @@ def contents(path: Path) -> dict[str, Any]:
 def quick_references():
     """How well WMMSE does is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "WMMSE_ITERATIONS", 10)
+        patch.setattr(references, "WMMSE_ITERATIONS", 10)
         yield
 
 
@@ -93,7 +95,7 @@ def uninterrupted(tiny, tmp_path_factory):
         return start(tiny(*EVERYTHING), path)
 
 
-def interrupted(monkeypatch, config, path: Path, update: int) -> None:
+def interrupted(monkeypatch, config, path: Path, update: int, checkpoint: Path | None = None) -> None:
     """A run whose person presses Ctrl-C in the middle of an update."""
     with monkeypatch.context() as patch:
         learn = D2RL.learn
@@ -104,11 +106,11 @@ def interrupted(monkeypatch, config, path: Path, update: int) -> None:
             learn(agent)
 
         patch.setattr(D2RL, "learn", pressed)
-        with pytest.raises(SystemExit):
-            start(config, path)
+        with pytest.raises(KeyboardInterrupt):
+            start(config, path, checkpoint)
 
 
-@pytest.mark.parametrize("update", [9, 15])
+@pytest.mark.parametrize("update", [9, pytest.param(15, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny, uninterrupted, tmp_path, monkeypatch, update):
     """Every bit: weights, optimizers, world, replay, generators, callbacks, metrics."""
     path, config = tmp_path / "run", tiny(*EVERYTHING)
@@ -126,11 +128,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, uninterrupted, tmp_path
     assert differences(best[0]["state_dict"], best[1]["state_dict"]) == []
 
 
+@pytest.mark.slow
 def test_a_run_over_several_loads_goes_on_in_every_world(tiny, tmp_path):
     """From each of its checkpoints, which were written with another world next."""
     config = tiny(*EVERYTHING, "scenario.loads=2+2,5+4", "scenario.head=switching")
     whole = start(config, tmp_path / "whole")
-    assert len(load_checkpoint(whole.run.last)["d2rl"]["loads"]) == 2
+    assert len(load_checkpoint(whole.run.last)["d2rl"]["ranks"][0]["worlds"]) == 3
     for stage, updates in (("reward", 4), ("state", 8)):
         begun = whole.run.checkpoints / f"stage-{stage}.ckpt"
         assert load_checkpoint(begun)["d2rl"]["updates"] == updates
@@ -138,7 +141,7 @@ def test_a_run_over_several_loads_goes_on_in_every_world(tiny, tmp_path):
         assert differences(contents(tmp_path / stage / "checkpoints/last.ckpt"), contents(whole.run.last)) == []
 
 
-@pytest.mark.parametrize("stage", ["reward", "state"])
+@pytest.mark.parametrize("stage", ["reward", pytest.param("state", marks=pytest.mark.slow)])
 def test_a_run_can_be_resumed_where_a_stage_began(tiny, uninterrupted, tmp_path, stage):
     """Into a directory of its own, the first one being left as it is."""
     before = sorted((p.name, p.stat().st_mtime_ns) for p in uninterrupted.run.checkpoints.iterdir())
@@ -236,15 +239,38 @@ def test_a_finished_run_that_is_resumed_keeps_its_report(tiny, uninterrupted, tm
     assert differences(dict(again.agent.state_dict()), dict(uninterrupted.agent.state_dict())) == []
 
 
+def noises(path: Path) -> list[float]:
+    return [float(row["charts/exploration_noise"]) for row in rows(path) if "charts/exploration_noise" in row]
+
+
+def test_a_finished_run_made_longer_keeps_noise_and_rates_at_their_ends(tiny, tmp_path, caplog):
+    first = start(tiny(), tmp_path / "run")
+    with caplog.at_level("INFO", "d2rl"):
+        second = start(tiny("trainer.epochs=4"), tmp_path / "run", first.run.last)
+    assert "the run is planned for 16 updates instead of 8" in caplog.text
+    assert noises(tmp_path / "run") == pytest.approx([0.475, 0.35, 0.225, 0.1, 0.1, 0.1, 0.1, 0.1])
+    actor, critic, *_ = load_checkpoint(second.run.last)["optimizer_states"]
+    rates = [optimizer["param_groups"][0]["lr"] for optimizer in (actor, critic)]
+    assert rates == pytest.approx([8e-4, 1e-3])
+
+
+def test_a_run_whose_length_is_changed_spreads_what_is_left_over_what_is_left(tiny, tmp_path, monkeypatch):
+    path, last = tmp_path / "run", tmp_path / "run/checkpoints/last.ckpt"
+    interrupted(monkeypatch, tiny("trainer.epochs=4"), path, 9)
+    assert noises(path)[-1] == pytest.approx(0.35)  # half of the way from 0.6 to 0.1
+    interrupted(monkeypatch, tiny("trainer.epochs=6"), path, 17, last)
+    start(tiny("trainer.epochs=6"), path, last)
+    assert noises(path)[4:] == pytest.approx([0.35 - 0.25 * step / 8 for step in range(1, 9)])
+
+
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_a_checkpoint_is_worth_what_the_last_evaluation_said(tiny, tmp_path, precision):
     result = start(
         tiny("trainer.epochs=1", "ddpg.warmup_updates=0", f"trainer.precision={precision}"), tmp_path / "run"
     )
-    saved = load_checkpoint(result.run.last)
-    config = config_of(saved)
-    drops = Evaluation(config.scenario, config.evaluation.drops, config.evaluation.seed)
-    found = drops.score("d2rl", policy_of(restore(saved, config, "last.ckpt"), DecisionRule()))
+    config = config_of(load_checkpoint(result.run.last))
+    drops = Evaluation(make_problems(config)[0], config.evaluation.drops, config.evaluation.seed)
+    found = drops.score("d2rl", policy_of(load_policy(result.run.last)[0], DecisionRule()))
     assert str(found["sum_rate"]) == rows(result.run.path)[-1]["eval/sum_rate"]
 
 

@@ -66,7 +66,7 @@ def test_the_weights_come_along_and_nothing_else(tiny, before):
     assert equal(weights(agent, ""), saved)
     assert (agent.updates, agent.environment_steps, agent.chi, len(agent.replay)) == (0, 0, 0.0, 0)
     assert agent.stages == fresh.stages
-    assert torch.equal(agent.env.state.channels.downlink, fresh.env.state.channels.downlink)
+    assert torch.equal(agent.world.state.channels.downlink, fresh.world.state.channels.downlink)
 
 
 def test_the_first_evaluation_is_before_the_first_update_and_takes_no_time(tiny, before, tmp_path):
@@ -104,7 +104,7 @@ def test_the_state_stage_of_another_cell_waits_for_its_epoch_since_its_explorer_
     for change, begun in (("scenario.cell_radius=300", True), ("scenario.uplink_users=3", False)):
         agent = D2RL(tiny(*EXPLORERS, f"initial={before['full']}", change))
         start_from(agent, agent.config.initial)
-        assert agent.brought == {"action": True, "reward": True, "state": begun}
+        assert agent.initial_stages == {"action": True, "reward": True, "state": begun}
 
 
 def test_an_action_explorer_that_has_not_learned_takes_the_encoder_of_the_actor_that_has(tiny, before):
@@ -136,6 +136,7 @@ def test_a_reward_explorer_of_another_case_learns_in_its_own_unit(tiny, before):
     assert agent.renpnn.spread != spread
 
 
+@pytest.mark.slow
 def test_a_run_that_started_so_is_resumed_without_the_file(tiny, before, tmp_path):
     folder = tmp_path / "initial"
     folder.mkdir()
@@ -149,6 +150,7 @@ def test_a_run_that_started_so_is_resumed_without_the_file(tiny, before, tmp_pat
     assert [row["charts/updates"] for row in rows(run)].count("0.0") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_is_ended_during_its_first_evaluation_goes_on_as_if_it_had_not_been(
     tiny, before, tmp_path, monkeypatch
 ):

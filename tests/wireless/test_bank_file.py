@@ -187,15 +187,18 @@ BAD = {
     "no users": (changed(uplink=lambda a: a[:, :0]), r"uplink has shape \(6, 0, 5\); a bank needs one state"),
     "not finite": (
         changed(downlink=poisoned),
-        r"downlink holds 2 values that are NaN or infinite, the first at \[3, 1, 2\]",
+        r"downlink is NaN or infinite in 2 places, the first at \[3, 1, 2\]",
     ),
     "too large for single precision": (
         changed(uplink=lambda a: a.astype(complex) * 1e60),
-        "uplink holds 60 values that are NaN or infinite",
+        "uplink is NaN or infinite in 60 places",
     ),
     "negative gains": (changed(gain_cross=-np.ones((6, 2, 3))), "gain_cross holds negative values; .* not in dB"),
     "complex gains": (changed(gain_uplink=np.ones((6, 2), complex)), "gain_uplink must be real, got complex128"),
-    "gains that are not finite": (changed(gain_uplink=np.full((6, 2), np.nan)), "gain_uplink holds 12 values"),
+    "gains that are not finite": (
+        changed(gain_uplink=np.full((6, 2), np.nan)),
+        "gain_uplink is NaN or infinite in 12 places",
+    ),
     "gains of other shape": (changed(gain_self_interference=np.ones((6, 5))), r"gain_self_interference has shape"),
     "weights of other links": (changed(weights=np.ones((6, 3))), r"weights has shape \(6, 3\).*\(6, 5\)"),
     "negative weights": (changed(weights=-np.ones((6, 5))), "weights must not be negative"),

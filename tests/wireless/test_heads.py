@@ -10,13 +10,7 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless import BeamformingHead, ChannelState, StructuredHead, link_rates, make_head, zf
-from d2rl.wireless.heads import (
-    ActionLayout,
-    SwitchingHead,
-    beam_basis,
-    leakage_directions,
-    uplink_combiners,
-)
+from d2rl.wireless.heads import ActionLayout, SwitchingHead, beam_basis, leakage_directions, uplink_combiners
 
 HEADS = ["structured", "switching", "beamforming"]
 
@@ -171,7 +165,8 @@ def test_switched_off_users_leave_the_others_their_interference_free_rates(make_
     heard = link_rates(channels, *StructuredHead().decode(channels, action.flatten(1)))
     precoder, power = SwitchingHead().decode(channels, action.flatten(1))
     expected = link_rates(alone, precoder, power[:, :3])
-    torch.testing.assert_close(rates[:, :4], expected, atol=1e-4, rtol=1e-4)
+    # 60 dB between signal and noise make 0.01 bit/s/Hz of what single precision rounds
+    torch.testing.assert_close(rates[:, :4], expected, atol=0.02, rtol=0)
     assert (heard[:, 1:4].sum(-1) < 0.8 * expected[:, 1:4].sum(-1)).all()
 
 

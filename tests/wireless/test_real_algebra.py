@@ -13,6 +13,7 @@ from d2rl.wireless.real_algebra import (
     normalized,
     pairs,
     solve,
+    whiten,
 )
 
 
@@ -47,12 +48,26 @@ def test_columns_have_the_norms_of_the_complex_columns_each_twice():
     torch.testing.assert_close(unit, (power > 0).double().repeat_interleave(2, dim=-1))
 
 
+def test_normalized_columns_are_exact_real_forms():
+    noisy = real(matrix(2, 3, 4)) * (1 + 1e-6 * torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(5)))
+    unit = normalized(noisy)
+    assert torch.equal(unit[..., ::2, ::2], unit[..., 1::2, 1::2])
+    assert torch.equal(unit[..., 1::2, ::2], -unit[..., ::2, 1::2])
+
+
+def test_the_inverse_factor_of_a_system_whitens_it():
+    vectors, right = matrix(4, 6, 3, seed=1), matrix(4, 6, 2, seed=2)
+    system = vectors @ vectors.mH + torch.eye(6)
+    expected = torch.linalg.solve(torch.linalg.cholesky(system), right)
+    torch.testing.assert_close(whiten(real(system), real(right)), real(expected))
+
+
 @pytest.mark.parametrize("strength", [1.0, 1e8])
 def test_a_hermitian_system_is_solved(strength):
     vectors = matrix(4, 6, 3, seed=1) * strength**0.5
     system = vectors @ vectors.mH + torch.eye(6)
     right = matrix(4, 6, 2, seed=2)
-    solution = solve(real(system), real(right)[..., ::2])
+    solution = solve(real(system), real(right))[..., ::2]
     expected = torch.linalg.solve(system, right)
     found = torch.view_as_complex(pairs(solution).contiguous())
     assert (found - expected).abs().max() < 1e-15 * 1e3 * strength

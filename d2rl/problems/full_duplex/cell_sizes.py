@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from d2rl.config.defaults import Config, FullDuplexConfig
@@ -18,10 +18,13 @@ LIMIT = 1024  # of users and of antennas, as for the scenario's own
 def cells_of(scenario: FullDuplexConfig) -> list[FullDuplexConfig]:
     """The scenario's own cell, then one for each other of ``scenario.loads``; none of them has loads.
 
+    Loads may come to the same cell, such as 8+8 and 8+8@4 where a policy for many loads is asked in a cell of 4
+    antennas; it is there once.
+
     :raises ConfigError: what is no load, is out of range, or stands there twice
     """
     own = replace(scenario, loads=None)
-    cells = [own]
+    cells, loads = [own], []
     for text in [] if scenario.loads is None else scenario.loads.split(","):
         found = LOAD.fullmatch(text)
         if not found:
@@ -29,7 +32,7 @@ def cells_of(scenario: FullDuplexConfig) -> list[FullDuplexConfig]:
                 f"scenario.loads={scenario.loads}: {text.strip()!r} is no load; write K_D+K_U, with @N for N antennas, "
                 "and commas between loads, such as 2+2,8+8,6+4@4."
             )
-        downlink, uplink, *antennas = (int(number) for number in found.groups() if number is not None)
+        downlink, uplink, *antennas = load = [int(number) for number in found.groups() if number is not None]
         if not all(1 <= number <= LIMIT for number in (downlink, uplink, *antennas)):
             raise ConfigError(
                 f"scenario.loads={scenario.loads}: {text.strip()} is out of range; users and antennas are 1 to {LIMIT}."
@@ -37,9 +40,10 @@ def cells_of(scenario: FullDuplexConfig) -> list[FullDuplexConfig]:
         cell = replace(own, downlink_users=downlink, uplink_users=uplink)
         if antennas:
             cell = replace(cell, transmit_antennas=antennas[0], receive_antennas=antennas[0])
-        if cell in cells[1:]:
+        if load in loads:
             raise ConfigError(f"scenario.loads={scenario.loads}: {text.strip()} is there twice.")
-        if cell != own:
+        loads.append(load)
+        if cell not in cells:
             cells.append(cell)
     return cells
 
@@ -74,7 +78,7 @@ def check_loads(config: Config) -> None:
     other = [cell for cell in others if (cell.transmit_antennas, cell.receive_antennas) != antennas]
     if other and config.stages.state is not None:
         raise ConfigError(
-            f"{asked} has a cell of {other[0].transmit_antennas} antennas, but SENPNN "
+            f"{asked} has a cell of {counted(other[0].transmit_antennas, 'antenna')}, but SENPNN "
             f"(stages.state={config.stages.state}) is built for {antennas[0]} + {antennas[1]}; leave out the @, or set "
             "stages.state=null."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from d2rl.common.errors import ConfigError, InputError
-from d2rl.config.defaults import Config
+from d2rl.config.defaults import Config, FullDuplexConfig
 from d2rl.problems.full_duplex.cell_sizes import check_loads
 from d2rl.problems.full_duplex.scenario_bank import scenario_bank
 
@@ -19,7 +19,18 @@ def check_cell(config: Config) -> None:
             f"({c.cell_radius:g}), both in m."
         )
     link_weights(config)
+    if config.evaluation.slots:
+        check_schedule(c)
     check_loads(config)
+
+
+def check_schedule(scenario: FullDuplexConfig) -> None:
+    """Refuse a schedule in time on channels that do not move. :raises ConfigError: a channel bank"""
+    if scenario.channel_bank:
+        raise ConfigError(
+            "evaluation.slots follows cells through time, which the states of scenario.channel_bank do not show; set "
+            "evaluation.slots=0, or scenario.channel_bank=null for drawn channels."
+        )
 
 
 def check_files(config: Config) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from d2rl.common.notices import notice_once
 from d2rl.common.tensor_struct import TensorStruct
+from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import Layout, Observation
+from d2rl.problems.full_duplex.scenario_bank import scenario_bank
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.heads import beam_basis, mmse_inverse, uplink_combiners
 from d2rl.wireless.link_rates import link_rates, squared_magnitude
@@ -16,6 +20,7 @@ from d2rl.wireless.precoders import full_uplink_power, rzf
 
 NODE_FEATURES = 7
 EDGE_FEATURES = 4
+SPREADS = 3  # of the log weight: what lies further out is hardly seen in training
 DECADES = 3.0  # a feature of 1 is 30 dB above noise
 BITS = 10.0  # a feature of 1 is 10 bit/s/Hz
 
@@ -87,6 +92,26 @@ def with_priorities(observation: Observation, weights: Tensor) -> Observation:
     several = observation.repeat(copies)
     nodes = torch.cat([several.nodes[..., :-1], _log_weight(weights).unsqueeze(-1)], dim=-1)
     return replace(several, weights=weights, nodes=nodes)
+
+
+def notice_priorities(scenario: FullDuplexConfig, weights: Tensor) -> None:
+    """Say, once, that link weights lie outside of what training in ``scenario`` shows a policy.
+
+    :param weights: asked for, of any shape
+    """
+    reach = math.exp(SPREADS * math.hypot(scenario.priority_direction, scenario.priority_user))
+    low, high, zero = 1 / reach, reach, scenario.priority_zero > 0
+    if scenario.channel_bank:  # its own weights are multiplied by those that are drawn
+        own = scenario_bank(scenario).weights
+        least, most = own[own > 0].aminmax()
+        low, high, zero = low * float(least), high * float(most), zero or bool((own == 0).any())
+    least, most = weights.where(weights > 0, low if zero else 0.0).aminmax()
+    if float(least) < low * (1 - 1e-6) or float(most) > high * (1 + 1e-6):
+        notice_once(
+            f"link weights were asked for that the policy was not trained with ({low:.2g} to {high:.2g}"
+            f"{', or 0' if zero else ', never 0'}): its decisions may be far from the best. In training, larger "
+            "scenario.priority_direction and scenario.priority_user widen the range, scenario.priority_zero adds 0."
+        )
 
 
 def flat_cell(observation: Observation) -> Tensor:

@@ -61,7 +61,7 @@ class CovarianceError(TwoSampleMetric):
         """Relative error of the covariance of rows [m, d] against that of [n, d], or over a given ``norm``."""
         expected = real.mT.cov(correction=0)
         norm = torch.linalg.norm(expected) if norm is None else norm
-        return torch.linalg.norm(synthetic.mT.cov(correction=0) - expected) / norm
+        return _ratio(torch.linalg.norm(synthetic.mT.cov(correction=0) - expected), norm)
 
 
 class MagnitudeKS(TwoSampleMetric):
@@ -135,7 +135,7 @@ class NearestNeighbourRatio(TwoSampleMetric):
         """Ratio of the medians; rows [n, d], [m, d] and [t, d]."""
         stored = _real(training)
         nearest = [torch.cdist(_real(rows)[:PAIRWISE_ROWS], stored).amin(-1).median() for rows in (synthetic, real)]
-        return nearest[0] / nearest[1]
+        return torch.where(nearest[0] == nearest[1], 1, _ratio(*nearest))
 
 
 class RateKS(TwoSampleMetric):
@@ -267,4 +267,9 @@ def _gain_db(rows: Tensor) -> Tensor:
 
 
 def _adjacent_correlation(rows: Tensor) -> Tensor:
-    return (rows[:, 1:] * rows[:, :-1].conj()).mean() / rows.abs().square().mean()
+    return _ratio((rows[:, 1:] * rows[:, :-1].conj()).mean(), rows.abs().square().mean())
+
+
+def _ratio(value: Tensor, reference: Tensor) -> Tensor:
+    """``value / reference``, and 0 / 0 = 0: two samples that are both silent do not differ."""
+    return torch.where(value == 0, 0, value / reference)

@@ -20,6 +20,7 @@ from d2rl.problems.full_duplex.observation import (
     NODE_FEATURES,
     flat_cell,
     log_gain,
+    notice_priorities,
     observe,
     with_priorities,
 )
@@ -52,7 +53,7 @@ class FullDuplexProblem:
     tied = (*CELL, "loads", "stored_states", "channel_bank")
     metric = "weighted_sum_rate"
     unit = "bit/s/Hz"
-    shown = ("downlink_rate", "uplink_rate")
+    shown: tuple[str, ...] = ("downlink_rate", "uplink_rate")
     anchors = ("random", "wmmse")
 
     def __init__(self, config: FullDuplexConfig, seed: int = 0):
@@ -99,11 +100,16 @@ class FullDuplexProblem:
         return observe(state.estimate, state.weights, (self.head.layout.down, self.head.layout.up))
 
     def decode(self, observation: Observation, action: Tensor) -> Decision:
-        """Precoder and uplink power of M actions [B, M, size] of each state."""
+        """Precoder and uplink power of M actions [B, M, size] of each state.
+
+        A link of weight 0 stays silent, whatever the action says: it could only disturb the others.
+        """
         known, count = observation.known, action.shape[1]
-        return self.head.decode(
-            known.channels.repeat(count), action.float().flatten(0, 1), repeated(known.basis, count)
-        )
+        channels = known.channels.repeat(count)
+        precoder, power = self.head.decode(channels, action.float().flatten(0, 1), repeated(known.basis, count))
+        wanted = repeated((observation.weights > 0).to(power.dtype), count)
+        down, up = wanted.tensor_split([channels.downlink_users], dim=-1)
+        return precoder * down.unsqueeze(-2), power * up
 
     def feasible(self, decision: Decision) -> Tensor:
         """[B M] bool: total precoder power at most 1, uplink powers in [0, 1]."""
@@ -189,6 +195,10 @@ class FullDuplexProblem:
         return improve(channels, *decision, observation.weights, iterations)
 
     # ------------------------------------------------------------------ Prioritised
+
+    def notice_priorities(self, state: CellState) -> None:
+        """Say, once, that priorities lie outside of what training in this scenario shows a policy."""
+        notice_priorities(self.config, state.weights)
 
     def with_priorities(self, observation: Observation, weights: Tensor) -> Observation:
         """The same states under other priorities."""

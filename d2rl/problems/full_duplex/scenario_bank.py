@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
 from d2rl.common.errors import ConfigError
+from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.wireless.bank_file import load_bank
 from d2rl.wireless.channel_bank import ChannelBank
@@ -54,6 +54,12 @@ def scenario_bank(config: FullDuplexConfig) -> ChannelBank:
             f"scenario.channel_bank={config.channel_bank} holds one {'episode' if bank.slots > 1 else 'state'}; two "
             "are needed at least, one to train on and one kept for evaluation."
         )
+    for part, use in zip(bank.split(), ("to train on", "kept for evaluation"), strict=True):
+        if not (bool(part.channels.downlink.any()) or bool(part.channels.uplink.any())):
+            raise ConfigError(
+                f"scenario.channel_bank={config.channel_bank}: downlink and uplink are 0 in all states {use}, so that "
+                "every policy does as well as the others; remove those states, or put them elsewhere in the file."
+            )
     _notice_void(config, bank.noise_normalised)
     return bank.normalised(link_budget(config))
 
@@ -75,12 +81,6 @@ def _notice_void(config: FullDuplexConfig, noise_normalised: bool) -> None:
         notice_once(
             f"scenario.channel_bank={config.channel_bank} decides the channels: {', '.join(changed)} changes nothing."
         )
-
-
-@lru_cache(maxsize=32)
-def notice_once(text: str) -> None:
-    """Warn a person, once in a process."""
-    logging.getLogger(__name__).warning(text)
 
 
 def _version(path: Path) -> tuple[int, int]:

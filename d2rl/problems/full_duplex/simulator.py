@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import CheckpointError, ConfigError
+from d2rl.common.errors import CheckpointError, ConfigError, counted
+from d2rl.common.notices import notice_once
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import stream
-from d2rl.problems.full_duplex.scenario_bank import link_budget, notice_once, scenario_bank
+from d2rl.problems.full_duplex.scenario_bank import link_budget, scenario_bank
 from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import estimate, evolve, jakes_correlation, rayleigh, rician, scale, steering
@@ -167,7 +168,21 @@ class Cells:
         users = torch.randn(count, c.downlink_users + c.uplink_users, generator=generator, device=device)
         down, up = direction.split(1, dim=1)  # tensors of counts or values would have to be waited for
         common = torch.cat([down.expand(-1, c.downlink_users), up.expand(-1, c.uplink_users)], dim=1)
-        return torch.exp(common + users * c.priority_user)
+        weights = torch.exp(common + users * c.priority_user)
+        return weights * self._wanted(count, generator) if c.priority_zero else weights
+
+    def _wanted(self, count: int, generator: torch.Generator) -> Tensor:
+        """Which links a drop wants at all, [count, K_D + K_U] bool: all but in a share ``priority_zero`` of the drops.
+
+        Of these, half want one direction alone, the others any number of links from one to all.
+        """
+        links = self.config.downlink_users + self.config.uplink_users
+        drawn = torch.rand(count, links + 3, generator=generator, device=generator.device)
+        limited, kind, level, each = drawn.split([1, 1, 1, links], dim=1)
+        uplink = torch.arange(links, device=generator.device) >= self.config.downlink_users
+        direction = uplink == (kind < 0.25)
+        some = (each >= level) | (each == each.amax(1, keepdim=True))
+        return (limited >= self.config.priority_zero) | torch.where(kind < 0.5, direction, some)
 
     def _measured(self, state: CellState, generator: torch.Generator) -> CellState:
         """The state with the channels of its small-scale part, and an estimate of them."""
@@ -188,7 +203,7 @@ class Cells:
         generator = torch.Generator(device).manual_seed(stream(f"bank/{self.seed}"))
         if count > len(bank):
             raise ConfigError(
-                f"scenario.stored_states={count} is more than the {len(bank)} states that "
+                f"scenario.stored_states={count} is more than the {counted(len(bank), 'state')} that "
                 f"scenario.channel_bank={self.config.channel_bank} has to train on; lower it, or set it to 0 for all."
             )
         if count:
@@ -220,16 +235,20 @@ def evaluation_drops(
         held_out = scenario_bank(config).split()[1].to(torch.device(device))
         if len(held_out) < drops:
             notice_once(
-                f"scenario.channel_bank={config.channel_bank} keeps {len(held_out)} states for evaluation, fewer than "
-                f"the {drops} asked for: all of them are used."
+                f"scenario.channel_bank={config.channel_bank} keeps {counted(len(held_out), 'state')} for evaluation, "
+                f"fewer than the {drops} asked for: all that is there is used."
             )
         generator = torch.Generator(device).manual_seed(stream(f"evaluation/{seed}"))
         chosen = torch.randperm(len(held_out), generator=generator, device=device)[:drops].sort().values
         return _known(held_out[chosen], config.csi_error, generator), None
-    fresh = replace(config, stored_states=0, priority_direction=0.0, priority_user=0.0)
     generator = torch.Generator(device).manual_seed(stream(f"evaluation/{seed}"))
-    state = Cells(fresh).reset(drops, generator)
+    state = Cells(equal_priorities(config)).reset(drops, generator)
     return state, state.positions
+
+
+def equal_priorities(config: FullDuplexConfig) -> FullDuplexConfig:
+    """The scenario with drops without end that want every link alike."""
+    return replace(config, stored_states=0, priority_direction=0.0, priority_user=0.0, priority_zero=0.0)
 
 
 def _known(bank: ChannelBank, csi_error: float, generator: torch.Generator) -> CellState:

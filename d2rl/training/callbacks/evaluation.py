@@ -7,13 +7,16 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.algorithm.agent import SATURATED
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.distributed import means
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, policy_of
-from d2rl.runs.tracking import log
+from d2rl.runs.tracking import alert, log
 from d2rl.training.callbacks.gpu_time import GpuTimeProfiler
 from d2rl.training.callbacks.stages import StagedIntegration
+
+MOSTLY = 0.5  # share of saturated actions that is told at the end of training
 
 
 class PolicyEvaluation(Callback):
@@ -31,6 +34,7 @@ class PolicyEvaluation(Callback):
     ):
         self.evaluation, self.rule, self.every = evaluation, rule or DecisionRule(), every
         self.latest: dict[str, float] = {}
+        self.saturated = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
         """Evaluate what a new run started from; now, since stages that begin with the run have begun."""
@@ -45,6 +49,7 @@ class PolicyEvaluation(Callback):
     ) -> None:
         """Evaluate when due, and log what the agent has gathered since."""
         metrics = means(agent.means.collect(), agent.device)
+        self.saturated = metrics.get("charts/saturated_actions", 0.0)
         steps = agent.updates // agent.config.trainer.updates_per_step
         if steps % self.every == 0:
             metrics.update(self._evaluated(trainer, agent))
@@ -77,6 +82,16 @@ class PolicyEvaluation(Callback):
         """Bring the files up to date."""
         for logger in trainer.loggers:
             logger.save()
+
+    def on_train_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+        """Tell of a policy whose actions stand at the ends of their range."""
+        if self.saturated > MOSTLY:
+            alert(
+                trainer.loggers,
+                "saturated actions",
+                f"{self.saturated:.0%} of the policy's numbers lie beyond {SATURATED}, where tanh is flat and learning "
+                f"slow; more than ddpg.saturation_penalty={agent.config.ddpg.saturation_penalty:g} keeps them away.",
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The latest scores, by which the best checkpoint is chosen."""

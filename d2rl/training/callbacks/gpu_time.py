@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from d2rl.common.errors import RunError
+from d2rl.common.errors import RunError, counted
 from d2rl.common.timing import TimedSections
 from d2rl.runs.run_directory import keeping_on, write_json
 from d2rl.runs.tracking import log
@@ -121,4 +121,4 @@ def device_name(device: torch.device) -> str:
     """Name of the device that times are from."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{platform.machine()} CPU, {counted(torch.get_num_threads(), 'thread')}"

@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from d2rl.common.command_line import owns_process
 from d2rl.common.distributed import largest
 from d2rl.common.errors import Interrupted, RunError
 from d2rl.runs.run_directory import RunDirectory, keeping_on
@@ -26,8 +27,8 @@ class SaveAndStop(Callback):
 
     To come after the callbacks whose state belongs into that checkpoint.
 
-    A second signal ends the process at once, with status 128 + its number. Outside the main thread, where
-    Python takes no signals, it does nothing.
+    A second signal raises :class:`Interrupted` at once; a command's process it ends, with status 128 + its number.
+    Outside the main thread, where Python takes no signals, it does nothing.
 
     :param path: of the checkpoint
     """
@@ -77,6 +78,9 @@ class SaveAndStop(Callback):
         self.end_if_asked(f"saved at update {agent.updates}; go on with resume={self.path}")
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and not owns_process():
+            name = SIGNALS[signal.Signals(number)]
+            raise Interrupted(number, f"interrupted by {name} once more: ended at once, without a checkpoint of now")
         if self.received is not None:
             if sys.stderr.isatty():
                 os.write(sys.stderr.fileno(), SHOW_CURSOR.encode())

@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.common.notices import notice_once
 from d2rl.runs.tracking import log
 
 
@@ -27,6 +28,9 @@ class StatePlausibility(Callback):
         if agent.config.stages.state is None or not due:
             return
         problem, real = agent.problem, agent.held_out
+        if real.batch < 2:
+            notice_once("one state to train on is too few to judge SENPNN by: plausibility metrics are left out.")
+            return
         generator = torch.Generator(agent.device).manual_seed(agent.updates)
         rows = agent.senpnn.generate(problem.rows(real), generator=generator)
         result = problem.plausibility(real, problem.with_rows(real, rows, generator), generator)

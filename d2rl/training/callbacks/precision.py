@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from d2rl.common.distributed import total
-from d2rl.common.errors import ConfigError, TrainingError
+from d2rl.common.errors import ConfigError, TrainingError, counted
 from d2rl.runs.tracking import alert, log
 
 TYPES = {"32": None, "bf16": torch.bfloat16}
@@ -59,7 +59,7 @@ class MixedPrecision(Callback):
                 trainer,
                 agent,
                 "skipped steps",
-                f"{skipped} optimizer steps with a loss or gradient that was not finite were skipped "
+                f"{counted(skipped, 'optimizer step')} with a loss or gradient that was not finite: skipped "
                 f"({self.skipped} so far)",
                 self.skipped,
             )
@@ -69,7 +69,7 @@ class MixedPrecision(Callback):
                 trainer,
                 agent,
                 "refused transitions",
-                f"{refused} transitions with channels, actions or rates that were not finite were not stored "
+                f"{counted(refused, 'transition')} with channels, actions or rates that were not finite: not stored "
                 f"({self.refused} so far)",
                 self.refused,
             )

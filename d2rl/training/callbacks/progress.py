@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from d2rl.report.terminal import shown
 from d2rl.training.callbacks.evaluation import PolicyEvaluation
 
 
@@ -43,7 +44,7 @@ class TrainingProgress(Callback):
         quality = f"{latest[agent.objective]:.1f} {getattr(agent.problem, 'unit', '')}" if latest else ""
         for name, ratio in latest.items():
             if name.endswith("_ratio"):
-                quality += f", {100 * ratio:.1f} % of {name.removesuffix('_ratio')}"
+                quality += f", {shown(100 * ratio, 1)} % of {name.removesuffix('_ratio')}"
         if self.bar is not None:
             self.bar.update(self.task, completed=agent.updates, quality=quality)
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.networks import observe
-from d2rl.algorithm.world import make_worlds
+from d2rl.algorithm.world import World, make_worlds
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
-from d2rl.config.load import check, from_mapping, to_yaml
+from d2rl.config.load import from_mapping, to_yaml
 from d2rl.envs import FullDuplexEnv, evaluation_states
+from d2rl.problems import check_config, make_problems
+from d2rl.problems.base import Observation
 from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.training.footprint import footprint
 from d2rl.training.memory import replay_bytes
@@ -35,8 +36,8 @@ def build(config) -> D2RL:
     return D2RL(config)
 
 
-def size_of(env: FullDuplexEnv) -> tuple[int, int]:
-    return env.state.channels.downlink_users, env.state.channels.uplink_users
+def size_of(world: World) -> tuple[int, int]:
+    return world.state.channels.downlink_users, world.state.channels.uplink_users
 
 
 def differences(first: Any, second: Any, name: str = "") -> list[str]:
@@ -50,6 +51,11 @@ def differences(first: Any, second: Any, name: str = "") -> list[str]:
 
 
 # ------------------------------------------------------------------ the cells
+
+
+def test_loads_that_come_to_the_same_cell_are_visited_once():
+    cells = cells_of(FullDuplexConfig(transmit_antennas=4, receive_antennas=4, loads="8+8,8+8@4,6+4@4,2+2"))
+    assert [(c.downlink_users, c.uplink_users, c.transmit_antennas) for c in cells] == [(6, 4, 4), (8, 8, 4), (2, 2, 4)]
 
 
 def test_the_scenario_comes_first_and_each_load_changes_users_and_perhaps_antennas():
@@ -82,7 +88,7 @@ def test_the_own_load_may_stand_among_the_loads_and_still_comes_first():
 )
 def test_a_text_that_is_no_list_of_other_loads_is_refused(tiny, text, reason):
     with pytest.raises(ConfigError, match=f"scenario.loads={text.replace('+', '[+]')}.*{reason}"):
-        check(tiny(f"scenario.loads={text}"))
+        check_config(tiny(f"scenario.loads={text}"))
 
 
 @pytest.mark.parametrize(
@@ -97,17 +103,17 @@ def test_a_text_that_is_no_list_of_other_loads_is_refused(tiny, text, reason):
 )
 def test_what_cannot_serve_several_loads_is_refused_with_the_reason(tiny, overrides, reason):
     with pytest.raises(ConfigError, match=reason):
-        check(tiny(LOADS, *overrides))
-    check(tiny(LOADS))
+        check_config(tiny(LOADS, *overrides))
+    check_config(tiny(LOADS))
 
 
 def test_other_antennas_are_refused_where_state_exploration_is_tied_to_their_number(tiny):
     with pytest.raises(
         ConfigError, match=r"has a cell of 8 antennas, but SENPNN \(stages.state=1\) is built for 4 \+ 4"
     ):
-        check(tiny("scenario.loads=2+2,2+2@8", "stages.state=1"))
-    check(tiny("scenario.loads=2+2@4", "stages.state=1"))
-    check(tiny("scenario.loads=2+2@8"))
+        check_config(tiny("scenario.loads=2+2,2+2@8", "stages.state=1"))
+    check_config(tiny("scenario.loads=2+2@4", "stages.state=1"))
+    check_config(tiny("scenario.loads=2+2@8"))
 
 
 def test_loads_stand_in_the_configuration_that_a_run_keeps(tiny, tmp_path):
@@ -123,14 +129,14 @@ def test_loads_stand_in_the_configuration_that_a_run_keeps(tiny, tmp_path):
 def test_each_step_stays_in_one_world_and_the_next_takes_the_next(tiny, fit):
     agent, seen = build(tiny(LOADS, "trainer.updates_per_epoch=14")), []
     interact, learn = agent.interact, agent.learn
-    agent.interact = lambda: (seen.append(size_of(agent.env)), interact())[1]
-    agent.learn = lambda: (seen.append(size_of(agent.env)), learn())[1]
+    agent.interact = lambda: (seen.append(size_of(agent.world)), interact())[1]
+    agent.learn = lambda: (seen.append(size_of(agent.world)), learn())[1]
     fit(agent)
     assert seen == [size for visit in [*SIZES, *SIZES, SIZES[0]] for size in [visit] * 4]
-    assert [world.env.slot for world in agent.worlds] == [6, 4, 4]
+    assert [world.state.slot for world in agent.worlds] == [6, 4, 4]
     assert [len(world.replay) for world in agent.worlds] == [48, 32, 32]
     for world, size in zip(agent.worlds, SIZES, strict=True):
-        assert world.replay.storage["rates"].shape[-1] == sum(size)
+        assert world.replay.storage["utility"].shape[-1] == sum(size)
 
 
 def test_every_load_moves_the_policy(tiny, fit):
@@ -152,13 +158,17 @@ def test_a_policy_trained_on_several_loads_can_decide_on_a_bank_of_one(tiny, tmp
     assert len(served.worlds) == 1
 
 
+def worlds_of(config, branch: str = "") -> list[World]:
+    return make_worlds(make_problems(config), config, branch=branch)
+
+
 def test_worlds_draw_random_numbers_of_their_own(tiny):
-    first, second, third = make_worlds(tiny("scenario.loads=3+2@8,2+2"))
-    assert not torch.equal(first.env.positions[0], second.env.positions[0])
-    assert not torch.equal(first.env.positions[1], third.env.positions[1])
-    again = make_worlds(tiny("scenario.loads=3+2@8,2+2"), branch="rank 1 of 2")
+    first, second, third = worlds_of(tiny("scenario.loads=3+2@8,2+2"))
+    assert not torch.equal(first.state.positions.downlink, second.state.positions.downlink)
+    assert not torch.equal(first.state.positions.uplink, third.state.positions.uplink)
+    again = worlds_of(tiny("scenario.loads=3+2@8,2+2"), branch="rank 1 of 2")
     for one, other in zip((first, second, third), again, strict=True):
-        assert not torch.equal(one.env.positions[0], other.env.positions[0])
+        assert not torch.equal(one.state.positions.downlink, other.state.positions.downlink)
 
 
 @pytest.mark.parametrize("action_stage", [False, True], ids=["actor", "aenpnn"])
@@ -166,10 +176,10 @@ def test_one_policy_decides_validly_at_every_load(tiny, fit, action_stage):
     agent = build(tiny("scenario.loads=2+2,6+5,5+1@8", "scenario.head=switching"))
     agent.stages["action"] = action_stage
     fit(agent, epochs=2)
-    for cell in cells_of(agent.config.scenario):
-        state = evaluation_states(cell, 8, seed=0)
-        action = agent.propose(observe(state.estimate, state.weights), 2, torch.Generator().manual_seed(0))
-        precoder, power = agent.env.head.decode(state.channels.repeat(2), action.flatten(0, 1))
+    for problem in agent.problems:
+        cell, observation = problem.config, problem.observe(evaluation_states(problem.config, 8, seed=0))
+        action = agent.propose(observation, 2, torch.Generator().manual_seed(0))
+        precoder, power = problem.decode(observation, action)
         assert precoder.shape == (16, cell.transmit_antennas, cell.downlink_users)
         assert power.shape == (16, cell.uplink_users)
         assert (precoder.abs().square().sum((-2, -1)) <= 1 + 1e-5).all()
@@ -179,11 +189,14 @@ def test_one_policy_decides_validly_at_every_load(tiny, fit, action_stage):
 def test_designed_rewards_have_one_unit_at_every_load(tiny):
     """A rate beyond the reference counts alike however many links there are, since a critic sees a link alone."""
     agent = build(tiny(LOADS, "reward.case=designed"))
-    few, many = (
-        agent.case_reward({"rates": torch.full((1, 1, links), 3.0), "reference": torch.ones(1, links)})
-        for links in (4, 11)
-    )
-    assert torch.equal(few[0, 0, :1], many[0, 0, :1])
+    rewards = []
+    for agent.visited, links in enumerate((5, 4, 11)):
+        ones = torch.ones(1, links)
+        observation = Observation(ones, ones, ones, ones, None, agent.world.problem.layout)
+        rewards.append(agent.case_reward(torch.full((1, 1, links), 3.0), observation))
+        assert rewards[-1].shape == (1, 1, links)
+    for other in rewards[1:]:
+        torch.testing.assert_close(rewards[0][0, 0, :1], other[0, 0, :1])
 
 
 # ------------------------------------------------------------------ the same bits
@@ -199,23 +212,20 @@ def trained(tiny, fit, *overrides: str) -> tuple[D2RL, dict[str, Any]]:
 
 def test_a_checkpoint_holds_every_world(tiny, fit):
     agent, checkpoint = trained(tiny, fit, LOADS)
-    kept = checkpoint["d2rl"]
-    for world, saved in zip(agent.worlds, [kept, *kept["loads"]], strict=True):
-        assert differences(world.state_dict(), {name: saved[name] for name in ("env", "replay")}) == []
-
-
-def test_without_loads_checkpoints_have_the_keys_of_before(tiny, fit):
-    _, checkpoint = trained(tiny, fit)
-    assert {"env", "replay", "generator", "others"} < checkpoint["d2rl"].keys()
-    assert "loads" not in checkpoint["d2rl"]
+    (own,) = checkpoint["d2rl"]["ranks"]
+    assert len(own["worlds"]) == 3
+    for world, saved in zip(agent.worlds, own["worlds"], strict=True):
+        assert differences(world.state_dict(), saved) == []
 
 
 def test_the_own_world_does_not_depend_on_the_loads(tiny):
     """With or without loads the first world draws the same cells."""
     alone, several = build(tiny()), build(tiny(LOADS))
     for _ in range(12):
-        assert differences(alone.env.state.channels.tensors(), several.env.state.channels.tensors()) == []
-        alone.env.advance(), several.env.advance()
+        assert differences(alone.world.state.tensors(), several.world.state.tensors()) == []
+        for world in (alone.world, several.world):
+            observation = world.problem.observe(world.state)
+            world.step(world.problem.decode(observation, torch.zeros(8, 1, world.problem.layout.size)))
 
 
 # ------------------------------------------------------------------ memory

@@ -14,10 +14,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 import d2rl.envs  # noqa: F401, registers the environment
-from d2rl.algorithm.networks import observe
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.envs import FullDuplexConfig, FullDuplexEnv
 from d2rl.problems.full_duplex.gymnasium_env import FullDuplexVectorEnv, flat_features
+from d2rl.problems.full_duplex.observation import observe
 from d2rl.wireless import link_rates, wmmse
 from d2rl.wireless.bank_file import save_bank
 from d2rl.wireless.channel_bank import ChannelBank
@@ -131,7 +131,8 @@ def test_wmmse_is_told_only_on_request():
 def test_rewards_of_one_cell_are_python_numbers():
     _, reward, terminated, truncated, info = run(gymnasium.make(ID, **SMALL), 1)[1]
     assert (type(reward), type(terminated), type(truncated)) == (float, bool, bool)
-    assert reward == info["sum_rate"] == pytest.approx(info["rates"].sum(), rel=1e-5)
+    assert reward == pytest.approx(info["sum_rate"], rel=1e-6)
+    assert reward == pytest.approx(info["rates"].sum(), rel=1e-5)
     assert all(type(info[name]) is float for name in ("sum_rate", "downlink_rate", "uplink_rate"))
 
 
@@ -168,15 +169,17 @@ def test_an_episode_is_cut_after_its_length_and_never_terminates():
 def test_states_of_a_channel_bank_are_episodes_of_one_slot(tmp_path):
     drawn = FullDuplexEnv(FullDuplexConfig(**SMALL), 20, seed=0)
     state = drawn.state
-    save_bank(ChannelBank(state.channels, state.gains, state.weights, drawn.positions, 1), tmp_path / "bank.npz")
+    save_bank(ChannelBank(state.channels, state.gains, state.weights, tuple(state.positions), 1), tmp_path / "bank.npz")
     bank = {"channel_bank": str(tmp_path / "bank.npz")}
     outcomes = run(vector(**bank), 4)
     assert all(outcome[3].all() for outcome in outcomes[1:])
     one = run(gymnasium.make(ID, **SMALL, **bank), 4)
     assert [outcome[3] for outcome in one[1::2]] == [True] * 4
     assert same(run(vector(**bank), 4), outcomes)
-    stored = {row.numpy().tobytes() for row in flat_features(state)[:, :7]}
-    assert {cell[:7].tobytes() for outcome in outcomes for cell in outcome[0]} <= stored
+    shown = torch.from_numpy(np.concatenate([outcome[0] for outcome in outcomes]))
+    apart = (shown.unsqueeze(1) - flat_features(state)).abs().amax(-1)  # [shown, stored]
+    assert apart.amin(1).max() < 1e-4  # batches of other sizes are rounded differently
+    assert apart.median() > 0.1
 
 
 def test_users_stay_in_an_episode_and_are_dropped_anew_by_reset():

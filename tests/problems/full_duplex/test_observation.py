@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2rl.algorithm.networks import Observation, observe
-from d2rl.problems.full_duplex.observation import BITS, DECADES, suppressed_gain
+from d2rl.problems.base import Layout
+from d2rl.problems.full_duplex.observation import BITS, DECADES, observe, suppressed_gain, with_priorities
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, rzf
 from d2rl.wireless.heads import beam_basis, mmse_inverse
 
@@ -132,7 +132,7 @@ def test_features_do_not_change_with_what_rates_do_not_depend_on(channels, gener
     assert not torch.allclose(channels.downlink, turned.downlink)
     torch.testing.assert_close(after.nodes, before.nodes, rtol=0, atol=2e-4)
     torch.testing.assert_close(after.edges, before.edges, rtol=0, atol=2e-4)
-    torch.testing.assert_close(after.reference, before.reference, rtol=0, atol=2e-3)
+    torch.testing.assert_close(after.baseline, before.baseline, rtol=0, atol=2e-3)
 
 
 def test_features_follow_the_order_of_users(channels):
@@ -141,7 +141,7 @@ def test_features_follow_the_order_of_users(channels):
     after = observe(channels.permute_users(DOWN, UP), weights[:, order])
     torch.testing.assert_close(after.nodes, before.nodes[:, order], rtol=0, atol=1e-4)
     torch.testing.assert_close(after.edges, before.edges[:, order][:, :, order], rtol=0, atol=1e-4)
-    torch.testing.assert_close(after.reference, before.reference[:, order], rtol=0, atol=1e-3)
+    torch.testing.assert_close(after.baseline, before.baseline[:, order], rtol=0, atol=1e-3)
 
 
 def test_a_state_is_seen_alone(channels):
@@ -183,7 +183,7 @@ def test_suppression_spares_orthogonal_users_and_costs_parallel_ones():
 
 def test_asking_for_other_weights_is_observing_the_same_channels_with_them(channels):
     weights = torch.rand(channels.batch, 3, channels.links, generator=torch.Generator().manual_seed(5)) + 0.1
-    asked = observe(channels, torch.ones(channels.batch, channels.links)).asking(weights).tensors()
+    asked = with_priorities(observe(channels, torch.ones(channels.batch, channels.links)), weights).tensors()
     observed = observe(channels.repeat(3), weights.flatten(0, 1)).tensors()
     assert asked.keys() == observed.keys()
     for name, tensor in observed.items():
@@ -193,7 +193,7 @@ def test_asking_for_other_weights_is_observing_the_same_channels_with_them(chann
 def test_observations_come_back_from_their_tensors(channels):
     observation = observe(channels, weighted(channels))
     tensors = {**observation.tensors(), "action": torch.zeros(16, 20)}
-    again = Observation.from_tensors(tensors)
+    again = observe(channels.map(torch.zeros_like), torch.ones(16, 10)).with_tensors(tensors)
     assert again.batch == 16
     for name, tensor in observation.tensors().items():
         assert torch.equal(again.tensors()[name], tensor)
@@ -208,6 +208,12 @@ def test_an_observation_moves_as_a_whole(channels):
 def test_an_observation_brings_the_basis_of_beams(make_channels):
     """In the precision of its channels, so that it can be stored beside them."""
     for channels in (make_channels(4, **UNEVEN), make_channels(4).double()):
-        basis = observe(channels, weighted(channels)).basis
+        basis = observe(channels, weighted(channels)).known.basis
         assert basis.dtype == channels.downlink.dtype
         torch.testing.assert_close(basis, beam_basis(channels).to(basis.dtype), rtol=0, atol=1e-5)
+
+
+def test_an_observation_tells_whose_numbers_an_action_holds(make_channels):
+    channels = make_channels(4, **UNEVEN)
+    assert observe(channels, weighted(channels)).layout == Layout((3, 5), (2, 2))
+    assert observe(channels, weighted(channels), (8, 1)).layout == Layout((3, 5), (8, 1))

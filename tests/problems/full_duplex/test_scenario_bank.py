@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from d2rl.common.errors import CheckpointError, ConfigError, InputError
+from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.envs import CellState, FullDuplexEnv, evaluation_states
-from d2rl.problems.full_duplex.scenario_bank import notice_once
 from d2rl.wireless.bank_file import load_bank, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 
@@ -27,7 +27,7 @@ def write(path: Path, slots: int = 1, seed: int = 0, states: int = STATES, **cha
     """A bank of drawn channels."""
     env = FullDuplexEnv(FullDuplexConfig(**CELL), states, seed)
     state = env.state
-    bank = ChannelBank(state.channels, state.gains, state.weights, env.positions, slots)
+    bank = ChannelBank(state.channels, state.gains, state.weights, tuple(state.positions), slots)
     save_bank(replace(bank, **changes), path)
     return path
 
@@ -45,10 +45,15 @@ def build(path: Path, num_envs: int = 6, seed: int = 0, **scenario) -> FullDuple
     return FullDuplexEnv(config(path, **scenario), num_envs, seed)
 
 
+def stored(env: FullDuplexEnv) -> CellState:
+    """The fixed set of states that it shows."""
+    return env.problem.cells.stored(torch.device("cpu"))
+
+
 def indices(path: Path, channels: Tensor) -> set[int]:
     """Which states of the bank those are, by their uplink channels."""
-    stored = load_bank(path).channels.uplink
-    found = (channels.unsqueeze(1) == stored).flatten(2).all(-1).nonzero()
+    known = load_bank(path).channels.uplink
+    found = (channels.unsqueeze(1) == known).flatten(2).all(-1).nonzero()
     assert len(found) == len(channels)
     return set(found[:, 1].tolist())
 
@@ -108,8 +113,18 @@ def test_fewer_states_than_asked_for_are_said(path, caplog):
     assert state.weights.shape == (KEPT, 5)
     assert [record.getMessage() for record in caplog.records] == [
         f"scenario.channel_bank={path} keeps 8 states for evaluation, fewer than the 100 asked for: "
-        "all of them are used."
+        "all that is there is used."
     ]
+
+
+def test_one_state_is_no_plural(tmp_path, caplog):
+    notice_once.cache_clear()
+    path = write(tmp_path / "bank.npz", states=2)
+    with caplog.at_level(logging.WARNING):
+        evaluation_states(config(path), 4, 0)
+    assert "keeps 1 state for evaluation, fewer than the 4" in caplog.text
+    with pytest.raises(ConfigError, match=r"scenario.stored_states=5 is more than the 1 state that"):
+        build(path, stored_states=5)
 
 
 def test_stored_states_takes_a_part_of_the_training_states(path):
@@ -143,7 +158,7 @@ def test_each_state_has_one_imperfect_estimate(path):
             pairs.setdefault(key, set()).add(state.estimate.uplink[cell].numpy().tobytes())
     assert len(pairs) == 3
     assert all(len(estimates) == 1 for estimates in pairs.values())
-    many = build(path, csi_error=0.2).bank
+    many = stored(build(path, csi_error=0.2))
     error = many.estimate.downlink - math.sqrt(0.8) * many.channels.downlink
     relative = error.abs().square().mean((-1, -2)) / (0.2 * many.gains.downlink.mean(-1))
     assert relative.mean().item() == pytest.approx(1, abs=0.3)
@@ -154,7 +169,7 @@ def test_raw_gains_follow_the_powers_of_the_scenario(tmp_path):
     normalised = load_bank(tmp_path / "a.pt")
     raw = replace(normalised, channels=type(normalised.channels)(**tiny), noise_normalised=False)
     save_bank(raw, tmp_path / "raw.pt")
-    weak, strong = (build(tmp_path / "raw.pt", bs_power=power).bank for power in (20.0, 26.0))
+    weak, strong = (stored(build(tmp_path / "raw.pt", bs_power=power)) for power in (20.0, 26.0))
     ratio = 10 ** (6 / 20)
     torch.testing.assert_close(strong.channels.downlink, ratio * weak.channels.downlink, rtol=1e-4, atol=0)
     torch.testing.assert_close(strong.channels.self_interference, ratio * weak.channels.self_interference)
@@ -173,7 +188,7 @@ def test_a_saved_environment_continues_bit_for_bit_without_holding_the_bank(path
     env.advance()
     torch.save(env.state_dict(), tmp_path / "env.pt")
     saved = torch.load(tmp_path / "env.pt", weights_only=True)
-    assert "bank" not in saved
+    assert set(saved["problem"]) == {"digest", "seed"}
     future = [env.advance()[0] for _ in range(5)]
     again = build(path, seed=9, priority_user=0.3, **scenario)
     again.load_state_dict(saved)
@@ -204,6 +219,25 @@ def test_a_bank_that_cannot_be_split_is_refused(tmp_path, slots):
     path = write(tmp_path / "bank.npz", slots, states=slots)
     with pytest.raises(ConfigError, match=r"bank.npz holds one (state|episode); two are needed at least"):
         build(path)
+
+
+@pytest.mark.parametrize("part", ["to train on", "kept for evaluation"])
+def test_a_bank_whose_states_carry_nothing_is_refused(tmp_path, part):
+    silent = slice(None, -KEPT) if part == "to train on" else slice(-KEPT, None)
+    env = FullDuplexEnv(FullDuplexConfig(**CELL), STATES, 0)
+    raw = env.state.channels.map(lambda tensor: 1e-6 * tensor)  # amplitude gains may be as small as they like
+
+    def silenced(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        tensor[silent] = 0
+        return tensor
+
+    channels = replace(raw, downlink=silenced(raw.downlink), uplink=silenced(raw.uplink))
+    path = write(tmp_path / "bank.npz", channels=channels, noise_normalised=False)
+    with pytest.raises(ConfigError, match=f"bank.npz: downlink and uplink are 0 in all states {part}"):
+        build(path)
+    one_direction = replace(raw, downlink=channels.downlink)
+    build(write(tmp_path / "other.npz", channels=one_direction, noise_normalised=False))
 
 
 def test_a_bank_that_is_not_there_is_named(tmp_path):

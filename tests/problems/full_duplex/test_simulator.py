@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from d2rl.config.defaults import FullDuplexConfig
-from d2rl.problems.full_duplex.simulator import CellState, FullDuplexEnv, decided_rates, evaluation_states, rates_of
+from d2rl.problems.full_duplex.env import FullDuplexEnv
+from d2rl.problems.full_duplex.simulator import CellState, decided_rates, evaluation_states, rates_of
 from d2rl.wireless import link_rates
 from d2rl.wireless.fading import scale, whiten
 
@@ -86,7 +87,7 @@ def test_rates_can_be_climbed_through_the_decision():
     env = build()
     channels, action = env.state.channels, (0.5 * random_actions(env, 6, 2)).requires_grad_()
     rates = decided_rates(env.head, channels, action)
-    assert torch.equal(rates, env.measure(env.state, action))
+    torch.testing.assert_close(rates, env.measure(env.state, action), rtol=0, atol=1e-3)
     rates.sum().backward()
     assert torch.isfinite(action.grad).all()
     direction = action.grad / action.grad.norm(dim=-1, keepdim=True)
@@ -95,21 +96,34 @@ def test_rates_can_be_climbed_through_the_decision():
     torch.testing.assert_close(slope, action.grad.norm(dim=-1), rtol=0.05, atol=0.05)
 
 
-def test_a_step_rates_the_action_on_the_state_before_it():
+def decided(env: FullDuplexEnv, action: Tensor) -> tuple[Tensor, Tensor]:
+    """The decision of actions [B, size] in the present state."""
+    return env.problem.decode(env.problem.observe(env.state), action.unsqueeze(1))
+
+
+def test_a_step_rates_the_decision_on_the_state_before_it():
     env, twin = build(csi_error=0.1), build(csi_error=0.1)
     before, action = env.state, random_actions(env)
-    state, rates, truncated = env.step(action)
+    step = env.step(decided(env, action))
     expected, ended = twin.advance()
-    assert torch.equal(rates, env.measure(before, action))
-    assert identical(everything(state), everything(expected))
-    assert torch.equal(truncated, ended)
-    assert env.state is state
+    torch.testing.assert_close(step.utility.squeeze(1), env.measure(before, action), rtol=0, atol=1e-3)
+    assert identical(everything(step.state), everything(expected))
+    assert torch.equal(step.truncated, ended)
+    assert not bool(step.terminated.any())
+    assert env.state is step.state
+
+
+def test_several_decisions_of_a_state_are_rated_as_if_each_were_alone():
+    env = build(csi_error=0.1)
+    before, action = env.state, random_actions(env, 6, 3)
+    decision = env.problem.decode(env.problem.observe(before), action)
+    torch.testing.assert_close(env.step(decision).utility, env.measure(before, action), rtol=0, atol=1e-3)
 
 
 def test_channels_do_not_depend_on_actions():
     busy, idle = build(), build()
     for i in range(3):
-        acted, _, _ = busy.step(random_actions(busy, seed=i))
+        acted = busy.step(decided(busy, random_actions(busy, seed=i))).state
         left, _ = idle.advance()
         assert identical(everything(acted), everything(left))
 
@@ -122,9 +136,10 @@ def test_each_cell_is_dropped_anew_once_an_episode_and_the_others_are_left_alone
     env = build(cells, episode_length=length, priority_user=1.0, downlink_users=2, uplink_users=2)
     history = []
     for _ in range(3 * length):
-        positions, before = [place.clone() for place in env.positions], env.state
+        before = env.state
+        positions = [place.clone() for place in before.positions]
         state, truncated = env.advance()
-        for old, new in zip(positions, env.positions, strict=True):
+        for old, new in zip(positions, state.positions, strict=True):
             assert torch.equal((old != new).flatten(1).all(1), truncated)
             assert torch.equal((old != new).flatten(1).any(1), truncated)
         for name in ("downlink", "uplink", "cross"):
@@ -145,13 +160,37 @@ def test_gains_are_those_of_the_positions_after_many_drops():
     env = build(5, episode_length=2)
     for _ in range(7):
         env.advance()
-    distance = env.positions[0].double().norm(dim=-1) / 1000
+    down, up = (place.double() for place in env.state.positions)
+    distance = down.norm(dim=-1) / 1000
     noise = -174 + 70 + 9
     expected = 10 ** ((26 - 103.8 - 20.9 * torch.log10(distance) - noise) / 10)
     torch.testing.assert_close(env.state.gains.downlink.double(), expected, rtol=1e-4, atol=0)
-    between = torch.cdist(env.positions[1].double(), env.positions[0].double()).clamp_min(1) / 1000
+    between = torch.cdist(up, down).clamp_min(1) / 1000
     expected = 10 ** ((23 - 145.4 - 37.5 * torch.log10(between) - noise) / 10)
     torch.testing.assert_close(env.state.gains.cross.double(), expected, rtol=1e-3, atol=0)
+
+
+def test_what_follows_a_cut_episode_is_its_own_last_state_and_elsewhere_the_present_one():
+    """The users stay where they are for one more slot of fading; then others are dropped in their place."""
+    env, ended = build(7, episode_length=5, speed=6.0, csi_error=0.1), 0
+    for _ in range(10):
+        before, step = env.state, env.step(decided(env, random_actions(env)))
+        cut, following = step.truncated, step.following
+        assert all(
+            torch.equal(a[~cut], b[~cut]) for a, b in zip(*map(everything, (following, step.state)), strict=True)
+        )
+        for name in ("downlink", "uplink", "cross"):
+            assert torch.equal(getattr(following.gains, name), getattr(before.gains, name))
+        assert torch.equal(following.weights, before.weights)
+        assert all(torch.equal(a, b) for a, b in zip(following.positions, before.positions, strict=True))
+        small = [whiten(state.channels[cut], state.gains[cut]).downlink for state in (before, following, step.state)]
+        if bool(cut.any()):
+            ended += int(cut.sum())
+            assert correlation(small[0], small[1]) > 0.7
+            assert abs(correlation(small[0], small[2])) < 0.5
+            assert not (following.estimate.downlink[cut] == following.channels.downlink[cut]).any()
+        assert following.slot == step.state.slot == before.slot + 1
+    assert ended == 2 * 7
 
 
 @pytest.mark.parametrize("speed", [3.0, 12.0])
@@ -337,7 +376,7 @@ def test_rates_are_finite_in_every_scenario(scenario, head):
 
 def test_no_line_of_sight_costs_what_the_model_says():
     near, far = build(32), build(32, path_loss="nlos")
-    distance = near.positions[0].norm(dim=-1) / 1000
+    distance = near.state.positions.downlink.norm(dim=-1) / 1000
     lost = 145.4 - 103.8 + (37.5 - 20.9) * torch.log10(distance)  # dB
     gained = 10 * torch.log10(near.state.gains.downlink / far.state.gains.downlink)
     torch.testing.assert_close(gained, lost, rtol=0, atol=1e-2)
@@ -365,7 +404,7 @@ def test_less_self_interference_helps_the_uplink_and_leaves_the_downlink():
 def test_a_strong_line_of_sight_is_the_steering_vector_of_the_position():
     env = build(4, rician=60.0, episode_length=1)
     env.advance()
-    down, up = env.positions
+    down, up = env.state.positions
     for users, channel, gain in (
         (down, env.state.channels.downlink, env.state.gains.downlink),
         (up, env.state.channels.uplink, env.state.gains.uplink),
@@ -431,6 +470,33 @@ def test_priorities_are_log_normal_with_the_asked_spreads(direction, user, store
         standard = (logs[:, 0] - logs[:, 0].mean()) / logs[:, 0].std()
         assert standard.pow(3).mean().item() == pytest.approx(0, abs=0.2)
         assert standard.pow(4).mean().item() == pytest.approx(3, abs=0.4)
+
+
+@pytest.mark.parametrize("stored", [0, 4])
+def test_a_share_of_the_drops_wants_one_direction_or_some_links_alone(stored):
+    env = build(4000, priority_zero=0.4, priority_user=0.3, stored_states=stored, downlink_users=3, uplink_users=4)
+    wanted = env.state.weights > 0
+    limited = wanted[~wanted.all(1)]
+    down, up = limited[:, :3], limited[:, 3:]
+    whole = torch.stack([(down.all(1) & ~up.any(1)), (up.all(1) & ~down.any(1))], 1).double()
+    # of 0.4, a quarter each direction; of the other half, a level evenly spread leaves all 7 links in one case of 8
+    assert len(limited) / 4000 == pytest.approx(0.4 * (1 - 0.5 / 8), abs=0.03)
+    assert whole.sum(0).div(4000).tolist() == pytest.approx([0.1, 0.1], abs=0.025)
+    counts = limited[whole.sum(1) == 0].sum(1).bincount(minlength=7)
+    assert counts[0] == 0
+    assert counts[1].item() == pytest.approx(2 * counts[2:].double().mean().item(), rel=0.3)  # none becomes one
+    assert counts[2:].min() > 0.6 * counts[2:].double().mean()
+    assert wanted[wanted.all(1)].shape == (4000 - len(limited), 7)
+    assert env.state.weights[wanted].log().std().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_without_limited_drops_nothing_else_changes():
+    plain, limited = (build(64, priority_user=0.3, priority_zero=share).state for share in (0.0, 0.5))
+    wanted = limited.weights > 0
+    assert torch.equal(limited.weights[wanted], plain.weights[wanted])
+    assert bool((plain.weights > 0).all())
+    assert not bool(wanted.all())
+    assert bool((evaluation_states(FullDuplexConfig(priority_zero=1.0), 16, 0).weights == 1).all())
 
 
 def test_shapes_follow_the_scenario():

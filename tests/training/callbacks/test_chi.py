@@ -103,7 +103,7 @@ def loss_times(factor: float, at: int):
     def function(_, agent):
         agent.means.collect()
         if agent.updates == 2 * at:
-            agent.replay.storage["rates"].mul_(factor)
+            agent.replay.storage["utility"].mul_(factor)
 
     return function
 
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_holds_chi_down_only_once(tiny, fit):
 
     def poison_the_third_step(_, agent):
         agent.means.collect()
-        rates = agent.replay.storage["rates"]
+        rates = agent.replay.storage["utility"]
         if agent.updates == 4:
             kept["rates"] = rates.clone()
             rates.fill_(float("nan"))

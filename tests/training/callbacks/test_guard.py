@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Callback
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.diagnostics import goodhart_gap
-from d2rl.algorithm.explorers.reward import rank_correlation, worth
+from d2rl.algorithm.explorers.reward import rank_correlation
+from d2rl.algorithm.rewards import to_scalar
 from d2rl.envs import decided_rates
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks import RewardGuard
@@ -74,8 +75,9 @@ def test_generated_rewards_are_not_used_before_they_are_judged(tiny, fit):
         warnings.simplefilter("ignore")
         fit(agent, guard, First())
     assert before[0] == (True, None)
-    stored = {name: tensor[: len(agent.replay)] for name, tensor in agent.replay.storage.items()}
-    assert torch.equal(stored["generated"], agent.case_reward(stored))
+    ring = agent.replay
+    stored = ring.form.with_tensors({name: tensor[: len(ring)] for name, tensor in ring.storage.items()})
+    torch.testing.assert_close(stored.generated, agent.case_reward(stored.utility, stored.observation))
 
 
 def test_the_goodhart_gap_tells_honest_rewards_from_hacked_ones(trained):
@@ -90,9 +92,9 @@ def test_the_goodhart_gap_tells_honest_rewards_from_hacked_ones(trained):
 
 def feed(agent: D2RL, sign: float) -> None:
     """Rank correlation of rewards of the right or the wrong sign with the measured ones."""
-    state = agent.env.state
+    state = agent.world.state
     action = torch.rand(8, 4, 10, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    measured = worth(decided_rates(agent.env.head, state.channels, action), state.weights)
+    measured = to_scalar(decided_rates(agent.problem.head, state.channels, action), state.weights)
     agent.means.collect()
     agent.means.add("renpnn/rank_correlation", rank_correlation(sign * measured, measured))
 

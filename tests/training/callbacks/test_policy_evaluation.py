@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 
 import lightning as L
 import pytest
@@ -12,6 +13,7 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.config.defaults import StagesConfig
 from d2rl.evaluation.evaluate import Evaluation, policy_of
+from d2rl.problems import make_problems
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks import GpuTimeProfiler, PolicyEvaluation, StagedIntegration, TrainingProgress
 
@@ -25,7 +27,7 @@ def build(tiny, *overrides: str) -> D2RL:
 
 @pytest.fixture(scope="module")
 def evaluation(tiny) -> Evaluation:
-    return Evaluation(tiny().scenario, 8, 0)
+    return Evaluation(make_problems(tiny())[0], 8, 0)
 
 
 @pytest.mark.parametrize("rule", [DecisionRule(), DecisionRule(best_of=3), DecisionRule(refine=2)], ids=str)
@@ -34,7 +36,7 @@ def test_it_scores_the_policy_as_it_is_now(tiny, fit, evaluation, rule):
     trainer = fit(agent, callback)
     now = evaluation.summary(evaluation.rates(policy_of(agent, rule)))
     assert callback.latest == now
-    assert trainer.callback_metrics["sum_rate"].item() == pytest.approx(now["weighted_sum_rate"])
+    assert trainer.callback_metrics["objective"].item() == pytest.approx(now["weighted_sum_rate"])
 
 
 def test_it_has_no_effect_on_learning(tiny, fit, evaluation):
@@ -64,6 +66,20 @@ def test_the_callbacks_that_wait_for_it_are_told(tiny, fit, evaluation):
     assert profiler.total > 0
     reached = [name for name, seconds in profiler.time_to_gap.items() if seconds is not None]
     assert reached == [name for name in profiler.time_to_gap if callback.latest["gap_closed"] >= float(name)]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6])
+def test_mostly_saturated_actions_are_told_at_the_end(tiny, fit, evaluation, share):
+    def saturate(trainer, agent):
+        agent.means.collect()
+        agent.means.add("charts/saturated_actions", torch.tensor(share if agent.updates == 8 else 1 - share))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(build(tiny), saturate, PolicyEvaluation(evaluation), epochs=2)
+    said = [str(one.message) for one in caught if "saturated actions: 60% of" in str(one.message)]
+    assert len(said) == (share > 0.5)
+    assert all("more than ddpg.saturation_penalty=0.01" in one for one in said)
 
 
 def test_the_progress_bar_shows_rate_share_and_device(tiny, fit, evaluation, capsys):

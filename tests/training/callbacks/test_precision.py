@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.networks import Observation, observe
 from d2rl.common.errors import ConfigError
 from d2rl.envs import decided_rates
+from d2rl.problems.full_duplex.observation import observe
 from d2rl.training.callbacks import MixedPrecision
 
 EVERYTHING = ("stages.state=0", "reward.case=designed_gdm", "ddpg.warmup_updates=0")
@@ -64,19 +64,21 @@ def test_physics_stays_in_full_precision(tiny, fit):
     agent = build(tiny, *EVERYTHING)
     agent.stages["action"] = True
     fit(agent, MixedPrecision("bf16"))
-    stored = {name: tensor[: len(agent.replay)] for name, tensor in agent.replay.storage.items()}
-    assert {tensor.dtype for tensor in stored.values()} == {torch.float32, torch.complex64}
-    seen = Observation.from_tensors(stored)
-    assert torch.allclose(stored["rates"], decided_rates(agent.env.head, seen.channels, stored["action"]), atol=1e-4)
-    for name, tensor in observe(seen.channels, seen.weights).tensors().items():
-        assert torch.allclose(stored[name], tensor, atol=1e-4), name
+    ring = agent.replay
+    stored = ring.form.with_tensors({name: tensor[: len(ring)] for name, tensor in ring.storage.items()})
+    assert {tensor.dtype for tensor in stored.tensors().values()} == {torch.float32, torch.complex64}
+    seen = stored.observation
+    rates = decided_rates(agent.problem.head, seen.known.channels, stored.action)
+    assert torch.allclose(stored.utility, rates, atol=1e-4)
+    for name, tensor in observe(seen.known.channels, seen.weights).tensors().items():
+        assert torch.allclose(seen.tensors()[name], tensor, atol=1e-4), name
 
 
 def test_the_simulator_is_differentiated_in_full_precision(tiny, fit):
     agent, values = build(tiny, "ddpg.analytic=true"), []
 
     def compare(_, agent):
-        observation = observe(agent.env.state.channels, agent.env.state.weights)
+        observation = agent.problem.observe(agent.world.state)
         action = torch.rand(8, 3, 10, generator=torch.Generator().manual_seed(0)) * 2 - 1
         values.append(agent.value(observation, action))
         with agent.autocast():
@@ -91,7 +93,7 @@ def test_skipped_steps_are_counted_and_reported(tiny, fit):
     agent, precision = build(tiny, "trainer.updates_per_epoch=6"), MixedPrecision()
 
     def poison(_, agent):
-        agent.replay.storage["rates"].fill_(float("nan") if agent.updates < 6 else 1.0)
+        agent.replay.storage["utility"].fill_(float("nan") if agent.updates < 6 else 1.0)
 
     pattern = re.compile(r"(\d+) optimizer steps .*not finite.* skipped \((\d+) so far\)")
     with pytest.warns(UserWarning, match=pattern.pattern) as caught:

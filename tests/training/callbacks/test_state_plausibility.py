@@ -8,6 +8,7 @@ import lightning as L
 import torch
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.common.notices import notice_once
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks import StatePlausibility
 
@@ -32,6 +33,16 @@ def test_it_is_silent_without_a_state_stage(tiny, fit, tmp_path):
     logger = CsvLogger(tmp_path / "metrics.csv")
     fit(build(tiny, "stages.state=null"), StatePlausibility(every=1), logger=logger)
     assert not logger.rows
+
+
+def test_one_state_is_too_few_to_judge_by(tiny, fit, tmp_path, caplog):
+    notice_once.cache_clear()
+    logger = CsvLogger(tmp_path / "metrics.csv")
+    fit(build(tiny, "stages.state=5", "scenario.stored_states=1"), StatePlausibility(every=1), epochs=2, logger=logger)
+    assert not logger.rows
+    assert [record.getMessage() for record in caplog.records if "SENPNN" in record.getMessage()] == [
+        "one state to train on is too few to judge SENPNN by: plausibility metrics are left out."
+    ]
 
 
 def test_it_has_no_effect_on_learning(tiny, fit):

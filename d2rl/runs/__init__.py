@@ -1,0 +1,1 @@
+"""Where a run writes: run directory and loggers."""
