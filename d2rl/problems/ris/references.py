@@ -46,7 +46,7 @@ def random_phases(channels: SurfaceChannels) -> Decision:
     """Phases drawn uniformly, the same ones in every call; RZF beams."""
     like = channels.reflected[:, 0].real
     generator = torch.Generator(like.device).manual_seed(stream("random"))
-    angles = 2 * math.pi * torch.rand(like.shape, generator=generator, device=like.device)
+    angles = 2 * math.pi * torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
     return with_rzf(channels, torch.polar(torch.ones_like(angles), angles))
 
 
