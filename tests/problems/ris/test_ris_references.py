@@ -83,8 +83,8 @@ def test_references_rank_as_they_should():
     state = states(32, elements=16)
     weights = state.weights[:, :3]
     reached = [float(weighted(state.channels, random_phases(state.channels), weights).mean())]
-    for steps in (0, 3):
-        reached.append(float(weighted(state.channels, gradient(state.channels, steps), weights).mean()))
+    stepped = [gradient(state.channels, steps) for steps in (0, 3)]
+    reached += [float(weighted(state.channels, decision, weights).mean()) for decision in stepped]
     start = with_rzf(state.channels, align(state.channels))
     reached.append(float(weighted(state.channels, alternate(state.channels, start, weights, 40), weights).mean()))
     assert reached == sorted(reached)
