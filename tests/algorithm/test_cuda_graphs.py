@@ -245,7 +245,7 @@ def test_optimizers_are_told_that_they_are_captured_only_while_they_are(tiny, fi
 def python_rates(monkeypatch) -> None:
     """Learning rates that are Python's numbers."""
     monkeypatch.setattr(
-        "d2rl.algorithm.agent.scale_rates", lambda optimizers, factor, _: scale_rates(optimizers, factor, None)
+        "d2rl.algorithm.module.scale_rates", lambda optimizers, factor, _: scale_rates(optimizers, factor, None)
     )
 
 
