@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2rl.problems.base import Decision, Problem, Simulation, stream
+from d2rl.problems.base import Decision, Episodic, Problem, Simulation, stream
 
 Policy = Callable[[Any], Decision]
 
@@ -35,8 +35,9 @@ class EpisodeEvaluation:
         self.seed = stream(f"evaluation/{seed}")
         self.policies: dict[str, dict[str, float]] = {}
         self.references: dict[str, Policy] = getattr(problem, "references", dict)()
-        for name, policy in self.references.items():
-            self.score(name, policy)
+        self.episodic = isinstance(problem, Episodic)
+        if not self.episodic:  # there they may take longer than a training, and wait for its end
+            self.score_references()
 
     @torch.inference_mode()
     def returns(self, policy: Policy) -> tuple[Tensor, Tensor]:
@@ -53,10 +54,27 @@ class EpisodeEvaluation:
                 break
         return total, length
 
+    @torch.inference_mode()
+    def record(self, policy: Policy) -> tuple[Tensor, Any]:
+        """What episodes of an :class:`Episodic` problem bring: return of each, and the sum of the records."""
+        problem: Any = self.problem
+        world: Simulation[Any] = Simulation(problem.endless(), self.episodes, self.seed, self.device)
+        returns = torch.zeros(self.episodes, dtype=torch.float64, device=self.device)
+        total = None
+        for _ in range(problem.slots):
+            step = world.step(policy(world.state))
+            returns += step.utility[:, 0].sum(-1).double()
+            total = step.record if total is None else total.plus(step.record)
+        return returns, total
+
     def judge(self, policy: Policy) -> dict[str, float]:
         """Metrics of a policy."""
+        problem: Any = self.problem
+        if self.episodic:
+            returns, total = self.record(policy)
+            return {self.metric: float(returns.mean()), **problem.summary(total)}
         total, length = self.returns(policy)
-        solved = getattr(self.problem, "solved", None)
+        solved = getattr(problem, "solved", None)
         metrics = {
             self.metric: float(total.mean()),
             "return_worst": float(total.min()),
@@ -72,13 +90,23 @@ class EpisodeEvaluation:
         self.policies[name] = self.judge(policy)
         return self.policies[name]
 
+    def score_references(self) -> None:
+        """Metrics of those references that have none yet."""
+        for name, policy in self.references.items():
+            if name not in self.policies:
+                self.score(name, policy)
+
+    def first(self) -> Any:
+        """One first state."""
+        return self.problem.reset(1, torch.Generator(self.device).manual_seed(self.seed))
+
     def report(self) -> dict[str, Any]:
         """Content of eval.json."""
-        settings = getattr(self.problem, "config", None)
+        settings, shown = getattr(self.problem, "config", None), getattr(self.problem, "shown", SHOWN)
         return {
             "scenario": {} if settings is None else vars(settings),
             "drops": self.episodes,
             "metric": self.metric,
-            "shown": [name for name in SHOWN if any(name in metrics for metrics in self.policies.values())],
+            "shown": [name for name in shown if any(name in metrics for metrics in self.policies.values())],
             "policies": self.policies,
         }

@@ -72,7 +72,12 @@ def score_agent(
     with left_as_found(proposer.config.trainer.threads):
         for name, one in rules.items():
             evaluation.score(name, policy_of(proposer, one), latency=True)
-        if references and isinstance(evaluation, Evaluation):
+        if isinstance(evaluation, EpisodeEvaluation):
+            evaluation.score_references()
+            if evaluation.episodic:
+                for name, policy in (evaluation.references | {AGENT: policy_of(proposer, rule)}).items():
+                    evaluation.policies[name]["latency_ms"] = latency(policy, evaluation.first(), proposer.device)
+        elif references:
             for name, policy in evaluation.references.items():
                 evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
         return evaluation.report()
@@ -164,18 +169,9 @@ class Evaluation:
         """Mean of what nothing can pass."""
         return float(self.problem.bound(self.state).mean())
 
-    @torch.inference_mode()
     def latency(self, policy: Policy) -> float:
-        """Median milliseconds of one decision for one cell, warm-up left out."""
-        one = self.state[:1]
-        times: list[float] = []
-        while len(times) < LATENCY_REPEATS + 3 and (len(times) < 5 or sum(times) < LATENCY_SECONDS):
-            _wait(self.state.weights.device)
-            begin = time.perf_counter()
-            policy(one)
-            _wait(self.state.weights.device)
-            times.append(time.perf_counter() - begin)
-        return 1e3 * statistics.median(times[3:])
+        """Median milliseconds of one decision for one cell."""
+        return latency(policy, self.state[:1], self.state.weights.device)
 
     def report(self) -> dict[str, Any]:
         """Content of eval.json."""
@@ -200,6 +196,19 @@ class Evaluation:
 def ratio(value: float, reference: float) -> float:
     """``value / reference``; NaN, which is unknown, where the reference is 0."""
     return value / reference if reference else math.nan
+
+
+@torch.inference_mode()
+def latency(policy: Policy, state: Any, device: torch.device) -> float:
+    """Median milliseconds of a policy's decision for a state, warm-up left out."""
+    times: list[float] = []
+    while len(times) < LATENCY_REPEATS + 3 and (len(times) < 5 or sum(times) < LATENCY_SECONDS):
+        _wait(device)
+        begin = time.perf_counter()
+        policy(state)
+        _wait(device)
+        times.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(times[3:])
 
 
 def _wait(device: torch.device) -> None:

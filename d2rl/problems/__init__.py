@@ -2,7 +2,8 @@
 
 To add one, write a folder, a line in :data:`PROBLEMS`, and a YAML; from outside this package, ``problem=MODULE:CLASS``
 needs no line. The class has ``settings`` (a dataclass of its keys), ``section`` (the name of that section) and
-``variants(settings, seed)`` (the problems that one training visits in turn, the first its own).
+``variants(settings, seed)`` (the problems that one training visits in turn, the first its own). One that stands on
+another problem names the sections of that in ``beside`` (name -> dataclass), and gets them after its own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PROBLEMS = {
     DEFAULT: "d2rl.problems.full_duplex.problem:FullDuplexProblem",
     "gymnasium": "d2rl.problems.gymnasium:GymnasiumProblem",
     "ris": "d2rl.problems.ris.problem:RisProblem",
+    "traffic": "d2rl.problems.traffic.problem:TrafficProblem",
 }
 
 
@@ -39,8 +41,9 @@ def config_class(name: str) -> type[RunConfig]:
     if name == DEFAULT:
         return Config
     problem = problem_class(name)
-    own = (problem.section, problem.settings, field(default_factory=problem.settings))
-    return make_dataclass("Config", [own], bases=(RunConfig,), namespace={"__module__": __name__})
+    own = {problem.section: problem.settings, **getattr(problem, "beside", {})}
+    parts = [(section, settings, field(default_factory=settings)) for section, settings in own.items()]
+    return make_dataclass("Config", parts, bases=(RunConfig,), namespace={"__module__": __name__})
 
 
 def load_config(arguments: Sequence[str], base: Any = None, directory: Any = None) -> Any:
@@ -71,7 +74,8 @@ def tied_keys(config: RunConfig) -> list[str]:
     """Keys of the problem's section that stored weights, replay and world are tied to."""
     problem = problem_class(config.problem)
     keys = getattr(problem, "tied", None) or [field.name for field in fields(problem.settings)]
-    return [f"{problem.section}.{key}" for key in keys]
+    beside = [f"{name}.{field.name}" for name, kind in getattr(problem, "beside", {}).items() for field in fields(kind)]
+    return [*(f"{problem.section}.{key}" for key in keys), *beside]
 
 
 def settings_of(config: RunConfig) -> Any:
@@ -81,4 +85,6 @@ def settings_of(config: RunConfig) -> Any:
 
 def make_problems(config: RunConfig) -> list[Problem]:
     """The problems that a training visits in turn; the first is the configuration's own."""
-    return problem_class(config.problem).variants(settings_of(config), config.seed)
+    problem = problem_class(config.problem)
+    beside = [getattr(config, section) for section in getattr(problem, "beside", {})]
+    return problem.variants(settings_of(config), *beside, config.seed)

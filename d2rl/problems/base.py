@@ -146,6 +146,7 @@ class Step(Generic[State]):
     :param following: the states that the decisions led to, at the end of an episode its last one
     :param state: the states that the world goes on from; new ones where an episode ended
     :param truncated: [B] bool, the episode was cut there      :param terminated: [B] bool, the task ended there
+    :param record: what else happened, for evaluations over episodes; see :class:`Episodic`
     """
 
     utility: Tensor
@@ -153,6 +154,7 @@ class Step(Generic[State]):
     state: State
     truncated: Tensor
     terminated: Tensor
+    record: Any = None
 
 
 class Problem(Protocol[State]):
@@ -233,6 +235,26 @@ class Benchmarked(Measurable, Protocol):
 
     def metrics(self, utility: Tensor, weights: Tensor) -> dict[str, float]:
         """Summary of what was reached, from utilities [B, K] and priorities [B, K]."""
+
+
+@runtime_checkable
+class Episodic(Protocol):
+    """A problem that is judged over episodes of one length, with the same random numbers for every policy.
+
+    ``slots`` is their length; ``shown`` names those of the :meth:`summary` that a table has room for.
+    """
+
+    slots: int
+    shown: tuple[str, ...]
+
+    def endless(self) -> Any:
+        """The problem to be judged in, whose episodes never end."""
+
+    def summary(self, total: Any) -> dict[str, float]:
+        """Metrics of what B episodes brought.
+
+        :param total: the records of all slots (:attr:`Step.record`), added by their method ``plus``
+        """
 
 
 @runtime_checkable

@@ -1,0 +1,1 @@
+"""A full-duplex cell whose users have something to send: read :mod:`.problem` first."""

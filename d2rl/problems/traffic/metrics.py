@@ -1,0 +1,38 @@
+"""What a policy is worth over episodes with queues."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from d2rl.problems.traffic.simulator import Record
+
+
+def summary(total: Record, slots: int, bits: float) -> dict[str, float]:
+    """Metrics of B episodes.
+
+    ``mean_delay``: bits that waited over bits that arrived, slots (Little). ``delay_p95``: slots within which 95 % of
+    what was served came. ``throughput``: of a cell, bit/s/Hz. ``energy_efficiency``: bits for each radiated J.
+    ``jain``: Jain's index of what a link was served over what arrived for it, averaged over cells.
+
+    :param total: summed over ``slots``      :param bits: of a bit/s/Hz-slot
+    """
+    arrived, served = total.arrived.double(), total.delays.double().sum(-1)
+    share = served / arrived.clamp_min(1e-9)
+    jain = share.sum(-1).square() / (share.shape[-1] * share.square().sum(-1)).clamp_min(1e-30)
+    return {
+        "mean_delay": float(total.backlog.double().sum() / arrived.sum()),
+        "delay_p95": delay_quantile(total.delays, 0.95),
+        "throughput": float(served.sum(-1).mean() / slots),
+        "energy_efficiency": float(served.sum() * bits / total.energy.double().sum().clamp_min(1e-30)),
+        "jain": float(jain.mean()),
+    }
+
+
+def delay_quantile(delays: Tensor, share: float) -> float:
+    """The delay in slots within which ``share`` of the bits were served.
+
+    :param delays: [B, K, A], bits by delay, from A - 1 slots down to 0
+    """
+    by_delay = delays.double().sum((0, 1)).flip(0)
+    reached = by_delay.cumsum(0) >= share * by_delay.sum()
+    return float(reached.int().argmax())
