@@ -11,13 +11,14 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
+from d2rl.algorithm.capturable import ElementaryAlgebra, Watched, cusolver, refused_operators
 from d2rl.common.errors import ConfigError, TrainingError
 from d2rl.common.timing import Sections
 
@@ -54,13 +55,13 @@ class CudaGraphs:
                 f"trainer.cuda_graphs=true needs a GPU, and the agent is on {generator.device}; set "
                 "trainer.cuda_graphs=false."
             )
-        self.generator = generator
+        self.generator, self.refused = generator, refused_operators(generator.device)
         self.stream, self.pool = torch.cuda.Stream(generator.device), torch.cuda.graph_pool_handle()
 
     def rehearse(self, work: Work) -> None:
         """Execute work on the stream of the captures: libraries set up handles and workspaces for a stream."""
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream), _capturable_algebra():
+        with torch.cuda.stream(self.stream), self._capturable_algebra():
             work()
         torch.cuda.current_stream().wait_stream(self.stream)
 
@@ -73,13 +74,19 @@ class CudaGraphs:
         graph.register_generator_state(self.generator)  # else a graph knows the default generator alone
         gc.collect()  # graphs of an earlier agent that are freed in the middle of a capture would break it
         try:
-            with _capturable_algebra(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            with self._capturable_algebra(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 work()
         except BaseException:
             torch.cuda.set_stream(current)  # a capture that failed leaves its own stream behind
             raise
         graph.replay()
         return graph.replay
+
+    @contextmanager
+    def _capturable_algebra(self) -> Iterator[None]:
+        """A library's linear algebra, or that of elementary operators where the library refuses to be captured."""
+        with cusolver(), ElementaryAlgebra() if self.refused else nullcontext():
+            yield
 
 
 class CapturedUpdates:
@@ -133,13 +140,14 @@ class CapturedUpdates:
         try:
             for group in groups:  # says that step counts are on the device, as those of fused optimizers always are
                 group["capturable"] = True
-            again = self.recorder.record(work)
+            with Watched() as watched:
+                again = self.recorder.record(work)
         except RuntimeError as error:
             # leaving a capture that failed fails again, and says less
             first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
             reason = str(first).strip().partition("\n")[0]
             raise TrainingError(
-                f"trainer.cuda_graphs=true: an update cannot be captured as a CUDA graph ({reason}); "
+                f"trainer.cuda_graphs=true: an update cannot be captured as a CUDA graph ({reason}; {watched}); "
                 "set trainer.cuda_graphs=false."
             ) from error
         finally:
@@ -164,17 +172,6 @@ class CapturedUpdates:
         else:
             torch._foreach_copy_(list(self.inputs[world].values()), list(rows.values()))
         return self.inputs[world]
-
-
-@contextmanager
-def _capturable_algebra() -> Iterator[None]:
-    """Linear algebra by cuSOLVER: MAGMA, which torch may choose for many matrices of more than 16 rows, allocates."""
-    before = torch.backends.cuda.preferred_linalg_library()
-    torch.backends.cuda.preferred_linalg_library("cusolver")
-    try:
-        yield
-    finally:
-        torch.backends.cuda.preferred_linalg_library(before)
 
 
 def _count_in_trainer(agent: D2RL, steps: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from d2rl.runs.run_directory import RunDirectory
@@ -32,6 +31,8 @@ def upload_checkpoints(loggers: list[Logger], run: RunDirectory) -> None:
 
 def log_artifacts(experiment: Any, run: RunDirectory) -> None:
     """Hand the checkpoints that there are to a W&B run, last.ckpt as the latest version."""
+    import wandb  # here only: a run without dashboards needs none
+
     for path in (run.best, run.last):
         if path.exists():
             about = load_checkpoint(path)["d2rl"]

@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
-from wandb.errors import AuthenticationError, CommError
-from wandb.sdk import wandb_setup
 
 from d2rl.common.errors import ConfigError
 from d2rl.common.host import surroundings_kept
@@ -29,7 +26,7 @@ def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_
 
     :param values: the resolved configuration
     :param run_id: W&B run to continue
-    :raises ConfigError: W&B refuses the account
+    :raises ConfigError: W&B refuses the account, or is not installed
     """
     loggers: list[Logger] = [CsvLogger(run.metrics)]
     if config.logger.mode != "disabled":
@@ -44,6 +41,16 @@ def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_
 
 
 def _wandb_logger(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None) -> WandbLogger:
+    try:  # here, so that a run without dashboards needs no W&B
+        import wandb
+        from wandb.errors import AuthenticationError, CommError
+        from wandb.sdk import wandb_setup
+    except ImportError:
+        raise ConfigError(
+            f"logger.mode={config.logger.mode} needs W&B, which is not installed: pip install wandb, or set "
+            "logger.mode=disabled."
+        ) from None
+
     def make(offline: bool) -> WandbLogger:
         with surroundings_kept():
             _ = wandb_setup.singleton().settings  # read from the environment as the caller has it
@@ -123,6 +130,8 @@ def _survived(loggers: list[Logger], logger: WandbLogger) -> Iterator[None]:
     except Exception as error:
         loggers.remove(logger)
         with suppress(Exception, SystemExit):
+            import wandb
+
             wandb.teardown()  # what it would do at exit cannot work any more
         warnings.warn(f"W&B has ended ({_first_line(error)}); metrics.csv goes on without it", stacklevel=4)
 

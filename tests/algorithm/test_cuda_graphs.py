@@ -330,7 +330,7 @@ def test_an_update_that_cannot_be_captured_ends_in_one_message(tiny, fit):
         trained(tiny(*ALL), fit, Refusing(), agents.append)
     assert str(error.value) == (
         "training error: trainer.cuda_graphs=true: an update cannot be captured as a CUDA graph (operation not "
-        "permitted when stream is capturing); set trainer.cuda_graphs=false."
+        "permitted when stream is capturing; before the first operator); set trainer.cuda_graphs=false."
     )
     groups = [group for optimizer in agents[0].optimizers() for group in optimizer.param_groups]
     assert not any(group["capturable"] for group in groups)
@@ -344,7 +344,7 @@ def test_the_reason_is_that_of_the_capture_whatever_was_handled_before(tiny, fit
             except KeyError:
                 raise RuntimeError("operation not permitted")  # noqa: B904
 
-    with pytest.raises(TrainingError, match=r"as a CUDA graph \(operation not permitted\)"):
+    with pytest.raises(TrainingError, match=r"as a CUDA graph \(operation not permitted; "):
         trained(tiny(*ALL), fit, Refusing())
 
 

@@ -4,43 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.capturable import Waits
 
-# A host waits for these: their result is a Python number, or a tensor whose shape or error depends on values.
-WAITING = {
-    *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "nonzero_numpy", "masked_select"),
-    *(
-        "unique",
-        "_unique",
-        "_unique2",
-        "unique_dim",
-        "unique_consecutive",
-        "unique_dim_consecutive",
-        "repeat_interleave",
-    ),
-    *("bincount", "histc", "allclose", "linalg_cholesky", "linalg_solve", "linalg_inv", "_linalg_check_errors"),
-    "lift_fresh",  # a tensor made of Python's numbers, which a device must be sent
-}
 EVERYTHING = ("reward.case=designed_gdm", "stages.state=0", "trainer.updates_per_step=2", "ddpg.warmup_updates=0")
-
-
-class Waits(TorchDispatchMode):
-    """Lists the operators that would have made the host wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        booleans = any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:2]))
-        if name in WAITING or (name in ("index", "index_put", "index_put_") and booleans):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import sys
 import time
 import tomllib
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ from packaging.requirements import Requirement
 from wandb_files import configuration, identity, parts, rows, status
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.common.errors import Interrupted
+from d2rl.common.errors import ConfigError, Interrupted
 from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.runs.tracking import log, make_loggers, wandb_id
@@ -133,3 +134,13 @@ def test_wandb_is_one_that_joins_the_parts_of_a_run():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     (wanted,) = [one for one in map(Requirement, project["dependencies"]) if one.name == "wandb"]
     assert [version in wanted.specifier for version in ("0.27.2", "0.28.0", "0.28.1", "0.31.0")] == [0, 0, 1, 1]
+
+
+def test_a_run_without_dashboards_needs_no_wandb(tiny, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "wandb"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    config = tiny("logger.mode=disabled", f"run_dir={tmp_path / 'run'}")
+    run = RunDirectory.create(config, "test")
+    assert len(make_loggers(config, run, asdict(config))) == 1
+    with pytest.raises(ConfigError, match=r"logger.mode=offline needs W&B, which is not installed: pip install wandb"):
+        make_loggers(replace(config, logger=replace(config.logger, mode="offline")), run, asdict(config))
