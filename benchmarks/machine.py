@@ -28,10 +28,10 @@ from torch.utils.flop_counter import flop_registry
 
 from d2rl.common.command_line import run
 from d2rl.common.errors import ConfigError, counted
+from d2rl.common.host import accelerator_device
 from d2rl.config.defaults import option
 from d2rl.config.load import load
 from d2rl.config.schema import either
-from d2rl.training.train import accelerator_device
 
 WIDTH = 160  # of a table that goes to a file
 ENOUGH_ROUNDS = 2  # of what takes longer than its budget

@@ -1,7 +1,6 @@
 """``python -m d2rl.channels``; see :mod:`d2rl.commands.make_channel_bank`."""
 
-from d2rl.commands.make_channel_bank import ChannelsConfig, channels_command
-from d2rl.common.command_line import run
+from d2rl.commands.main import channels
 
 if __name__ == "__main__":
-    run(channels_command, ChannelsConfig)
+    channels()

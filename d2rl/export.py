@@ -1,7 +1,6 @@
 """``python -m d2rl.export``; see :mod:`d2rl.deploy.export`."""
 
-from d2rl.common.command_line import run
-from d2rl.deploy.export import export_command
+from d2rl.commands.main import export
 
 if __name__ == "__main__":
-    run(export_command)
+    export()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2rl.algorithm.policy import Proposer
+from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Decision, Layout, Observation
 
 
@@ -29,6 +30,12 @@ class DecisionRule:
     priority_spread: float = 0.0
     noise: float = 0.0
     seed: int = 0
+
+
+def decision_rule(config: RunConfig) -> DecisionRule:
+    """How decisions are made in evaluations."""
+    e = config.evaluation
+    return DecisionRule(e.best_of, e.refine, e.priority_spread, e.noise)
 
 
 @torch.inference_mode()

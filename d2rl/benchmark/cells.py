@@ -92,10 +92,11 @@ def train_cell(arguments: list[str]) -> None:
     Of the checkpoints only the last stays, the one whose weights are evaluated: a matrix has many cells.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    from d2rl.algorithm.decisions import decision_rule
     from d2rl.evaluation.evaluate import score_agent
     from d2rl.problems import check_config, load_config
     from d2rl.runs.run_directory import RunDirectory
-    from d2rl.training.train import decision_rule, train  # only here: slow to import
+    from d2rl.training.train import train  # only here: slow to import
 
     folder, references, *overrides = arguments
     config = load_config([*overrides, f"run_dir={folder}"])

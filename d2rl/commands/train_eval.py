@@ -1,4 +1,8 @@
-"""What ``train.py`` and ``eval.py`` do."""
+"""What ``train.py`` and ``eval.py`` do.
+
+PyTorch takes two seconds to import, Lightning three more: what needs them is imported inside the functions, after a
+person's mistakes in the arguments are told and the first line is printed.
+"""
 
 from __future__ import annotations
 
@@ -7,48 +11,23 @@ import os
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.checks import check_algorithm, check_evaluation
-from d2rl.algorithm.policy import Policy
-from d2rl.common.distributed import launch_rank, share
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
-from d2rl.common.host import left_as_found
 from d2rl.config.defaults import Config
 from d2rl.config.key_use import refuse_unused
-from d2rl.config.load import conf_name, to_yaml
+from d2rl.config.load import check, conf_name, processes, to_yaml
 from d2rl.config.schema import leaves
-from d2rl.deploy.pretrained import load_policy
-from d2rl.evaluation.episodes import EpisodeEvaluation
-from d2rl.evaluation.evaluate import Evaluation, make_evaluation, score_agent
-from d2rl.evaluation.scheduling import proportional_fair
 from d2rl.problems import check_config, check_files, load_config, make_problems, tied_keys
-from d2rl.report.learning_curve import learning_curve
-from d2rl.report.page import save_report_page
-from d2rl.report.terminal import results_table, wandb_notice
 from d2rl.runs.run_directory import RUNS, RunDirectory, find_checkpoint, run_of, write_json
-from d2rl.training.checkpoint import config_of, load_checkpoint
-from d2rl.training.footprint import check_footprint
-from d2rl.training.memory import check_memory
-from d2rl.training.train import (
-    SHAPES,
-    accelerator_device,
-    decision_rule,
-    start_from,
-    train,
-    training_device,
-)
+
+if TYPE_CHECKING:
+    from d2rl.algorithm.policy import Policy
+    from d2rl.evaluation.episodes import EpisodeEvaluation
+    from d2rl.evaluation.evaluate import Evaluation
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
-BOUND = (  # what stored weights, replay and world are tied to
-    "problem",
-    *SHAPES,
-    *("action.candidates", "reward.case", "reward.generated", "ddpg.gamma", "trainer.num_envs", "seed"),
-)
 
 
 def train_command(arguments: list[str]) -> None:
@@ -58,7 +37,20 @@ def train_command(arguments: list[str]) -> None:
     checkpoint was written, with that checkpoint's configuration and the overrides given here.
     initial=PATH is a new run that starts from the weights of another, such as after a change of the cell.
     """
-    config, checkpoint = _configuration(arguments)
+    asked = load_config(arguments)
+    if asked.resume is None:
+        check(asked)
+    if processes(asked.trainer) == 1:
+        print(_first_line(asked, conf_name(arguments)), flush=True)
+    from d2rl.algorithm.agent import D2RL
+    from d2rl.algorithm.checks import check_algorithm
+    from d2rl.common.distributed import launch_rank, share
+    from d2rl.common.host import training_device
+    from d2rl.training.footprint import check_footprint
+    from d2rl.training.memory import check_memory
+    from d2rl.training.train import start_from, train
+
+    config, checkpoint = _configuration(arguments, asked)
     check_config(config)
     check_algorithm(config, make_problems(config)[0])
     # nothing is written before all that can be refused is known to be usable
@@ -73,12 +65,18 @@ def train_command(arguments: list[str]) -> None:
         return
     memory = check_memory(config, device)
     run = RunDirectory.create(config, conf_name(arguments))
+    from rich.console import Console
+
     console = Console()
     console.print(to_yaml(config), markup=False, highlight=False)
     console.print(memory, highlight=False)
     console.print(f"run directory: {run.path}", markup=False)
     result = train(config, run, resumed)
     assert result.evaluation is not None  # this is the first process
+    from d2rl.report.learning_curve import learning_curve
+    from d2rl.report.page import save_report_page
+    from d2rl.report.terminal import results_table, wandb_notice
+
     report = _results(result.agent, result.evaluation)
     console.print(results_table(report, result.profiler.report()))
     try:
@@ -98,8 +96,19 @@ def train_command(arguments: list[str]) -> None:
     wandb_notice(console, run)
 
 
+def _first_line(config: Config, name: str) -> str:
+    """What begins; printed before PyTorch is there."""
+    if config.resume:
+        return f"going on with {config.resume}"
+    e = config.trainer
+    return f"training {name}, seed {config.seed}: {e.epochs} epochs of {e.updates_per_epoch} updates"
+
+
 def _assist(config: Config, checkpoint: str | None) -> None:
     """Take part in a run of several processes, of which the first one writes and speaks."""
+    from d2rl.common.distributed import launch_rank
+    from d2rl.training.train import train
+
     level, parent = logging.root.manager.disable, os.getppid()
     logging.disable(logging.WARNING)
     try:
@@ -124,6 +133,9 @@ def evaluate_command(arguments: list[str]) -> None:
             "eval.py needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
         )
     refuse_unused("eval", rest)
+    print(f"evaluating {given['ckpt']}", flush=True)
+    from d2rl.deploy.pretrained import load_policy
+
     policy, path = load_policy(given["ckpt"], rest)
     evaluation, report = evaluate(policy)
     # a policy folder keeps the evaluation that it came with
@@ -134,6 +146,11 @@ def evaluate_command(arguments: list[str]) -> None:
         write_json(out / "eval.json", report)
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
+    from rich.console import Console
+
+    from d2rl.report.page import save_report_page
+    from d2rl.report.terminal import results_table
+
     trained_in = run_of(path)
     page = save_report_page(out, policy.config, evaluation, report, RunDirectory(trained_in) if trained_in else None)
     console = Console()
@@ -145,6 +162,11 @@ def evaluate_command(arguments: list[str]) -> None:
 
 def evaluate(policy: Policy) -> tuple[Evaluation | EpisodeEvaluation, dict[str, Any]]:
     """A policy on the frozen drops, as its configuration asks, and what eval.json holds of it."""
+    from d2rl.algorithm.checks import check_evaluation
+    from d2rl.common.host import accelerator_device, left_as_found
+    from d2rl.evaluation.evaluate import make_evaluation
+    from d2rl.training.footprint import check_footprint
+
     config = policy.config
     device = accelerator_device(config.trainer.accelerator)
     check_footprint(config, device, training=False)
@@ -157,6 +179,10 @@ def evaluate(policy: Policy) -> tuple[Evaluation | EpisodeEvaluation, dict[str, 
 
 def _results(policy: Any, evaluation: Evaluation | EpisodeEvaluation) -> dict[str, Any]:
     """What eval.json holds of a policy or an agent."""
+    from d2rl.algorithm.decisions import decision_rule
+    from d2rl.evaluation.evaluate import score_agent
+    from d2rl.evaluation.scheduling import proportional_fair
+
     rule, e = decision_rule(policy.config), policy.config.evaluation
     report = score_agent(policy, evaluation, rule)
     if e.slots:
@@ -164,8 +190,8 @@ def _results(policy: Any, evaluation: Evaluation | EpisodeEvaluation) -> dict[st
     return report
 
 
-def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
-    asked = load_config(arguments)
+def _configuration(arguments: list[str], asked: Config) -> tuple[Config, Path | None]:
+    """The configuration of the run, and the checkpoint that it goes on from."""
     if asked.resume is None:
         return asked, None
     if asked.initial is not None:
@@ -173,6 +199,9 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
             f"resume={asked.resume} goes on with a run and initial={asked.initial} starts a new one; leave one of them "
             "out."
         )
+    from d2rl.training.checkpoint import config_of, load_checkpoint
+    from d2rl.training.train import SHAPES
+
     try:
         path = find_checkpoint(asked.resume, prefer="last")
         content = load_checkpoint(path)
@@ -182,7 +211,12 @@ def _configuration(arguments: list[str]) -> tuple[Config, Path | None]:
     config = replace(load_config(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
     before, now = leaves(saved), leaves(config)
     begun = [f"stages.{name}" for name, on in content["d2rl"]["stages"].items() if on]
-    for key in (*BOUND, *tied_keys(saved), *begun):
+    bound = (  # what stored weights, replay and world are tied to
+        "problem",
+        *SHAPES,
+        *("action.candidates", "reward.case", "reward.generated", "ddpg.gamma", "trainer.num_envs", "seed"),
+    )
+    for key in (*bound, *tied_keys(saved), *begun):
         if key in now and now[key].value != before[key].value:
             raise CheckpointError(
                 f"{path} cannot go on with {key}={now[key].value}: what it holds was made with {before[key].value}; "

@@ -18,6 +18,7 @@ from d2rl.config.key_use import unused
 from d2rl.config.load import help_text
 
 USER_ERROR, BROKEN_PIPE = 2, 141
+HELP = {"-h", "--help"}
 NOISE = ("does not have many workers", "Checkpoint directory", r"isinstance\(treespec, LeafSpec\)")
 
 _running = False
@@ -42,7 +43,7 @@ def run(main: Callable[[list[str]], None], schema: type = Config, command: str =
     signal.signal(signal.SIGTERM, _terminated)
     _quiet()
     try:
-        if {"-h", "--help"} & set(arguments):
+        if HELP & set(arguments):
             print(
                 inspect.getdoc(main) or "", help_text(schema, lambda key: not unused(key, command)), sep="\n\n", end=""
             )

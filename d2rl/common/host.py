@@ -11,6 +11,9 @@ from contextlib import contextmanager
 
 import torch
 
+from d2rl.common.errors import ConfigError, counted
+from d2rl.config.defaults import TrainerConfig
+
 
 @contextmanager
 def left_as_found(threads: int) -> Iterator[None]:
@@ -46,3 +49,32 @@ def surroundings_kept() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(environment)
         sys.exit, sys.excepthook = leave, hook
+
+
+def accelerator_device(name: str, devices: int = 1) -> torch.device:
+    """The torch device of ``trainer.accelerator``.
+
+    :param devices: GPUs that this machine must have
+    :raises ConfigError: a GPU that is not there
+    """
+    if name == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu")
+    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"trainer.devices={devices}, but torch sees {counted(torch.cuda.device_count(), 'GPU')} here."
+        )
+    return device
+
+
+def training_device(config: TrainerConfig) -> torch.device:
+    """The torch device of a training.
+
+    :raises ConfigError: a GPU that is not there
+    """
+    device = accelerator_device(config.accelerator, config.devices)
+    if config.cuda_graphs and device.type != "cuda":
+        raise ConfigError(
+            "trainer.cuda_graphs=true needs a GPU, and torch sees none here; set trainer.cuda_graphs=false."
+        )
+    return device

@@ -179,6 +179,11 @@ def check(config: RunConfig) -> None:
         raise ConfigError(
             "logger.tensorboard=true needs TensorBoard, which is not installed: pip install 'd2rl[tensorboard]'."
         )
+    if config.logger.mode != "disabled" and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"logger.mode={config.logger.mode} needs W&B, which is not installed: pip install wandb, or set "
+            "logger.mode=disabled."
+        )
     if config.logger.mode == "online" and not wandb_key():
         raise ConfigError(
             "logger.mode=online needs a W&B key: run `wandb login` or set WANDB_API_KEY, "

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import field, fields, make_dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d2rl.common.imports import named_class
 from d2rl.config.defaults import Config, RunConfig
 from d2rl.config.load import check, given_value, load
-from d2rl.problems.base import Problem
+
+if TYPE_CHECKING:
+    from d2rl.problems.base import Problem
 
 DEFAULT = "full_duplex"
 PROBLEMS = {

@@ -6,16 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.decisions import DecisionRule
+from d2rl.algorithm.decisions import decision_rule
 from d2rl.common.distributed import launch_rank, losses_told, strategy
-from d2rl.common.errors import CheckpointError, ConfigError, RunError, counted
-from d2rl.common.host import left_as_found
+from d2rl.common.errors import CheckpointError, RunError, counted
+from d2rl.common.host import left_as_found, training_device
 from d2rl.config.defaults import Config, TrainerConfig
 from d2rl.config.load import processes
 from d2rl.config.schema import leaves
@@ -192,44 +191,9 @@ def _checkpoints(run: RunDirectory, config: TrainerConfig, name: str, **options:
     )
 
 
-def decision_rule(config: Config) -> DecisionRule:
-    """How decisions are made in evaluations."""
-    e = config.evaluation
-    return DecisionRule(e.best_of, e.refine, e.priority_spread, e.noise)
-
-
 def _check_processes(before: int, config: TrainerConfig) -> None:
     if before != processes(config):
         raise CheckpointError(
             f"the run was on {counted(before, 'process', 'processes')}, each with its part of the world, and goes on "
             f"exactly on as many only; trainer.devices x trainer.nodes is {processes(config)}."
         )
-
-
-def accelerator_device(name: str, devices: int = 1) -> torch.device:
-    """The torch device of ``trainer.accelerator``.
-
-    :param devices: GPUs that this machine must have
-    :raises ConfigError: a GPU that is not there
-    """
-    if name == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu")
-    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-    if device.type == "cuda" and devices > torch.cuda.device_count():
-        raise ConfigError(
-            f"trainer.devices={devices}, but torch sees {counted(torch.cuda.device_count(), 'GPU')} here."
-        )
-    return device
-
-
-def training_device(config: TrainerConfig) -> torch.device:
-    """The torch device of a training.
-
-    :raises ConfigError: a GPU that is not there
-    """
-    device = accelerator_device(config.accelerator, config.devices)
-    if config.cuda_graphs and device.type != "cuda":
-        raise ConfigError(
-            "trainer.cuda_graphs=true needs a GPU, and torch sees none here; set trainer.cuda_graphs=false."
-        )
-    return device

@@ -23,11 +23,11 @@ from d2rl.algorithm.learning_rates import scale_rates
 from d2rl.algorithm.means import Means
 from d2rl.algorithm.replay import ReplayBuffer
 from d2rl.common.errors import ConfigError, TrainingError
+from d2rl.common.host import training_device
 from d2rl.common.timing import Sections
 from d2rl.problems import check_config
 from d2rl.problems.base import Transition
 from d2rl.training.checkpoint import load_checkpoint
-from d2rl.training.train import training_device
 
 Work = Callable[[], None]
 

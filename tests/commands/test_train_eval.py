@@ -314,7 +314,7 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line_and_status_2(tmp_path):
     (tmp_path / "noise.ckpt").write_bytes(b"no checkpoint at all")
     done = call("eval.py", "ckpt=noise.ckpt", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stdout == ""
+    assert done.stdout == "evaluating noise.ckpt\n"
     assert done.stderr.startswith("checkpoint error: noise.ckpt is truncated, or not a checkpoint of d2rl")
     assert done.stderr.count("\n") == 1
 

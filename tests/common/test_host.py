@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.decisions import decision_rule
 from d2rl.commands.train_eval import evaluate_command, train_command
 from d2rl.common.errors import ConfigError
 from d2rl.common.host import left_as_found
@@ -25,7 +26,7 @@ from d2rl.evaluation.evaluate import Evaluation, score_agent
 from d2rl.problems.full_duplex import references
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.runs.run_directory import RunDirectory
-from d2rl.training.train import decision_rule, train
+from d2rl.training.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 THREADS = 3  # of the caller
@@ -128,7 +129,7 @@ def test_weights_are_drawn_from_the_seed_alone(tiny):
 
 def test_decisions_are_timed_on_the_threads_of_the_training_by_every_way(tiny, tiny_arguments, trained, monkeypatch):
     """train.py and eval.py report latencies that can be compared."""
-    monkeypatch.setattr("d2rl.commands.train_eval.save_report_page", lambda *_: None)
+    monkeypatch.setattr("d2rl.report.page.save_report_page", lambda *_: None)
     seen: list[int] = []
     monkeypatch.setattr(Evaluation, "latency", lambda *_: float(seen.append(torch.get_num_threads()) or 1))
     train_command([*tiny_arguments, "trainer.epochs=1", f"run_dir={trained.parent / 'other'}"])
@@ -189,7 +190,7 @@ def test_an_import_needs_no_linux_and_changes_nothing():
 
 
 def test_a_run_goes_on_in_the_process_that_made_it(tiny_arguments, tmp_path, monkeypatch):
-    monkeypatch.setattr("d2rl.commands.train_eval.save_report_page", lambda *_: None)
+    monkeypatch.setattr("d2rl.report.page.save_report_page", lambda *_: None)
     given = [*tiny_arguments, "trainer.epochs=1", f"run_dir={tmp_path / 'run'}"]
     train_command(given)
     train_command([f"resume={tmp_path / 'run'}", "trainer.epochs=2", "trainer.progress=false"])

@@ -12,13 +12,14 @@ from d2rl.benchmark import launchers
 from d2rl.benchmark.runner import held
 from d2rl.commands.train_eval import evaluate_command, train_command
 from d2rl.common.errors import ConfigError
+from d2rl.common.host import accelerator_device
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.problems.full_duplex import references
 from d2rl.runs import run_directory
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training import memory
 from d2rl.training.footprint import check_footprint
-from d2rl.training.train import accelerator_device, train
+from d2rl.training.train import train
 
 CPU = torch.device("cpu")
 
@@ -47,7 +48,7 @@ def macos(monkeypatch):
 def test_windows_trains_and_evaluates(windows, tiny_arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
     monkeypatch.setattr(references, "WMMSE_ITERATIONS", 2)
-    monkeypatch.setattr("d2rl.commands.train_eval.save_report_page", lambda *_: None)
+    monkeypatch.setattr("d2rl.report.page.save_report_page", lambda *_: None)
     train_command([*tiny_arguments, "trainer.epochs=1", f"run_dir={tmp_path / 'run'}"])
     evaluate_command([f"ckpt={tmp_path / 'run'}", "drops=2"])
     assert "GiB (how much is free is unknown here)" in capsys.readouterr().out

@@ -297,3 +297,10 @@ def test_online_logging_needs_a_key(tmp_path, monkeypatch):
 def test_the_name_of_a_run_is_that_of_its_file():
     assert conf_name(["seed=1", "conf=a", "conf=conf/headline.yaml"]) == "headline"
     assert conf_name(["seed=1"]) == "default"
+
+
+def test_dashboards_without_wandb_are_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else object())
+    with pytest.raises(ConfigError, match=r"logger\.mode=offline needs W&B, .* logger\.mode=disabled"):
+        check(load([]))
+    check(load(["logger.mode=disabled"]))

@@ -15,13 +15,14 @@ import torch
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.errors import ConfigError
+from d2rl.common.host import accelerator_device
 from d2rl.deploy.pretrained import load_policy
 from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.problems import make_problems
 from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import config_of, load_checkpoint
-from d2rl.training.train import accelerator_device, train
+from d2rl.training.train import train
 
 EVERYTHING = (
     *("trainer.epochs=4", "ddpg.replay=40", "ddpg.gamma=0.5", "action.objective=mixed", "reward.case=designed_gdm"),

@@ -1,0 +1,49 @@
+"""The commands that an installation brings, ``d2rl-train`` and its like; train.py and eval.py call the same."""
+
+from __future__ import annotations
+
+import sys
+
+from d2rl.commands.train_eval import evaluate_command, train_command
+from d2rl.common.command_line import HELP, run
+
+
+def train() -> None:
+    """d2rl-train"""
+    run(train_command)
+
+
+def evaluate() -> None:
+    """d2rl-eval"""
+    run(evaluate_command, command="eval")
+
+
+def benchmark() -> None:
+    """d2rl-benchmark"""
+    _loading()
+    from d2rl.benchmark.command import benchmark_command
+    from d2rl.benchmark.matrix import BenchmarkConfig
+
+    run(benchmark_command, BenchmarkConfig)
+
+
+def channels() -> None:
+    """d2rl-channels"""
+    _loading()
+    from d2rl.commands.make_channel_bank import ChannelsConfig, channels_command
+
+    run(channels_command, ChannelsConfig)
+
+
+def export() -> None:
+    """d2rl-export"""
+    _loading()
+    from d2rl.deploy.export import export_command
+
+    run(export_command)
+
+
+def _loading() -> None:
+    """Say at once that the command has begun."""
+    if not HELP & set(sys.argv[1:]):
+        print("loading PyTorch", flush=True)
