@@ -15,11 +15,11 @@ from d2rl.algorithm.checks import check_algorithm
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, option
 from d2rl.config.key_use import refuse_unused
-from d2rl.config.load import load
+from d2rl.config.load import load, shipped_conf
 from d2rl.config.schema import either, show
 from d2rl.problems import check_config, load_config, make_problems
 
-PLACES = (Path("conf/benchmarks"), Path(__file__).resolve().parents[2] / "conf" / "benchmarks")
+PLACES = (Path("conf/benchmarks"), shipped_conf() / "benchmarks")
 NAME = re.compile(r"\w[\w.]*")  # no dash: it joins the parts of a cell's name
 OF_THE_CELL = ("seed", "run_dir", "resume", "initial", "logger.mode", "trainer.progress")
 FORM = "a list of key=value, or a section with conf, set, title and initial"

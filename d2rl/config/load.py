@@ -40,7 +40,7 @@ def load(
     Call :func:`check` on a :class:`Config` that is to be run.
 
     :param arguments: ``conf=NAME`` (or a path to a .yaml) and ``section.key=value``
-    :param directory: where names are searched; ./conf, then the repository's conf by default
+    :param directory: where names are searched; ./conf, then the conf that comes with d2rl by default
     :param base: values instead of the defaults, such as the configuration of a checkpoint
     :raises ConfigError: names the key, what it got, what it wants and the nearest valid ones
     """
@@ -68,6 +68,13 @@ def given_value(
             if key in content:
                 return str(content[key])
     return None if base is None else base.get(key)
+
+
+def shipped_conf() -> Path:
+    """The folder of the configurations that come with d2rl: inside the installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def conf_name(arguments: Sequence[str]) -> str:
@@ -234,13 +241,13 @@ def _yaml(text: str, origin: str) -> Any:
 
 
 def _directories(directory: str | Path | None) -> list[Path]:
-    return [Path(directory)] if directory else [Path("conf"), Path(__file__).resolve().parents[2] / "conf"]
+    return [Path(directory)] if directory else [Path("conf"), shipped_conf()]
 
 
 def _files(name: str, directories: list[Path], above: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
     """The file called ``name`` after the one that its ``defaults:`` names."""
     asked = f"{above[-1]}: defaults: {name}" if above else f"conf={name}"
-    path = _find(name, directories, asked)
+    path = _find(name, directories, asked, above)
     if path.resolve() in above:
         raise ConfigError(f"{asked} leads back to {path}; a file cannot be its own base.")
     try:
@@ -257,11 +264,13 @@ def _files(name: str, directories: list[Path], above: tuple[Path, ...] = ()) -> 
     return [*below, (path, content)]
 
 
-def _find(name: str, directories: list[Path], asked: str) -> Path:
+def _find(name: str, directories: list[Path], asked: str, above: tuple[Path, ...]) -> Path:
+    """The first file of this name; a file that extends one of the same name means the next."""
     path = Path(os.path.expanduser(name))
-    for candidate in (path, *(one for place in directories for one in (place / name, place / f"{name}.yaml"))):
-        if candidate.suffix in (".yaml", ".yml") and os.path.isfile(candidate):
-            return candidate
+    candidates = (path, *(one for place in directories for one in (place / name, place / f"{name}.yaml")))
+    found = [one for one in candidates if one.suffix in (".yaml", ".yml") and os.path.isfile(one)]
+    if found:
+        return next((one for one in found if one.resolve() not in above), found[0])
     available = sorted({file.stem for directory in directories for file in directory.glob("*.yaml")})
     near = difflib.get_close_matches(path.stem, available, len(available) or 1, 0.4)
     listed = ", ".join([*near, *(one for one in available if one not in near)]) or "nothing"

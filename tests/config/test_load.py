@@ -304,3 +304,10 @@ def test_dashboards_without_wandb_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match=r"logger\.mode=offline needs W&B, .* logger\.mode=disabled"):
         check(load([]))
     check(load(["logger.mode=disabled"]))
+
+
+def test_a_conf_of_the_same_name_extends_the_one_that_ships(tmp_path, monkeypatch):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/smoke.yaml").write_text("defaults: smoke\nseed: 9\n")
+    monkeypatch.chdir(tmp_path)
+    assert load(["conf=smoke"]) == load([f"conf={Path(__file__).resolve().parents[2] / 'conf/smoke.yaml'}", "seed=9"])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -103,36 +101,6 @@ def test_the_evaluation_that_ships_is_that_of_the_policy_that_ships(name):
     rates = link_rates(cells.channels, *policy_of(policy, DecisionRule())(cells))
     assert report["drops"] == settings.drops
     assert float(rates.sum(-1).mean()) == pytest.approx(report["policies"]["d2rl"]["sum_rate"], rel=1e-3)
-
-
-def test_an_installed_package_carries_its_policy(tmp_path):
-    pytest.importorskip("setuptools", reason="the build backend is not installed")
-    done = subprocess.run(
-        [sys.executable, "-c", f"import setuptools.build_meta as b; b.build_wheel({str(tmp_path)!r})"],
-        cwd=_sources(tmp_path / "sources"),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    import zipfile
-
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    shipped = ("full_duplex", "any_load")
-    assert {
-        f"d2rl/deploy/pretrained/{folder}/{name}" for folder in shipped for name in (WEIGHTS, CONFIG, REPORT)
-    } <= names
-
-
-def _sources(place: Path) -> Path:
-    """A copy of what a wheel is built from, so that nothing is left in the repository."""
-    import shutil
-
-    shutil.copytree(ROOT / "d2rl", place / "d2rl", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, place / name)
-    return place
 
 
 # ------------------------------------------------------------------ what a folder holds
