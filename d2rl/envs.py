@@ -1,4 +1,5 @@
-"""Batched environments of the full-duplex cell; importing them registers ``d2rl/FullDuplex-v0`` with Gymnasium."""
+"""Batched environments of the full-duplex cell; importing them registers ``d2rl/FullDuplex-v0`` and
+``d2rl/Traffic-v0`` with Gymnasium."""
 
 import gymnasium
 
@@ -20,6 +21,11 @@ gymnasium.register(
     "d2rl/FullDuplex-v0",
     entry_point="d2rl.problems.full_duplex.gymnasium_env:FullDuplexGymEnv",
     vector_entry_point="d2rl.problems.full_duplex.gymnasium_env:FullDuplexVectorEnv",
+)
+gymnasium.register(
+    "d2rl/Traffic-v0",
+    entry_point="d2rl.problems.traffic.gymnasium_env:TrafficGymEnv",
+    vector_entry_point="d2rl.problems.traffic.gymnasium_env:TrafficVectorEnv",
 )
 
 __all__ = [

@@ -133,6 +133,8 @@ class D2RL(RLModule):
         for update in range(trainer.updates_per_step):
             if update % trainer.updates_per_slot == 0:
                 self.interact()
+            while not self.replay.ready:  # n-step returns are complete only after n slots
+                self.interact()
             self.learn()
         if self.senpnn and self.config.stages.state is not None:
             distributed.average_(*self.senpnn.networks.buffers())
@@ -159,7 +161,10 @@ class D2RL(RLModule):
             with self.sections("environment"):
                 following, terminated = problem.observe(step.following), step.terminated
         with self.sections("replay"):
-            self.replay.add(Transition(seen, action, view, step.utility, generated, following, terminated))
+            transition = Transition(seen, action, view, step.utility, generated, following, terminated)
+            complete = world.returns.add(transition, step)
+            if complete is not None:
+                self.replay.add(complete)
         self.environment_steps += world.batch * self.processes
 
     def explore_state(self) -> None:
@@ -359,7 +364,8 @@ class D2RL(RLModule):
     def critic_loss(self, batch: Transition) -> Tensor:
         """Q against the reward, and the discounted next value when gamma > 0."""
         gamma, reward = self.config.ddpg.gamma, self.reward_of(batch)
-        target = reward + gamma * self.next_value(batch) if gamma > 0 else reward
+        discount = gamma if batch.discount is None else batch.discount[:, None, None]
+        target = reward + discount * self.next_value(batch) if gamma > 0 else reward
         loss = critic_loss(self.critic(batch.observation, batch.view), target)
         self.means.add("losses/critic", loss)
         return loss

@@ -36,7 +36,25 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
             f"action.objective={config.action.objective} imitates actions of real states, and in {name} SENPNN makes "
             "observations without actions; set action.objective=chain, or stages.state=null."
         )
+    if config.ddpg.steps > 1 and config.ddpg.gamma == 0:
+        raise ConfigError(
+            f"ddpg.steps={config.ddpg.steps} sums discounted rewards, and ddpg.gamma=0 leaves nothing of the later "
+            "ones; set ddpg.gamma above 0, or ddpg.steps=1."
+        )
+    if config.ddpg.steps > 1 and config.reward.share_reports:
+        raise ConfigError("reward.share_reports=true and ddpg.steps above 1 exclude each other; leave one of them out.")
+    if config.ddpg.steps > 1 and problem.exogenous:
+        raise ConfigError(
+            f"ddpg.steps={config.ddpg.steps} follows what an action leads to, and in {name} states do not depend on "
+            "actions; set ddpg.steps=1."
+        )
+    if config.reward.share_reports and not hasattr(problem, "report_slots"):
+        raise ConfigError(f"reward.share_reports=true, but {name} has no reports; leave it out.")
     generates = config.reward.generated and config.stages.reward is not None
+    if generates and (config.ddpg.steps > 1 or config.reward.share_reports):
+        raise ConfigError(
+            "reward.generated=true makes the reward of one slot; set ddpg.steps=1 and reward.share_reports=false."
+        )
     if generates and config.action.candidates < 2 and problem.exogenous:
         raise ConfigError(
             "reward.generated=true needs action.candidates of 2 at least, got 1: generated rewards are trusted by how "

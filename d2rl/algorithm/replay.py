@@ -32,6 +32,11 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return self.filled
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to sample."""
+        return self.filled > 0 and self.form is not None
+
     def add(self, batch: Transition) -> None:
         """Write a batch of transitions over the oldest ones.
 
@@ -63,7 +68,7 @@ class ReplayBuffer:
         :param generator: on the device of the buffer
         :raises ValueError: an empty buffer, or a loaded one to which nothing was added since
         """
-        if not self.filled or self.form is None:
+        if not self.ready or self.form is None:
             raise ValueError("nothing to sample: the replay buffer is empty, or no batch was added since it was loaded")
         uniform = torch.rand(count, dtype=torch.float64, generator=generator, device=self.bound.device)
         # the largest number below 1 times the bound rounds to less than the bound: float64 has digits to spare

@@ -87,6 +87,7 @@ class DDPGConfig:
     """The learner that every variant shares."""
 
     gamma: float = option(0.0, "discount; channels do not depend on actions, so 0 is best", low=0, below=1)
+    steps: int = option(1, "n, slots whose rewards are summed before a value takes over", low=1, high=1000)
     batch: int = option(32, "states in an update of the policy", low=1, high=10**6)
     critic_batch: int = option(64, "states in an update of the critic", low=1, high=10**6)
     replay: int = option(8192, "states kept of each load", low=1, high=10**9)
@@ -137,6 +138,9 @@ class RENPNNConfig:
         "raw: the weighted sum; designed: one for each entity, beyond a simple decision; _gdm: generated",
     )
     generated: bool = option(False, "learn from rewards that RENPNN generates, where they can be trusted")
+    share_reports: bool = option(
+        False, "give each slot an equal share of the report that it is part of, instead of all to the last"
+    )
     steps: int = option(6, "P, denoising steps", low=1, high=1000)
     rate: float = option(3e-3, "learning rate", above=0, high=1)
     every: int = option(4, "updates of the agent for each update of the explorer", low=1)

@@ -124,6 +124,7 @@ class Transition(TensorStruct):
     :param following: observation of the state that the first action led to; None where gamma = 0
     :param terminated: [B] bool, the task ended there and nothing follows; None where gamma = 0. An episode that was
         only cut (truncated) goes on in ``following``, from which its value is bootstrapped.
+    :param discount: [B], of the value of ``following``, which may lie several slots ahead; None: gamma
     """
 
     observation: Observation
@@ -133,6 +134,7 @@ class Transition(TensorStruct):
     generated: Tensor | None = None
     following: Observation | None = None
     terminated: Tensor | None = None
+    discount: Tensor | None = None
 
 
 State = TypeVar("State", bound=TensorStruct)
@@ -147,6 +149,7 @@ class Step(Generic[State]):
     :param state: the states that the world goes on from; new ones where an episode ended
     :param truncated: [B] bool, the episode was cut there      :param terminated: [B] bool, the task ended there
     :param record: what else happened, for evaluations over episodes; see :class:`Episodic`
+    :param reported: [B], slots that the utility is of, 0 where it is to come in a later report; None: 1
     """
 
     utility: Tensor
@@ -155,6 +158,7 @@ class Step(Generic[State]):
     truncated: Tensor
     terminated: Tensor
     record: Any = None
+    reported: Tensor | None = None
 
 
 class Problem(Protocol[State]):

@@ -47,12 +47,12 @@ USES = {
     "train eval": "evaluation.slots",
     "train benchmark": """
         problem scenario.episode_length scenario.stored_states scenario.loads network.critic
-        ddpg.gamma ddpg.batch ddpg.critic_batch ddpg.replay ddpg.actor_rate ddpg.critic_rate ddpg.target_rate
+        ddpg.gamma ddpg.steps ddpg.batch ddpg.critic_batch ddpg.replay ddpg.actor_rate ddpg.critic_rate ddpg.target_rate
         ddpg.warmup_updates ddpg.warmup_critic_updates ddpg.noise ddpg.noise_end ddpg.noise_correlation ddpg.rate_end
         ddpg.analytic ddpg.saturation_penalty ddpg.reward_scale
         action.objective action.samples action.gradient_steps action.candidates action.temperature
         action.weighted_scale
-        reward.explorer reward.case reward.generated
+        reward.explorer reward.case reward.generated reward.share_reports
         reward.steps reward.rate reward.every reward.samples reward.risk reward.quantile reward.guard
         state.explorer state.steps state.corrupt state.rate state.width state.every
         chi.policy chi.eta chi.maximum chi.threshold

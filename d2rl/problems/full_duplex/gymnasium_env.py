@@ -85,16 +85,16 @@ class FullDuplexVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
         except ValueError:
             known = ", ".join(mode.value for mode in AutoresetMode)
             raise ConfigError(f"autoreset_mode cannot be {autoreset_mode!r}; it must be one of {known}.") from None
-        self.config = scenario_of(scenario)
         self.num_envs, self.reward_scale, self.wmmse, self.device = num_envs, reward_scale, wmmse, device
+        self.config, self.scenario = self._configured(scenario)
         self.metadata = {**self.metadata, "autoreset_mode": self.mode}
-        self.single_observation_space, self.single_action_space = spaces_of(self.config)
+        self.single_observation_space, self.single_action_space = self._spaces()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         # a stored state has no future: every slot is an episode
-        stored = self.config.stored_states or self.config.channel_bank
-        self.episode_length = 1 if stored else self.config.episode_length
-        self.cells: FullDuplexEnv | None = None
+        stored = self.scenario.stored_states or self.scenario.channel_bank
+        self.episode_length = 1 if stored else self.scenario.episode_length
+        self.cells: Any = None
         self.slot = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
@@ -111,8 +111,7 @@ class FullDuplexVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
         if self.cells is not None and seed is None:
             self.cells.reset()
         else:
-            seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
-            self.cells = FullDuplexEnv(replace(self.config, episode_length=ENDLESS), self.num_envs, seed, self.device)
+            self.cells = self._begun(int(self.np_random.integers(2**31)) if seed is None else int(seed))
         self.slot = 0
         return self._observed(self.cells.state), {}
 
@@ -133,10 +132,9 @@ class FullDuplexVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
                 raise gymnasium.error.ResetNeeded("the episode has ended; call reset() before step()")
             observation, info = self.reset()
             return observation, np.zeros(self.num_envs), never, never.copy(), info
-        rewards, measured = self._measured(self.cells, self._checked(actions))
-        state, _ = self.cells.advance()
+        rewards, measured = self._slot(self._checked(actions))
         self.slot += 1
-        observation, info = self._observed(state), self._vectorized(measured)
+        observation, info = self._observed(self.cells.state), self._vectorized(measured)
         ended = self.slot == self.episode_length
         if ended and self.mode == AutoresetMode.SAME_STEP:
             last = np.empty(self.num_envs, dtype=object)
@@ -145,10 +143,33 @@ class FullDuplexVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
             observation, _ = self.reset()
         return observation, rewards, never, np.full(self.num_envs, ended), info
 
-    def _observed(self, state: CellState) -> Floats:
+    def _configured(self, options: dict[str, Any]) -> tuple[Any, FullDuplexConfig]:
+        """A checked configuration from keyword arguments, and the scenario in it."""
+        scenario = scenario_of(options)
+        return scenario, scenario
+
+    def _spaces(self) -> tuple[spaces.Box, spaces.Box]:
+        """Observation and action space of one cell."""
+        return spaces_of(self.config)
+
+    def _begun(self, seed: int) -> Any:
+        """The world of this seed, in its first slot."""
+        return FullDuplexEnv(replace(self.config, episode_length=ENDLESS), self.num_envs, seed, self.device)
+
+    def _slot(self, action: Tensor) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+        """Decide, and move on: rewards, and what info tells of each cell."""
+        measured = self._measured(self.cells, action)
+        self.cells.advance()
+        return measured
+
+    def _features(self, state: Any) -> Tensor:
+        """Observations [B, n]."""
+        return flat_features(state)
+
+    def _observed(self, state: Any) -> Floats:
         space = self.single_observation_space
         with torch.no_grad():
-            features = flat_features(state).cpu().numpy()
+            features = self._features(state).cpu().numpy()
         return np.clip(features, space.low, space.high)  # a cosine may pass 1 by a rounding error
 
     @torch.no_grad()
@@ -188,17 +209,18 @@ class FullDuplexGymEnv(gymnasium.Env[NDArray[Any], NDArray[Any]]):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+    several: type[FullDuplexVectorEnv] = FullDuplexVectorEnv
 
     def __init__(self, **options: Any):
-        if several := {"num_envs", "autoreset_mode"} & set(options):
-            raise ConfigError(f"{either(several)} is for gymnasium.make_vec; gymnasium.make gives one cell.")
-        self.cells = FullDuplexVectorEnv(1, autoreset_mode=AutoresetMode.DISABLED, **options)
+        if wrong := {"num_envs", "autoreset_mode"} & set(options):
+            raise ConfigError(f"{either(wrong)} is for gymnasium.make_vec; gymnasium.make gives one cell.")
+        self.cells = self.several(1, autoreset_mode=AutoresetMode.DISABLED, **options)
         self.observation_space = self.cells.single_observation_space
         self.action_space = self.cells.single_action_space
 
     @property
-    def config(self) -> FullDuplexConfig:
-        """The scenario."""
+    def config(self) -> Any:
+        """The scenario, a :class:`FullDuplexConfig`."""
         return self.cells.config
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.problems.traffic.settings import TrafficConfig
+
+FULL = 100.0  # bit/s/Hz-slots: more than any link can send in a slot
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,12 @@ class Sources(TensorStruct):
 
     :param rate: [B, K], mean arrivals, bit/s/Hz-slots a slot
     :param on: [B, K] bool, whether a source is in a burst
+    :param clock: [B, K] int64, slots until the next packet of a periodic source
     """
 
     rate: Tensor
     on: Tensor
+    clock: Tensor
 
 
 class Arrivals:
@@ -34,7 +38,7 @@ class Arrivals:
         self.share = config.on_share if config.arrivals == "on_off" else 1.0
         # a source goes off with probability 1 / burst, and on so often that the share of the time is kept
         self.ends = 1 / config.burst
-        self.begins = min(1.0, self.ends * self.share / (1 - self.share)) if self.share < 1 else 1.0
+        self.begins = self.ends * self.share / (1 - self.share) if self.share < 1 else 1.0
 
     def reset(self, batch: int, generator: torch.Generator) -> Sources:
         """Sources of B new cells, in equilibrium; the load of a cell is common to its links."""
@@ -42,17 +46,26 @@ class Arrivals:
         low = c.load if c.load_low is None else c.load_low
         high = c.load if c.load_high is None else c.load_high
         load = low + (high - low) * torch.rand(batch, 1, generator=generator, device=device)
-        mean = torch.cat([load.new_full((down,), c.downlink_rate), load.new_full((up,), c.uplink_rate)])
-        on = torch.rand(batch, down + up, generator=generator, device=device) < self.share
-        return Sources(load * mean, on)
+        mean = torch.cat([load.new_full((down,), c.downlink_rate / down), load.new_full((up,), c.uplink_rate / up)])
+        drawn = torch.rand(batch, down + up, generator=generator, device=device)
+        return Sources(load * mean, drawn < self.share, (drawn * c.period).long())
 
     def advance(self, sources: Sources, generator: torch.Generator) -> tuple[Sources, Tensor]:
         """The sources after one slot, and what they brought in it: [B, K], bit/s/Hz-slots."""
         c = self.config
+        if c.arrivals == "full_buffer":
+            return sources, torch.full_like(sources.rate, FULL)
+        if c.arrivals == "periodic":
+            due = sources.clock == 0
+            clock = torch.where(due, c.period, sources.clock) - 1
+            return replace(sources, clock=clock), sources.rate * c.period * due
         intensity = sources.rate * sources.on / (self.share * c.packet)
         arrived = torch.poisson(intensity, generator=generator) * c.packet
+        if c.packet_sizes == "exponential":
+            uniform = torch.rand(arrived.shape, generator=generator, device=generator.device)
+            arrived = arrived * -torch.log1p(-uniform)
         if self.share == 1:
             return sources, arrived
-        draw = torch.rand(sources.rate.shape, generator=generator, device=generator.device)
+        draw = torch.rand(arrived.shape, generator=generator, device=generator.device)
         on = torch.where(sources.on, draw >= self.ends, draw < self.begins)
-        return Sources(sources.rate, on), arrived
+        return replace(sources, on=on), arrived

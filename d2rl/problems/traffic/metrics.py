@@ -4,27 +4,39 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from d2rl.common.notices import notice_once
 from d2rl.problems.traffic.simulator import Record
+
+OVERLOADED = 0.9  # share of the bits that must be served or dropped, else queues have grown all the time
 
 
 def summary(total: Record, slots: int, bits: float) -> dict[str, float]:
     """Metrics of B episodes.
 
     ``mean_delay``: bits that waited over bits that arrived, slots (Little). ``delay_p95``: slots within which 95 % of
-    what was served came. ``throughput``: of a cell, bit/s/Hz. ``energy_efficiency``: bits for each radiated J.
-    ``jain``: Jain's index of what a link was served over what arrived for it, averaged over cells.
+    what was served came. ``dropped``: share of the bits. ``throughput``: of a cell, bit/s/Hz. ``energy_efficiency``:
+    bits for each radiated J. ``jain``: Jain's index of what a link was served over what arrived for it, averaged over
+    cells. ``short``: share of slots and links below the minimum rate while something waited.
 
     :param total: summed over ``slots``      :param bits: of a bit/s/Hz-slot
     """
-    arrived, served = total.arrived.double(), total.delays.double().sum(-1)
+    arrived, served, dropped = total.arrived.double(), total.delays.double().sum(-1), total.dropped.double()
     share = served / arrived.clamp_min(1e-9)
     jain = share.sum(-1).square() / (share.shape[-1] * share.square().sum(-1)).clamp_min(1e-30)
+    offered = arrived.sum().clamp_min(1e-9)
+    if float((served + dropped).sum() / offered) < OVERLOADED:
+        notice_once(
+            "more arrives than a policy can serve: its queues grew in every slot, and delays tell how long the episode "
+            "was. A lower traffic.load has an equilibrium."
+        )
     return {
-        "mean_delay": float(total.backlog.double().sum() / arrived.sum()),
+        "mean_delay": float(total.backlog.double().sum() / offered),
         "delay_p95": delay_quantile(total.delays, 0.95),
+        "dropped": float(dropped.sum() / offered),
         "throughput": float(served.sum(-1).mean() / slots),
         "energy_efficiency": float(served.sum() * bits / total.energy.double().sum().clamp_min(1e-30)),
         "jain": float(jain.mean()),
+        "short": float(total.short.double().mean() / slots),
     }
 
 

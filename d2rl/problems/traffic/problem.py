@@ -8,14 +8,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import ConfigError
-from d2rl.config.defaults import FullDuplexConfig
+from d2rl.config.defaults import Config, FullDuplexConfig
 from d2rl.problems.base import Layout, Observation, Sizes, Step
+from d2rl.problems.full_duplex.cell_sizes import cells_of
+from d2rl.problems.full_duplex.checks import check_cell
+from d2rl.problems.full_duplex.observation import EDGE_FEATURES
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
+from d2rl.problems.full_duplex.simulator import rates_of
+from d2rl.problems.traffic.checks import check_traffic
 from d2rl.problems.traffic.metrics import summary
-from d2rl.problems.traffic.observation import EDGE_FEATURES, NODE_FEATURES, QUEUE_FEATURES, with_queues
+from d2rl.problems.traffic.objective import Decision
+from d2rl.problems.traffic.observation import NODE_FEATURES, QUEUE_FEATURES, KnownTraffic, queue_features
+from d2rl.problems.traffic.queues import DUST
 from d2rl.problems.traffic.settings import TrafficConfig
-from d2rl.problems.traffic.simulator import Decision, Record, TrafficCells, TrafficState, backlog
+from d2rl.problems.traffic.simulator import Record, TrafficCells, TrafficState
 
 ENDLESS = 10**9  # slots of an episode that is never cut
 
@@ -24,8 +30,8 @@ class TrafficProblem:
     """The links of the full-duplex cell, each with a queue.
 
     Entities are links, downlink first; the utility of a link is minus what waits for it after service, in
-    bit/s/Hz-slots. So the return of an episode is minus the bits that waited, summed over slots: minus the mean delay
-    times what arrived (Little).
+    bit/s/Hz-slots, and what else has a price (:class:`Objective`). So the return of an episode is minus the bits that
+    waited, summed over slots: minus the mean delay times what arrived (Little).
 
     :param traffic: arrivals and queues      :param scenario: the cell      :param seed: of a fixed set of states
     """
@@ -38,9 +44,10 @@ class TrafficProblem:
     shown = ("mean_delay", "delay_p95", "throughput", "jain")
 
     def __init__(self, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int = 0):
-        self.config, self.scenario = traffic, scenario
+        self.config, self.scenario, self.seed = traffic, scenario, seed
         self.links = FullDuplexProblem(scenario, seed)
         self.cells = TrafficCells(traffic, scenario, seed)
+        self.objective = self.cells.objective
         self.layout: Layout = self.links.layout
         flat = self.links.sizes.flat + QUEUE_FEATURES * self.layout.entities
         self.sizes = Sizes(NODE_FEATURES, EDGE_FEATURES, view=2, flat=flat)
@@ -48,15 +55,13 @@ class TrafficProblem:
     @classmethod
     def check(cls, config: Any) -> None:
         """Refuse values that do not fit together. :raises ConfigError: names the keys"""
-        t: TrafficConfig = config.traffic
-        low, high = t.load_low or t.load, t.load_high or t.load
-        if low > high:
-            raise ConfigError(f"traffic.load_low ({low:g}) must be at most traffic.load_high ({high:g}).")
+        check_cell(Config(scenario=config.scenario, network=config.network, stages=config.stages))
+        check_traffic(config.traffic, config.scenario)
 
     @classmethod
     def variants(cls, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int) -> list[TrafficProblem]:
-        """One cell."""
-        return [cls(traffic, scenario, seed)]
+        """The scenario's own cell, then those of ``scenario.loads``."""
+        return [cls(traffic, cell, seed) for cell in cells_of(scenario)]
 
     def __str__(self) -> str:
         return f"{self.links} and queues"
@@ -67,18 +72,21 @@ class TrafficProblem:
 
     def step(self, state: TrafficState, decision: Decision, generator: torch.Generator) -> Step[TrafficState]:
         """Service, arrivals, the next slot."""
-        following, fresh, truncated, record = self.cells.step(state, decision, generator)
-        utility = -record.backlog.unsqueeze(1)
-        return Step(utility, following, fresh, truncated, torch.zeros_like(truncated), record)
+        return self.cells.step(state, decision, generator)
 
     def observe(self, state: TrafficState) -> Observation:
-        """Features of the estimated channels and of the queues."""
-        return with_queues(self.links.observe(state.cell), state)
+        """Features of the known channels and of the queues."""
+        cell = self.links.observe(replace(state.cell, estimate=state.known))
+        waiting = self.cells.waiting(state)
+        nodes = torch.cat([cell.nodes, queue_features(state, waiting, cell.baseline)], dim=-1)
+        known = KnownTraffic(cell.known.channels, cell.known.basis, waiting)
+        # a baseline that depends on the state would reward decisions for leading to states with a low one
+        return Observation(nodes, cell.edges, cell.weights, torch.zeros_like(cell.baseline), known, cell.layout)
 
     def decode(self, observation: Observation, action: Tensor) -> Decision:
-        """Precoder and uplink power of M actions [B, M, size] of each state; empty links stay silent."""
-        waiting = (observation.known.queues > 0).to(action.dtype)
-        return self.links.decode(replace(observation, weights=waiting), action)
+        """Precoder and uplink power of M actions [B, M, size] of each state; links with nothing to send stay silent."""
+        waits = (observation.known.waiting.queues > DUST).to(action.dtype)
+        return self.links.decode(replace(observation, weights=waits), action)
 
     def feasible(self, decision: Decision) -> Tensor:
         """[B M] bool: total precoder power at most 1, uplink powers in [0, 1]."""
@@ -87,10 +95,13 @@ class TrafficProblem:
     def permuted(self, state: TrafficState, orders: list[Tensor]) -> TrafficState:
         """The same cells with their users in another order, downlink and uplink."""
         links = torch.cat([orders[0], len(orders[0]) + orders[1]])
-        cell = self.links.permuted(state.cell, orders)
-        tensors = replace(state, cell=cell).tensors()
-        queues = {name: tensor[:, links] for name, tensor in tensors.items() if not name.startswith("cell.")}
-        return state.with_tensors(tensors | queues)
+        queues = {name: getattr(state, name)[:, links] for name in ("bits", "arrived", "throughput")}
+        sources = state.sources.map(lambda tensor: tensor[:, links])
+        late = state.late
+        if late is not None:
+            flat = late.map(lambda tensor: tensor.flatten(0, 1)).permute_users(*(order.tolist() for order in orders))
+            late = flat.map(lambda tensor: tensor.unflatten(0, (state.batch, -1)))
+        return replace(state, cell=self.links.permuted(state.cell, orders), sources=sources, late=late, **queues)
 
     def view(self, observation: Observation, action: Tensor, decision: Decision | None = None) -> Tensor:
         """Log signal, and log interference plus noise, of each link on the known channels: [B, M, K, 2]."""
@@ -101,6 +112,11 @@ class TrafficProblem:
         """Raw CSI, priorities, and the features of the queues."""
         return torch.cat([self.links.flat(observation), observation.nodes[..., -QUEUE_FEATURES:].flatten(1)], dim=-1)
 
+    @property
+    def report_slots(self) -> int:
+        """Slots between two reports."""
+        return self.config.report_slots if self.config.feedback == "report" else 1
+
     # ------------------------------------------------------------------ Episodic
 
     @property
@@ -109,9 +125,9 @@ class TrafficProblem:
         return self.scenario.episode_length
 
     def endless(self) -> TrafficProblem:
-        """The same cell at the load of evaluations, whose users stay."""
-        traffic = replace(self.config, load_low=None, load_high=None)
-        return TrafficProblem(traffic, replace(self.scenario, episode_length=ENDLESS))
+        """The same cell at the load of evaluations, whose users stay; it tells all."""
+        traffic = replace(self.config, load_low=None, load_high=None, feedback="dense")
+        return TrafficProblem(traffic, replace(self.scenario, episode_length=ENDLESS), self.seed)
 
     def summary(self, total: Record) -> dict[str, float]:
         """Metrics of episodes; see :func:`summary`."""
@@ -121,8 +137,9 @@ class TrafficProblem:
 
     def measure(self, state: TrafficState, decision: Decision) -> Tensor:
         """Utility [B, M, K] on the true channels."""
-        return -backlog(state.cell.channels, state.queues, decision)
+        return self.objective(self.cells.waiting(state), rates_of(state.cell.channels, *decision), decision)
 
     def utility(self, observation: Observation, decision: Decision) -> Tensor:
         """Utility [B, M, K] on the known channels."""
-        return -backlog(observation.known.channels, observation.known.queues, decision)
+        known = observation.known
+        return self.objective(known.waiting, rates_of(known.channels, *decision), decision)

@@ -12,6 +12,11 @@ from torch.nn import functional as F
 DUST = 1e-4  # bit/s/Hz-slots: what rounding leaves of a bin that was served counts as nothing
 
 
+def ages(bins: int, device: torch.device) -> Tensor:
+    """Slots that the bits of each bin have waited, [A]."""
+    return torch.arange(bins - 1, -1, -1, device=device)
+
+
 def serve(bits: Tensor, sent: Tensor) -> tuple[Tensor, Tensor]:
     """Take what is sent from the queues, the oldest first.
 
@@ -20,6 +25,14 @@ def serve(bits: Tensor, sent: Tensor) -> tuple[Tensor, Tensor]:
     """
     remaining = (bits.cumsum(-1) - sent.unsqueeze(-1)).clamp_min(0).minimum(bits)
     return remaining, bits - remaining
+
+
+def expires(bins: int, deadlines: Tensor) -> Tensor:
+    """Which bits are dropped unless they are served now, [K, A] bool.
+
+    :param deadlines: [K], slots; 1: a bit must be served in the first slot after its arrival
+    """
+    return ages(bins, deadlines.device) >= deadlines.unsqueeze(-1) - 1
 
 
 def grow_older(bits: Tensor, arrived: Tensor) -> Tensor:
@@ -33,16 +46,9 @@ def grow_older(bits: Tensor, arrived: Tensor) -> Tensor:
 
 def head_of_line(bits: Tensor) -> Tensor:
     """Slots that the oldest bit of each queue has waited, [B, K]; 0 of an empty one."""
-    ages = bits.shape[-1]
-    age = torch.arange(ages - 1, -1, -1, device=bits.device, dtype=bits.dtype)
-    return (age * (bits > DUST)).amax(-1)
+    return (ages(bits.shape[-1], bits.device) * (bits > DUST)).amax(-1).to(bits.dtype)
 
 
-def empty(batch: int, links: int, ages: int, device: torch.device) -> Tensor:
-    """Queues without a bit."""
-    return torch.zeros(batch, links, ages, device=device)
-
-
-def arrived_only(arrived: Tensor, ages: int) -> Tensor:
+def arrived_only(arrived: Tensor, bins: int) -> Tensor:
     """Queues that hold what arrived in the latest slot and nothing else."""
-    return F.pad(arrived.unsqueeze(-1), (ages - 1, 0))
+    return F.pad(arrived.unsqueeze(-1), (bins - 1, 0))

@@ -9,25 +9,26 @@ from torch import Tensor
 
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import FullDuplexConfig
+from d2rl.problems.base import Step
 from d2rl.problems.full_duplex.simulator import Cells, CellState, rates_of
-from d2rl.problems.traffic.arrivals import Arrivals, Sources
-from d2rl.problems.traffic.queues import arrived_only, grow_older, head_of_line, serve
+from d2rl.problems.traffic.arrivals import FULL, Arrivals, Sources
+from d2rl.problems.traffic.objective import Decision, Objective, Waiting, per_link
+from d2rl.problems.traffic.queues import DUST, arrived_only, expires, grow_older, head_of_line, serve
 from d2rl.problems.traffic.settings import TrafficConfig
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import squared_magnitude
-
-Decision = tuple[Tensor, Tensor]  # precoder [B, N_t, K_D], total power 1 at most; uplink power [B, K_U] in [0, 1]
 
 
 @dataclass(frozen=True)
 class TrafficState(TensorStruct):
     """B cells at the moment of a decision. Links are downlink first, bits are in bit/s/Hz-slots.
 
-    :param cell: channels, and what the base station knows of them
+    :param cell: channels, and the estimate of them that this slot brought
     :param bits: [B, K, A], what waits by age, the oldest first
     :param sources: of the arrivals
     :param arrived: [B, K], what arrived in the slot before
     :param throughput: [B, K], bit/s/Hz, average of what was served, over about ``window`` slots
+    :param untold: [B], utility of the cell since the last report      :param unreported: [B], slots since then
+    :param late: estimates of the ``csi_delay`` slots before, [B, delay, ...], the oldest first; None without delay
     """
 
     cell: CellState
@@ -35,6 +36,14 @@ class TrafficState(TensorStruct):
     sources: Sources
     arrived: Tensor
     throughput: Tensor
+    untold: Tensor
+    unreported: Tensor
+    late: ChannelState | None = None
+
+    @property
+    def known(self) -> ChannelState:
+        """What the base station knows of the channels."""
+        return self.cell.estimate if self.late is None else self.late.map(lambda tensor: tensor[:, 0])
 
     @property
     def queues(self) -> Tensor:
@@ -54,17 +63,21 @@ class TrafficState(TensorStruct):
 
 @dataclass(frozen=True)
 class Record(TensorStruct):
-    """What one slot brought.
+    """What one slot brought, or the sum of several.
 
-    :param arrived: [B, K], at its end      :param backlog: [B, K], what waited after service
+    :param arrived: [B, K], at its end      :param dropped: [B, K], at a deadline or a full buffer
+    :param backlog: [B, K], what waited after service
     :param delays: [B, K, A], what was served by its delay, from A - 1 slots or more down to 0
     :param energy: [B], radiated by base station and users, J
+    :param short: [B, K], slots below the minimum rate while something waited
     """
 
     arrived: Tensor
+    dropped: Tensor
     backlog: Tensor
     delays: Tensor
     energy: Tensor
+    short: Tensor
 
     def plus(self, other: Record) -> Record:
         """The sum of both."""
@@ -80,50 +93,106 @@ class TrafficCells:
 
     def __init__(self, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int = 0):
         self.traffic, self.scenario = traffic, scenario
+        self.counts = scenario.downlink_users, scenario.uplink_users
         self.cells = Cells(scenario, seed)
-        self.arrivals = Arrivals(traffic, (scenario.downlink_users, scenario.uplink_users))
-        # dBm x ms -> J
-        self.energy = [10 ** (power / 10) * 1e-6 * scenario.slot for power in (scenario.bs_power, scenario.user_power)]
+        self.arrivals = Arrivals(traffic, self.counts)
+        self.objective = Objective(traffic, scenario)
+        self.has_deadlines = bool(traffic.downlink_deadline or traffic.uplink_deadline)
+        self.has_buffers = bool(traffic.downlink_buffer or traffic.uplink_buffer)
 
     def reset(self, batch: int, generator: torch.Generator) -> TrafficState:
         """B new cells, in whose queues is what arrived in one slot."""
         return self._begun(self.cells.reset(batch, generator), generator)
 
-    def step(
-        self, state: TrafficState, decision: Decision, generator: torch.Generator
-    ) -> tuple[TrafficState, TrafficState, Tensor, Record]:
-        """Serve, then let arrive, then move on.
+    def waiting(self, state: TrafficState) -> Waiting:
+        """What the base station knows of the queues."""
+        if not self.has_deadlines:
+            return Waiting(state.queues, torch.zeros_like(state.arrived), state.throughput)
+        return Waiting(state.queues, (state.bits * self._expires(state.bits)).sum(-1), state.throughput)
 
-        :returns: what the cells become; the states to go on from, new cells where an episode ended; [B] bool, whose
-            ended; what the slot brought
-        """
-        rates = rates_of(state.cell.channels, *decision).squeeze(1)
-        remaining, served = serve(state.bits, rates)
+    def step(self, state: TrafficState, decision: Decision, generator: torch.Generator) -> Step[TrafficState]:
+        """Serve, drop what is late, let arrive, move on; its utility is what the learner is told."""
+        rates = rates_of(state.cell.channels, *decision)
+        utility = self.objective(self.waiting(state), rates, decision)
+        remaining, served = serve(state.bits, rates.squeeze(1))
+        dropped = torch.zeros_like(state.arrived)
+        if self.has_deadlines:
+            expired = remaining * self._expires(remaining)
+            remaining, dropped = remaining - expired, expired.sum(-1)
+        backlog, sent = remaining.sum(-1), served.sum(-1)
+        throughput = state.throughput.lerp(sent, 1 / self.traffic.window)
+        short = (throughput < self.traffic.minimum_rate) & (backlog > DUST)
+        energy = self.objective.energy(decision).sum(-1) * 1e-3
+
         cell, fresh, truncated = self.cells.advance(state.cell, generator)
         sources, arrived = self.arrivals.advance(state.sources, generator)
-        record = Record(arrived, remaining.sum(-1), served, self._energy(decision))
-        throughput = state.throughput.lerp(served.sum(-1), 1 / self.traffic.window)
-        following = TrafficState(cell, grow_older(remaining, arrived), sources, arrived, throughput)
-        ended = slice((-cell.slot) % self.scenario.episode_length, None, self.scenario.episode_length)
-        count = len(range(*ended.indices(state.batch)))
-        if not count:
-            return following, replace(following, cell=fresh), truncated, record
-        new = self._begun(fresh[ended], generator)
-        return following, replace(following, cell=fresh).with_rows(ended, new), truncated, record
+        if self.traffic.arrivals == "full_buffer":
+            arrived = FULL - backlog
+        record = Record(arrived, dropped, backlog, served, energy, short.to(backlog.dtype))
+        if self.has_buffers:
+            arrived, overflow = self._admitted(arrived, backlog)
+            record = replace(record, dropped=dropped + overflow)
+            utility = utility - self.traffic.drop_price * overflow.unsqueeze(1)
+        told, untold, reported, unreported = self._told(utility, state, cell.slot, truncated)
+        late = None if state.late is None else _pushed(state.late, state.cell.estimate)
+        following = TrafficState(
+            cell, grow_older(remaining, arrived), sources, arrived, throughput, untold, unreported, late
+        )
+        state = self._continued(following, fresh, generator)
+        return Step(told, following, state, truncated, torch.zeros_like(truncated), record, reported)
 
     def _begun(self, cell: CellState, generator: torch.Generator) -> TrafficState:
         sources, arrived = self.arrivals.advance(self.arrivals.reset(cell.batch, generator), generator)
-        return TrafficState(cell, arrived_only(arrived, self.traffic.ages), sources, arrived, sources.rate)
+        if self.has_buffers:
+            arrived, _ = self._admitted(arrived, torch.zeros_like(arrived))
+        late, delay = None, self.traffic.csi_delay
+        if delay:  # before the first slot the base station has had time to measure
+            late = cell.estimate.map(lambda tensor: tensor.unsqueeze(1).repeat(1, delay, *[1] * (tensor.dim() - 1)))
+        bits, untold = arrived_only(arrived, self.traffic.ages), arrived.new_zeros(len(arrived))
+        return TrafficState(cell, bits, sources, arrived, sources.rate, untold, untold, late)
 
-    def _energy(self, decision: Decision) -> Tensor:
-        precoder, power = decision
-        station, user = self.energy
-        return station * squared_magnitude(precoder).sum((-2, -1)) + user * power.sum(-1)
+    def _continued(self, following: TrafficState, fresh: CellState, generator: torch.Generator) -> TrafficState:
+        """The states to go on from, with new queues where an episode has ended."""
+        length = self.scenario.episode_length
+        ended = slice((-fresh.slot) % length, None, length)
+        state = replace(following, cell=fresh)
+        if not len(range(*ended.indices(fresh.batch))):
+            return state
+        return state.with_rows(ended, self._begun(fresh[ended], generator))
+
+    def _told(
+        self, utility: Tensor, state: TrafficState, slot: int, truncated: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the learner is told of utilities [B, 1, K], and what it is still to be told of; each with its slots.
+
+        What is told of the cell is told in equal parts to its links. A report also comes when an episode ends.
+        """
+        feedback, links = self.traffic.feedback, utility.shape[-1]
+        unreported = state.unreported + 1
+        if feedback == "dense":
+            return utility, state.untold, unreported, state.unreported
+        untold, due = state.untold + utility.sum((-2, -1)), truncated
+        if feedback == "scalar" or slot % self.traffic.report_slots == 0:
+            due = torch.ones_like(truncated)
+        told = torch.where(due, untold, 0) / links
+        rest = torch.where(due, 0, untold), torch.where(due, unreported, 0), torch.where(due, 0, unreported)
+        return told[:, None, None].expand(-1, 1, links), *rest
+
+    def _expires(self, bits: Tensor) -> Tensor:
+        t = self.traffic
+        return expires(t.ages, per_link(t.downlink_deadline, t.uplink_deadline, self.counts, bits.device))
+
+    def _admitted(self, arrived: Tensor, backlog: Tensor) -> tuple[Tensor, Tensor]:
+        """What finds room of what arrived, and what does not."""
+        t = self.traffic
+        limit = per_link(t.downlink_buffer, t.uplink_buffer, self.counts, arrived.device)
+        admitted = torch.minimum(arrived, (limit - backlog).clamp_min(0))
+        return admitted, arrived - admitted
 
 
-def backlog(channels: ChannelState, queues: Tensor, decision: Decision) -> Tensor:
-    """What would wait after the service of M decisions for each state, [B, M, K].
-
-    :param channels: that decide the rates      :param queues: [B, K]
-    """
-    return (queues.unsqueeze(1) - rates_of(channels, *decision)).clamp_min(0)
+def _pushed(late: ChannelState, newest: ChannelState) -> ChannelState:
+    """The estimates of the slots before, with the newest in the place of the oldest."""
+    tensors = newest.tensors()
+    return late.with_tensors(
+        {name: torch.cat([old[:, 1:], tensors[name].unsqueeze(1)], dim=1) for name, old in late.tensors().items()}
+    )

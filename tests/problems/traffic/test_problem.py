@@ -35,8 +35,16 @@ def silent(state):
 
 KINDS = {
     "on-off": {},
-    "Poisson": {"arrivals": "poisson"},
+    "Poisson": {"arrivals": "poisson", "packet_sizes": "exponential"},
+    "periodic": {"arrivals": "periodic"},
+    "full buffer": {"arrivals": "full_buffer"},
     "loads": {"load_low": 0.2, "load_high": 1.2},
+    "deadlines": {"downlink_deadline": 3, "load": 2.0},
+    "buffers": {"uplink_buffer": 10.0, "load": 2.0},
+    "prices": {"minimum_rate": 1.0, "energy_price": 1.0},
+    "late CSI": {"csi_delay": 2},
+    "scalar": {"feedback": "scalar"},
+    "report": {"feedback": "report", "report_slots": 3},
 }
 
 
@@ -54,8 +62,9 @@ def test_bits_are_neither_made_nor_lost():
     assert torch.allclose(world.state.queues, before + arrived - served, atol=1e-3)
 
 
-def test_the_load_is_what_arrives_on_average():
-    world = Simulation(problem(load=0.5).endless(), 64, 0)
+@pytest.mark.parametrize("kind", ["on-off", "Poisson", "periodic"])
+def test_the_load_is_what_arrives_on_average(kind):
+    world = Simulation(problem(**KINDS[kind] | {"load": 0.5}).endless(), 64, 0)
     arrived = torch.stack([world.step(silent(world.state)).record.arrived for _ in range(60)]).mean((0, 1))
     assert torch.allclose(arrived[:6], torch.full((6,), 1.0), rtol=0.15)
     assert torch.allclose(arrived[6:], torch.full((4,), 3.5), rtol=0.15)
@@ -110,6 +119,88 @@ def test_bits_that_wait_add_up_to_the_delays_of_all_bits():
     assert sum(float(record.backlog.sum()) for record in records) == pytest.approx(delayed + waiting, rel=1e-4)
 
 
+def test_what_is_late_is_dropped_and_nothing_else():
+    """With a deadline of d slots, a bit that is never served waits for d slots and is then counted."""
+    world = Simulation(problem(downlink_deadline=3).endless(), 4, 0)
+    first = world.state.queues
+    records = [world.step(silent(world.state)).record for _ in range(4)]
+    dropped = [record.dropped for record in records]
+    assert not (dropped[0] + dropped[1]).any()
+    assert torch.allclose(dropped[2][:, :6], first[:, :6])
+    assert torch.allclose(dropped[3][:, :6], records[0].arrived[:, :6])
+    assert not torch.stack(dropped)[:, :, 6:].any()
+
+
+def test_what_a_buffer_has_no_room_for_is_dropped():
+    world = Simulation(problem(uplink_buffer=10.0, load=3.0).endless(), 4, 0)
+    before = world.state.queues
+    for _ in range(6):
+        record = world.step(silent(world.state)).record
+        assert torch.allclose(world.state.queues, before + record.arrived - record.dropped, atol=1e-3)
+        before = world.state.queues
+    assert float(before[:, 6:].max()) <= 10.0
+    assert float(before[:, :6].max()) > 10.0
+
+
+def test_full_buffers_are_full_in_every_slot():
+    world = Simulation(problem(arrivals="full_buffer").endless(), 4, 0)
+    for _ in range(3):
+        world.step(full_power(world.state))
+        assert torch.allclose(world.state.queues, torch.full((4, 10), 100.0), atol=1e-3)
+
+
+def test_a_periodic_source_brings_one_packet_in_every_period():
+    world = Simulation(problem(arrivals="periodic", period=5).endless(), 4, 0)
+    arrived = torch.stack([world.step(silent(world.state)).record.arrived for _ in range(10)])
+    assert ((arrived > 0).sum(0) == 2).all()
+    assert torch.equal(arrived[:5], arrived[5:])
+
+
+@pytest.mark.parametrize(("feedback", "every"), [("scalar", 1), ("report", 4)])
+def test_the_learner_is_told_the_same_in_all_but_later_and_not_of_whom(feedback, every):
+    plain, told = problem(), problem(feedback=feedback, report_slots=4)
+    first, second = Simulation(plain, 3, 0), Simulation(told, 3, 0)
+    sums = []
+    for slot in range(1, 9):
+        dense, other = first.step(full_power(first.state)), second.step(full_power(second.state))
+        sums.append(dense.utility.sum((1, 2)))
+        assert torch.equal(other.utility, other.utility[..., :1].expand(-1, -1, 10))
+        if slot % every:
+            assert not other.utility.any()
+        else:
+            assert torch.allclose(other.utility.sum((1, 2)), sum(sums[-every:]), rtol=1e-4)
+
+
+def test_a_report_also_comes_when_an_episode_ends():
+    cells = TrafficProblem(TrafficConfig(feedback="report", report_slots=1000), replace(CELL, episode_length=3))
+    world = Simulation(cells, 3, 0)
+    for _ in range(6):
+        step = world.step(silent(world.state))
+        assert torch.equal(step.utility.sum((1, 2)) != 0, step.truncated)
+
+
+def test_a_base_station_sees_the_channels_of_slots_ago():
+    world = Simulation(problem(csi_delay=2).endless(), 3, 0)
+    seen = [world.state.cell.channels.downlink]
+    for _ in range(4):
+        world.step(silent(world.state))
+        seen.append(world.state.cell.channels.downlink)
+    assert torch.equal(world.state.known.downlink, seen[2])
+    assert torch.equal(world.problem.observe(world.state).known.channels.downlink, seen[2])
+
+
+def test_power_and_a_rate_below_the_minimum_have_their_price():
+    state = problem().reset(3, torch.Generator().manual_seed(0))
+    plain, energy = problem(), problem(energy_price=2.0)
+    decision = full_power(state)
+    spent = plain.measure(state, decision) - energy.measure(state, decision)
+    radiated = 0.01 * (10**2.6 + 4 * 10**2.3)  # mJ: 26 dBm and four times 23 dBm for 10 ms
+    assert torch.allclose(spent.sum(-1), torch.full((3, 1), 2 * radiated), rtol=1e-3)
+    minimum = problem(minimum_rate=50.0, minimum_price=3.0, window=1)
+    short = plain.measure(state, silent(state)) - minimum.measure(state, silent(state))
+    assert torch.allclose(short.squeeze(1), 150.0 * (state.queues > 0), rtol=1e-4)
+
+
 def test_more_load_waits_longer_and_the_silent_wait_longest():
     delays = [EpisodeEvaluation(problem(load=load), 8, 0).judge(full_power)["mean_delay"] for load in (0.3, 1.0)]
     assert delays[0] < delays[1]
@@ -123,6 +214,27 @@ def test_its_keys_stand_in_two_sections():
     assert (made.config.load, made.layout.counts) == (0.5, (3, 4))
 
 
-def test_loads_in_the_wrong_order_are_refused():
-    with pytest.raises(ConfigError, match=r"traffic\.load_low \(2\) must be at most traffic\.load_high \(1\)"):
-        check_config(load_config(["problem=traffic", "traffic.load_low=2"]))
+def test_a_cell_of_other_size_has_as_much_traffic():
+    config = load_config(["problem=traffic", "scenario.loads=2+2,8+8", "traffic.load_low=1", "traffic.load_high=1"])
+    check_config(config)
+    problems = make_problems(config)
+    assert [one.layout.counts for one in problems] == [(6, 4), (2, 2), (8, 8)]
+    offered = [one.reset(2, torch.Generator().manual_seed(0)).sources.rate.sum(-1) for one in problems]
+    assert torch.allclose(offered[0], offered[1])
+    assert torch.allclose(offered[0], offered[2])
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("traffic.load_low=2", r"traffic\.load_low \(2\) must be at most traffic\.load_high \(1\.2\)"),
+        ("traffic.downlink_deadline=0", r"traffic\.downlink_deadline cannot be 0"),
+        ("traffic.uplink_deadline=32", r"traffic\.uplink_deadline \(32\) must be below traffic\.ages \(32\)"),
+        ("traffic.on_share=0.95", r"traffic\.burst=8 is too short for traffic\.on_share=0\.95"),
+        ("scenario.minimum_distance=200", r"scenario\.minimum_distance \(200\) must be below scenario\.cell_radius"),
+        ("scenario.stored_states=9", r"set scenario\.stored_states=0"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(asked, told):
+    with pytest.raises(ConfigError, match=told):
+        check_config(load_config(["problem=traffic", asked]))

@@ -1,0 +1,33 @@
+"""What fits alone but not together in a run on cells with queues."""
+
+from __future__ import annotations
+
+from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import FullDuplexConfig
+from d2rl.problems.traffic.settings import TrafficConfig
+
+
+def check_traffic(traffic: TrafficConfig, scenario: FullDuplexConfig) -> None:
+    """Refuse it. :raises ConfigError: names the keys"""
+    t = traffic
+    low, high = t.load_low or t.load, t.load_high or t.load
+    if low > high:
+        raise ConfigError(f"traffic.load_low ({low:g}) must be at most traffic.load_high ({high:g}).")
+    if t.arrivals == "on_off" and t.on_share < 1 and t.burst * (1 - t.on_share) < t.on_share:
+        raise ConfigError(
+            f"traffic.burst={t.burst:g} is too short for traffic.on_share={t.on_share:g}: off periods would have to be "
+            f"shorter than one slot. Set traffic.burst to {t.on_share / (1 - t.on_share):.3g} at least."
+        )
+    for direction in ("downlink", "uplink"):
+        deadline = getattr(t, f"{direction}_deadline")
+        if deadline is not None and deadline >= t.ages:
+            raise ConfigError(
+                f"traffic.{direction}_deadline ({deadline}) must be below traffic.ages ({t.ages}), the slots for which "
+                "the age of a bit is followed."
+            )
+    for key in ("stored_states", "channel_bank"):
+        if getattr(scenario, key):
+            raise ConfigError(
+                f"scenario.{key}={getattr(scenario, key)} shows states without a past, and problem=traffic follows "
+                f"cells through time; set scenario.{key}={'null' if key == 'channel_bank' else 0}."
+            )
