@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.defaults import Config, FullDuplexConfig
 from d2rl.problems.base import Layout, Observation, Sizes, Step
 from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.checks import check_cell
 from d2rl.problems.full_duplex.observation import EDGE_FEATURES
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
-from d2rl.problems.full_duplex.simulator import rates_of
+from d2rl.problems.traffic.arrivals import recorded
 from d2rl.problems.traffic.checks import check_traffic
 from d2rl.problems.traffic.metrics import summary
-from d2rl.problems.traffic.objective import Decision
+from d2rl.problems.traffic.objective import Decision, per_link
 from d2rl.problems.traffic.observation import NODE_FEATURES, QUEUE_FEATURES, KnownTraffic, queue_features
 from d2rl.problems.traffic.queues import DUST
+from d2rl.problems.traffic.references import Policy, reference_policies
 from d2rl.problems.traffic.settings import TrafficConfig
 from d2rl.problems.traffic.simulator import Record, TrafficCells, TrafficState
+from d2rl.problems.traffic.transmission import mcs_table
 
 ENDLESS = 10**9  # slots of an episode that is never cut
 
@@ -57,6 +61,18 @@ class TrafficProblem:
         """Refuse values that do not fit together. :raises ConfigError: names the keys"""
         check_cell(Config(scenario=config.scenario, network=config.network, stages=config.stages))
         check_traffic(config.traffic, config.scenario)
+
+    @classmethod
+    def check_files(cls, config: Any) -> None:
+        """Read the trace and the table of schemes. :raises ConfigError: one cannot be used"""
+        t: TrafficConfig = config.traffic
+        trace = partial(recorded, scenario=config.scenario, slots=config.scenario.episode_length)
+        for key, read in (("mcs_table", mcs_table), ("trace", trace)):
+            if getattr(t, key) is not None:
+                try:
+                    read(getattr(t, key))
+                except InputError as error:
+                    raise ConfigError(f"traffic.{key}: {error.args[0]}") from None
 
     @classmethod
     def variants(cls, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int) -> list[TrafficProblem]:
@@ -133,13 +149,20 @@ class TrafficProblem:
         """Metrics of episodes; see :func:`summary`."""
         return summary(total, self.slots, self.scenario.bandwidth * self.scenario.slot * 1e3)
 
+    def references(self) -> dict[str, Policy]:
+        """Schedulers without learning, by name."""
+        c = self.config
+        limits = per_link(c.downlink_deadline, c.uplink_deadline, self.cells.counts, torch.device("cpu"))
+        return reference_policies(limits if self.cells.has_deadlines else None)
+
     # ------------------------------------------------------------------ Measurable
 
     def measure(self, state: TrafficState, decision: Decision) -> Tensor:
-        """Utility [B, M, K] on the true channels."""
-        return self.objective(self.cells.waiting(state), rates_of(state.cell.channels, *decision), decision)
+        """Utility [B, M, K] of what is sent on average on the true channels; without what finds no room afterwards."""
+        sent = self.cells.transmission.mean(state.cell.channels, state.known, decision)
+        return self.objective(self.cells.waiting(state), sent, decision)
 
     def utility(self, observation: Observation, decision: Decision) -> Tensor:
         """Utility [B, M, K] on the known channels."""
         known = observation.known
-        return self.objective(known.waiting, rates_of(known.channels, *decision), decision)
+        return self.objective(known.waiting, self.cells.transmission.promised(known.channels, decision), decision)

@@ -19,7 +19,10 @@ class TrafficConfig:
         None, "training draws each cell's load from here to load_high; null: load", above=0, high=100
     )
     load_high: float | None = option(None, "the same, upper end; null: load", above=0, high=100)
-    arrivals: str = option("on_off", "what arrives", choices=("on_off", "poisson", "periodic", "full_buffer"))
+    arrivals: str = option("on_off", "what arrives", choices=("on_off", "poisson", "periodic", "full_buffer", "trace"))
+    trace: str | None = option(
+        None, "trace: .npz or CSV file of slot, link and bits; each cell begins at a slot of its own"
+    )
     downlink_rate: float = option(
         12.0, "bit/s/Hz, mean arrivals of all downlink users together at load 1", low=0, high=1e4
     )
@@ -45,6 +48,16 @@ class TrafficConfig:
         32, "slots for which the age of a bit is followed; older ones count as of this age", low=2, high=4096
     )
     window: int = option(50, "slots over which the throughput of a link is averaged", low=1, high=10**6)
+    transmission: str = option(
+        "shannon",
+        "shannon: a link sends its rate; mcs: a block of the scheme that its known channel bears, sent again where it "
+        "is lost",
+        choices=("shannon", "mcs"),
+    )
+    mcs_table: str | None = option(
+        None, "mcs: CSV file of order, code_rate and perhaps threshold_db; null: 3GPP TS 38.214, table 5.1.3.1-1"
+    )
+    mcs_losses: float = option(0.1, "mcs: share of lost blocks at which a scheme is still chosen", above=0, below=1)
     csi_delay: int = option(0, "slots by which the base station's channel estimates are late", low=0, high=100)
     drop_price: float = option(10.0, "slots of waiting that a dropped bit counts as", low=0, high=1e6)
     minimum_rate: float = option(
@@ -57,7 +70,7 @@ class TrafficConfig:
     feedback: str = option(
         "dense",
         "what the learner is told. dense: of every link in every slot; scalar: of the cell; report: of the cell, what "
-        "has come up since the last report",
-        choices=("dense", "scalar", "report"),
+        "has come up since the last report; ack: the bits of every link that were acknowledged, and nothing else",
+        choices=("dense", "scalar", "report", "ack"),
     )
     report_slots: int = option(10, "report: slots between two reports", low=1, high=10**4)

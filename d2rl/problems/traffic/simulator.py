@@ -10,11 +10,12 @@ from torch import Tensor
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import Step
-from d2rl.problems.full_duplex.simulator import Cells, CellState, rates_of
+from d2rl.problems.full_duplex.simulator import Cells, CellState
 from d2rl.problems.traffic.arrivals import FULL, Arrivals, Sources
 from d2rl.problems.traffic.objective import Decision, Objective, Waiting, per_link
 from d2rl.problems.traffic.queues import DUST, arrived_only, expires, grow_older, head_of_line, serve
 from d2rl.problems.traffic.settings import TrafficConfig
+from d2rl.problems.traffic.transmission import Transmission
 from d2rl.wireless.channel_state import ChannelState
 
 
@@ -95,8 +96,8 @@ class TrafficCells:
         self.traffic, self.scenario = traffic, scenario
         self.counts = scenario.downlink_users, scenario.uplink_users
         self.cells = Cells(scenario, seed)
-        self.arrivals = Arrivals(traffic, self.counts)
-        self.objective = Objective(traffic, scenario)
+        self.arrivals = Arrivals(traffic, scenario)
+        self.objective, self.transmission = Objective(traffic, scenario), Transmission(traffic)
         self.has_deadlines = bool(traffic.downlink_deadline or traffic.uplink_deadline)
         self.has_buffers = bool(traffic.downlink_buffer or traffic.uplink_buffer)
 
@@ -112,9 +113,9 @@ class TrafficCells:
 
     def step(self, state: TrafficState, decision: Decision, generator: torch.Generator) -> Step[TrafficState]:
         """Serve, drop what is late, let arrive, move on; its utility is what the learner is told."""
-        rates = rates_of(state.cell.channels, *decision)
-        utility = self.objective(self.waiting(state), rates, decision)
-        remaining, served = serve(state.bits, rates.squeeze(1))
+        can_send = self.transmission.sent(state.cell.channels, state.known, decision, generator)
+        utility = self.objective(self.waiting(state), can_send.unsqueeze(1), decision)
+        remaining, served = serve(state.bits, can_send)
         dropped = torch.zeros_like(state.arrived)
         if self.has_deadlines:
             expired = remaining * self._expires(remaining)
@@ -133,6 +134,8 @@ class TrafficCells:
             arrived, overflow = self._admitted(arrived, backlog)
             record = replace(record, dropped=dropped + overflow)
             utility = utility - self.traffic.drop_price * overflow.unsqueeze(1)
+        if self.traffic.feedback == "ack":
+            utility = sent.unsqueeze(1)
         told, untold, reported, unreported = self._told(utility, state, cell.slot, truncated)
         late = None if state.late is None else _pushed(state.late, state.cell.estimate)
         following = TrafficState(
@@ -169,7 +172,7 @@ class TrafficCells:
         """
         feedback, links = self.traffic.feedback, utility.shape[-1]
         unreported = state.unreported + 1
-        if feedback == "dense":
+        if feedback in ("dense", "ack"):
             return utility, state.untold, unreported, state.unreported
         untold, due = state.untold + utility.sum((-2, -1)), truncated
         if feedback == "scalar" or slot % self.traffic.report_slots == 0:

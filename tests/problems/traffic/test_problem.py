@@ -10,12 +10,15 @@ import torch
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.evaluation.episodes import EpisodeEvaluation
-from d2rl.problems import check_config, load_config, make_problems
+from d2rl.problems import check_config, check_files, load_config, make_problems
 from d2rl.problems.base import Simulation
+from d2rl.problems.full_duplex.simulator import rates_of
 from d2rl.problems.traffic.problem import TrafficProblem
+from d2rl.problems.traffic.queues import DUST
 from d2rl.problems.traffic.settings import TrafficConfig
 from d2rl.testing import check_problem
 from d2rl.wireless import full_uplink_power, rzf
+from d2rl.wireless.mcs import sinr_of
 
 CELL = FullDuplexConfig(episode_length=40, head="switching")
 
@@ -45,6 +48,8 @@ KINDS = {
     "late CSI": {"csi_delay": 2},
     "scalar": {"feedback": "scalar"},
     "report": {"feedback": "report", "report_slots": 3},
+    "schemes": {"transmission": "mcs", "csi_delay": 1},
+    "acknowledgements": {"transmission": "mcs", "feedback": "ack"},
 }
 
 
@@ -189,6 +194,68 @@ def test_a_base_station_sees_the_channels_of_slots_ago():
     assert torch.equal(world.problem.observe(world.state).known.channels.downlink, seen[2])
 
 
+def test_a_trace_is_played_from_a_slot_of_each_cell_on_and_scaled_by_the_load(tmp_path):
+    file = tmp_path / "trace.csv"
+    slots = [(slot, slot % 10, 1e5 * (slot + 1)) for slot in range(40)]  # 1e5 bits are one bit/s/Hz-slot
+    file.write_text("slot,link,bits\n" + "\n".join(",".join(map(str, row)) for row in slots))
+    world = Simulation(problem(arrivals="trace", trace=str(file), load=2.0).endless(), 3, 0)
+    arrived = torch.stack([world.state.arrived, *(world.step(silent(world.state)).record.arrived for _ in range(45))])
+    totals = arrived.sum(-1) / 2
+    assert torch.allclose(totals[1:], totals[:-1] % 40 + 1)
+    assert len(set(totals[0].tolist())) > 1
+    assert (arrived.argmax(-1) == (totals - 1).round() % 10).all()
+    check_problem(problem(arrivals="trace", trace=str(file)))
+
+
+def test_a_file_that_cannot_be_used_is_named(tmp_path):
+    file = tmp_path / "trace.csv"
+    file.write_text("slot,link,bits\n0,11,5")
+    config = load_config(["problem=traffic", "traffic.arrivals=trace", f"traffic.trace={file}"])
+    with pytest.raises(ConfigError, match=r"traffic\.trace: .*link 11 of packet 0 does not exist"):
+        check_files(config)
+    file.write_text("order,code_rate\n4,0.5\n2,0.5")
+    config = load_config(["problem=traffic", f"traffic.mcs_table={file}"])
+    with pytest.raises(ConfigError, match=r"traffic\.mcs_table: .*rising order"):
+        check_files(config)
+
+
+def test_blocks_of_a_known_channel_arrive_and_of_a_stale_one_are_lost():
+    """With known channels a scheme loses less than a tenth; the channel of ten slots ago promises what is not there."""
+    lost = []
+    for delay in (0, 10):
+        cells = problem(transmission="mcs", csi_delay=delay, arrivals="full_buffer").endless()
+        world = Simulation(cells, 16, 0)
+        for _ in range(12):
+            world.step(full_power(world.state))
+        state = world.state
+        decision = rzf(state.known), full_uplink_power(state.known)
+        promised = cells.cells.transmission.table.carried(
+            cells.cells.transmission.table.choose(sinr_of(rates_of(state.known, *decision).squeeze(1)))
+        )
+        sent = cells.step(state, decision, torch.Generator().manual_seed(0)).record.delays.sum(-1)
+        assert bool(((sent < DUST) | torch.isclose(sent, promised, atol=1e-3)).all())
+        lost.append(float(((sent < DUST) & (promised > 0)).float().sum() / (promised > 0).sum()))
+    assert lost[0] < 0.1
+    assert lost[1] > 0.3
+
+
+def test_schemes_carry_less_than_shannon_and_their_mean_is_what_blocks_bring():
+    shannon, schemes = problem(arrivals="full_buffer"), problem(arrivals="full_buffer", transmission="mcs")
+    state = shannon.reset(4, torch.Generator().manual_seed(0))
+    decision = full_power(state)
+    mean = schemes.measure(state, decision)
+    assert bool((mean <= shannon.measure(state, decision) + 1e-4).all())
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.stack([schemes.step(state, decision, generator).utility for _ in range(200)]).mean(0)
+    assert torch.allclose(drawn, mean, atol=0.35)
+
+
+def test_acknowledgements_tell_of_the_bits_that_arrived():
+    world = Simulation(problem(feedback="ack"), 4, 0)
+    step = world.step(full_power(world.state))
+    assert torch.allclose(step.utility.squeeze(1), step.record.delays.sum(-1))
+
+
 def test_power_and_a_rate_below_the_minimum_have_their_price():
     state = problem().reset(3, torch.Generator().manual_seed(0))
     plain, energy = problem(), problem(energy_price=2.0)
@@ -205,6 +272,19 @@ def test_more_load_waits_longer_and_the_silent_wait_longest():
     delays = [EpisodeEvaluation(problem(load=load), 8, 0).judge(full_power)["mean_delay"] for load in (0.3, 1.0)]
     assert delays[0] < delays[1]
     assert EpisodeEvaluation(problem(), 8, 0).judge(silent)["mean_delay"] > delays[1]
+
+
+def test_every_scheduler_keeps_the_limits_and_serves():
+    cells = problem(downlink_deadline=4, uplink_deadline=8)
+    state = cells.reset(2, torch.Generator().manual_seed(0))
+    references, idle = cells.references(), cells.measure(state, silent(state)).sum()
+    named = {"maxweight", "maxweight_sqrt", "drift", "proportional_fair", "round_robin", "m_lwdf", "edf"}
+    assert references.keys() == named
+    assert problem().references().keys() == named - {"m_lwdf", "edf"}
+    for policy in references.values():
+        decision = policy(state)
+        assert bool(cells.feasible(decision).all())
+        assert float(cells.measure(state, decision).sum()) > float(idle)
 
 
 def test_its_keys_stand_in_two_sections():
@@ -230,6 +310,8 @@ def test_a_cell_of_other_size_has_as_much_traffic():
         ("traffic.load_low=2", r"traffic\.load_low \(2\) must be at most traffic\.load_high \(1\.2\)"),
         ("traffic.downlink_deadline=0", r"traffic\.downlink_deadline cannot be 0"),
         ("traffic.uplink_deadline=32", r"traffic\.uplink_deadline \(32\) must be below traffic\.ages \(32\)"),
+        ("traffic.arrivals=trace", r"traffic\.arrivals=trace, but traffic\.trace=null; name the file"),
+        ("traffic.trace=a.csv", r"set traffic\.arrivals=trace, or traffic\.trace=null"),
         ("traffic.on_share=0.95", r"traffic\.burst=8 is too short for traffic\.on_share=0\.95"),
         ("scenario.minimum_distance=200", r"scenario\.minimum_distance \(200\) must be below scenario\.cell_radius"),
         ("scenario.stored_states=9", r"set scenario\.stored_states=0"),

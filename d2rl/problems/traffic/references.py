@@ -1,0 +1,37 @@
+"""Schedulers without learning, as policies of the traffic problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from d2rl.problems.traffic import schedulers
+from d2rl.problems.traffic.descent import drift_descent
+from d2rl.problems.traffic.objective import Decision
+from d2rl.problems.traffic.simulator import TrafficState
+
+Policy = Callable[[TrafficState], Decision]
+
+
+def reference_policies(deadlines: Tensor | None) -> dict[str, Policy]:
+    """By name; each decides on what the base station knows.
+
+    :param deadlines: [K], slots; None: there are none, and no scheduler that follows them
+    """
+    policies: dict[str, Policy] = {
+        "maxweight": lambda state: schedulers.max_weight(state.known, state.queues),
+        "maxweight_sqrt": lambda state: schedulers.max_weight(state.known, state.queues, exponent=0.5),
+        "drift": lambda state: drift_descent(state.known, state.queues),
+        "proportional_fair": lambda state: schedulers.proportional_fair(state.known, state.queues, state.throughput),
+        "round_robin": lambda state: schedulers.round_robin(state.known, state.queues, state.cell.slot),
+    }
+    if deadlines is not None:
+        limits = deadlines
+        policies["m_lwdf"] = lambda state: schedulers.largest_weighted_delay(
+            state.known, state.queues, state.head_of_line, state.throughput, limits.to(state.bits.device)
+        )
+        policies["edf"] = lambda state: schedulers.earliest_deadline(
+            state.known, state.queues, state.head_of_line, limits.to(state.bits.device)
+        )
+    return policies
