@@ -177,7 +177,7 @@ def test_a_reward_case_is_one_function_and_one_line(tmp_path, monkeypatch):
 
 def test_an_unknown_reward_case_is_named():
     config = load_config(["reward.case=best"])
-    with pytest.raises(ConfigError, match=r"reward\.case=best is unknown; choose one of raw, designed"):
+    with pytest.raises(ConfigError, match=r"reward\.case=best is unknown; choose one of raw, designed, each"):
         check_algorithm(config, make_problems(config)[0])
 
 

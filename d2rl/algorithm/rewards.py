@@ -33,7 +33,16 @@ def designed_reward(utility: Tensor, observation: Observation) -> Tensor:
     return utility - observation.baseline.unsqueeze(1)
 
 
-CASES = {"raw": Case(raw_reward, per_entity=False), "designed": Case(designed_reward, per_entity=True)}
+def each_reward(utility: Tensor, observation: Observation) -> Tensor:
+    """Case ``each``: the utility of each entity, [B, M, K]."""
+    return utility
+
+
+CASES = {
+    "raw": Case(raw_reward, per_entity=False),
+    "designed": Case(designed_reward, per_entity=True),
+    "each": Case(each_reward, per_entity=True),
+}
 
 
 def reward_case(name: str) -> Case:

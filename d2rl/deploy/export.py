@@ -24,9 +24,9 @@ from d2rl.common.errors import ConfigError, UserError
 from d2rl.config.key_use import refuse_unused
 from d2rl.deploy.pretrained import load_policy
 from d2rl.deploy.real_decision import OUTPUTS, RealDecision
+from d2rl.deploy.real_traffic import RealTrafficDecision
 from d2rl.evaluation.evaluate import Decision, policy_of
 from d2rl.problems.full_duplex.observation import with_priorities
-from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.runs.run_directory import write_bytes
 from d2rl.wireless import ChannelState, link_rates
 from d2rl.wireless.real_algebra import RealChannels
@@ -64,18 +64,18 @@ def export_command(arguments: list[str]) -> None:
     asked = policy.config.evaluation
     if asked.refine or asked.noise:
         raise ConfigError("refine and evaluation.noise cannot be exported; leave them out.")
-    decision = RealDecision(policy, asked.best_of)
+    decision = decision_of(policy, asked.best_of)
     console = Console()
     console.print(f"exporting the policy of {path}, which takes a while", markup=False, soft_wrap=True)
     content = to_bytes(decision)
     session = make_session(runtime, content)
 
-    cells = evaluation_states(policy.config.scenario, DROPS, asked.seed)
+    cells = decision.states(DROPS, asked.seed)
     numbers, rates = parity(policy, decision, session, cells)
     if decision.best_of == 1 and not numbers <= PARITY:  # of several candidates two may be equally good
         raise ExportError(f"its decisions differ from those in torch by {numbers:.1e}; {out} was not written.")
-    for name, channels, limit in trials(cells.estimate):
-        _, difference = parity(policy, decision, session, replace(cells, estimate=channels))
+    for name, channels, limit in trials(decision.known(cells)):
+        _, difference = parity(policy, decision, session, decision.with_known(cells, channels))
         if not difference <= limit:
             raise ExportError(
                 f"with {name} its decisions are worth {difference:.1e} more or less than those in torch; "
@@ -96,6 +96,18 @@ def export_command(arguments: list[str]) -> None:
         soft_wrap=True,
     )
     console.print(f"written: {out} ({len(content) / 1e3:.0f} kB)", markup=False, soft_wrap=True)
+
+
+def decision_of(policy: Policy, best_of: int = 1) -> RealDecision:
+    """What is to be exported of a policy. :raises ConfigError: it cannot be"""
+    if policy.problem.name != "traffic":
+        return RealDecision(policy, best_of)
+    if best_of > 1 or policy.config.network.kind != "link_graph":
+        raise ConfigError(
+            f"of problem=traffic one decision of the link_graph network can be exported, not best_of={best_of} with "
+            f"network.kind={policy.config.network.kind}."
+        )
+    return RealTrafficDecision(policy)
 
 
 def require_libraries() -> Any:
@@ -176,18 +188,18 @@ def make_session(runtime: Any, content: bytes) -> Any:
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def inputs_for(decision: RealDecision, cells: CellState, generator: torch.Generator) -> dict[str, Tensor]:
+def inputs_for(decision: RealDecision, cells: Any, generator: torch.Generator) -> dict[str, Tensor]:
     """Inputs by name for what the base station knows of B cells, with new noise."""
-    inputs = decision.example(cells.estimate.batch, generator)
-    return {**inputs, **RealChannels.of(cells.estimate).tensors(), "weights": cells.weights}
+    inputs = decision.example(cells.batch, generator)
+    return {**inputs, **RealChannels.of(decision.known(cells)).tensors(), **decision.given(cells)}
 
 
 @torch.no_grad()
-def decide_with(policy: Policy, cells: CellState, inputs: dict[str, Tensor]) -> Decision:
+def decide_with(policy: Policy, cells: Any, inputs: dict[str, Tensor]) -> Decision:
     """The decision in torch's complex numbers from the same weights and noise: precoder and uplink power."""
     observation = policy.problem.observe(cells)
     weights = inputs.get("proposal_weights", cells.weights.unsqueeze(1))
-    asked = with_priorities(observation, weights)
+    asked = with_priorities(observation, weights) if "weights" in inputs else observation
     network: Any = policy.policy
     if "noise" in inputs:
         noises = inputs["noise"].flatten(0, 1).transpose(0, 1).unsqueeze(2)
@@ -197,7 +209,7 @@ def decide_with(policy: Policy, cells: CellState, inputs: dict[str, Tensor]) -> 
     return best_decision(policy.problem, observation, action.reshape(*weights.shape[:2], -1))
 
 
-def parity(policy: Policy, decision: RealDecision, session: Any, cells: CellState) -> tuple[float, float]:
+def parity(policy: Policy, decision: RealDecision, session: Any, cells: Any) -> tuple[float, float]:
     """How decisions in onnxruntime differ from those in torch.
 
     :returns: the largest difference of any number, and the mean relative one of the weighted rate on the known channels
@@ -206,7 +218,8 @@ def parity(policy: Policy, decision: RealDecision, session: Any, cells: CellStat
     pairs, power = (torch.from_numpy(array) for array in session.run(list(OUTPUTS), arrays(inputs)))
     found, expected = (torch.view_as_complex(pairs), power), decide_with(policy, cells, inputs)
     numbers = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
-    rate, asked = ((link_rates(cells.estimate, *each) * cells.weights).sum(-1) for each in (found, expected))
+    channels = decision.known(cells)
+    rate, asked = ((link_rates(channels, *each) * cells.weights).sum(-1) for each in (found, expected))
     return numbers, float(((rate - asked).abs() / asked.clamp_min(1)).mean())
 
 
@@ -230,7 +243,7 @@ def arrays(inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
 
 
-def latencies(policy: Policy, decision: RealDecision, session: Any, cell: CellState) -> dict[str, float]:
+def latencies(policy: Policy, decision: RealDecision, session: Any, cell: Any) -> dict[str, float]:
     """Median milliseconds of one core that one decision for one cell takes, warm-up left out."""
     feed = arrays(inputs_for(decision, cell, torch.Generator().manual_seed(0)))
     decide = policy_of(policy, DecisionRule(best_of=decision.best_of))

@@ -8,7 +8,7 @@ in torch the complex form is faster.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from d2rl.algorithm.networks.mlp import MLPEncoder
 from d2rl.algorithm.policy import Policy
 from d2rl.problems.base import Layout, Observation
 from d2rl.problems.full_duplex.observation import BITS, KnownCell, log_gain
+from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.heads import ActionHead, StructuredHead
 from d2rl.wireless.real_algebra import (
     RealChannels,
@@ -51,7 +52,8 @@ class RealDecision(nn.Module):
 
     def __init__(self, policy: Policy, best_of: int = 1):
         super().__init__()
-        problem: Any = policy.problem
+        self.problem: Any = policy.problem
+        problem = self.links(self.problem)
         self.cell = problem.frozen(1, 0, "cpu").channels
         self.layout, self.head, self.best_of = problem.layout, problem.head, best_of
         self.head_name = problem.config.head
@@ -61,6 +63,10 @@ class RealDecision(nn.Module):
         if isinstance(self.policy.encoder, MLPEncoder):
             self.policy.encoder = RealMLPEncoder(self.policy.encoder)
 
+    def links(self, problem: Any) -> Any:
+        """The full-duplex cell that is decided for."""
+        return problem
+
     def example(self, batch: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Inputs by name, in order, with the shapes to expect; the channels are those of one cell.
 
@@ -69,13 +75,33 @@ class RealDecision(nn.Module):
         """
         links = self.cell.links
         inputs = RealChannels.of(self.cell[torch.zeros(batch, dtype=torch.long)]).tensors()
-        inputs = {**inputs, "weights": torch.ones(batch, links)}
+        inputs = {**inputs, **self.asked(batch)}
         if self.best_of > 1:
             inputs["proposal_weights"] = torch.ones(batch, self.best_of, links)
         if isinstance(self.policy, ActionChain):
             shape = (batch, self.best_of, self.policy.schedule.steps, links, self.layout.width)
             inputs["noise"] = torch.randn(shape, generator=generator)
         return inputs
+
+    def asked(self, batch: int) -> dict[str, Tensor]:
+        """The inputs beside channels and noise."""
+        return {"weights": torch.ones(batch, self.cell.links)}
+
+    def states(self, drops: int, seed: int) -> Any:
+        """States to compare decisions in."""
+        return self.problem.frozen(drops, seed, "cpu")
+
+    def known(self, states: Any) -> ChannelState:
+        """What is known of their channels."""
+        return states.estimate
+
+    def with_known(self, states: Any, channels: ChannelState) -> Any:
+        """The same states with other channels known."""
+        return replace(states, estimate=channels)
+
+    def given(self, states: Any) -> dict[str, Tensor]:
+        """The inputs of :meth:`asked` in these states."""
+        return {"weights": states.weights}
 
     def description(self) -> dict[str, Any]:
         """What a user of the exported file must know: sizes, candidates, kind of policy."""
@@ -104,10 +130,7 @@ class RealDecision(nn.Module):
         proposal_weights = given.pop(0) if self.best_of > 1 else weights.unsqueeze(1)
         noise = given.pop(0).permute(2, 0, 1, 3, 4).flatten(1, 2).unsqueeze(2) if self.diffusion else None
         cell = RealCell.of(channels)
-        action = self.propose(cell, proposal_weights, noise).clamp(-1, 1)
-        beams, power = decode(self.head, cell, action.double())  # onnxruntime's sigmoid is never exactly 0 in single
-        down, up = (weights > 0).to(power.dtype).unsqueeze(1).tensor_split([self.cell.downlink_users], dim=-1)
-        beams, power = beams * down.repeat_interleave(2, dim=-1).unsqueeze(-2), power * up
+        beams, power = self.decide(cell, self.propose(cell, proposal_weights, noise), weights > 0)
         if self.best_of > 1:
             rates = link_rates(cell, beams, power)
             best = (rates * weights.unsqueeze(1)).sum(-1).argmax(-1)
@@ -118,14 +141,25 @@ class RealDecision(nn.Module):
             beams, power = beams.squeeze(1), power.squeeze(1)
         return pairs(beams[..., ::2]).float(), power.float()
 
+    def decide(self, cell: RealCell, action: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Real forms of the precoders and powers of N actions [B, N, size]; links that are not wanted stay silent.
+
+        :param wanted: [B, K] bool
+        """
+        # onnxruntime's sigmoid is never exactly 0 in single precision
+        beams, power = decode(self.head, cell, action.clamp(-1, 1).double())
+        down, up = wanted.to(power.dtype).unsqueeze(1).tensor_split([self.cell.downlink_users], dim=-1)
+        return beams * down.repeat_interleave(2, dim=-1).unsqueeze(-2), power * up
+
     def propose(self, cell: RealCell, weights: Tensor, noise: Tensor | None) -> Tensor:
         """One action for each of the weights [B, N, K]: [B, N, size]."""
-        observation = observe(cell, weights, self.layout.numbers)
+        return self.act(observe(cell, weights, self.layout.numbers), noise).unflatten(0, (-1, self.best_of))
+
+    def act(self, observation: Observation, noise: Tensor | None) -> Tensor:
+        """One action for each observation, [B, size]."""
         if isinstance(self.policy, ActionChain):
-            action = self.policy.sample(observation, 1, noises=noise).squeeze(1)
-        else:
-            action = self.policy(observation)
-        return action.tanh().unflatten(0, (-1, self.best_of))
+            return self.policy.sample(observation, 1, noises=noise).squeeze(1).tanh()
+        return self.policy(observation).tanh()
 
 
 class RealMLPEncoder(nn.Module):

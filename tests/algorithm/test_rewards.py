@@ -70,7 +70,7 @@ def test_a_case_says_whether_it_is_one_reward_for_each_entity(generator):
 
 
 def test_an_unknown_case_names_those_there_are(tiny):
-    with pytest.raises(ConfigError, match=r"reward\.case=rewarding is unknown; choose one of raw, designed"):
+    with pytest.raises(ConfigError, match=r"reward\.case=rewarding is unknown; choose one of raw, designed, each"):
         reward_case("rewarding")
     with pytest.raises(ConfigError, match=r"reward\.case=rewarding is unknown"):
         D2RL(tiny("reward.case=rewarding"))

@@ -18,6 +18,8 @@ QUEUE_FEATURES = 9
 NODE_FEATURES = CELL_FEATURES + QUEUE_FEATURES
 LONG = 4 * BITS  # a feature of 1 is this many bit/s/Hz-slots
 DECADE = 4.0  # of the natural logarithm
+# of every link: bit/s/Hz-slots, of these due now, bit/s/Hz, slots, and bit/s/Hz-slots a slot
+MEASUREMENTS = ("queue", "due", "throughput", "head_of_line", "mean_arrivals", "latest_arrivals")
 
 
 @dataclass(frozen=True)
@@ -33,24 +35,30 @@ class KnownTraffic(TensorStruct):
     waiting: Waiting
 
 
-def queue_features(state: TrafficState, waiting: Waiting, rate: Tensor) -> Tensor:
+def measured(state: TrafficState, waiting: Waiting) -> Tensor:
+    """What the base station measures of each link beside channels, [B, K, 6]; :data:`MEASUREMENTS`."""
+    own = waiting.queues, waiting.due, waiting.throughput, state.head_of_line, state.sources.rate, state.arrived
+    return torch.stack(own, dim=-1)
+
+
+def queue_features(measurements: Tensor, rate: Tensor) -> Tensor:
     """What a link knows of its queue, [B, K, QUEUE_FEATURES].
 
     Its length on three scales, the slots that it would take at ``rate``, what is due, the age of its head, the mean and
     the latest arrivals, and its throughput.
 
-    :param rate: [B, K] in bit/s/Hz
+    :param measurements: of :func:`measured`      :param rate: [B, K] in bit/s/Hz
     """
-    queues = waiting.queues
+    queues, due, throughput, head, mean, arrived = measurements.unbind(-1)
     features = [
         queues.clamp_max(BITS) / BITS,
         queues.clamp_max(LONG) / LONG,
         torch.log1p(queues) / DECADE,
         torch.log1p(queues / (rate + 0.1)) / DECADE,
-        waiting.due.clamp_max(LONG) / BITS,
-        torch.log1p(state.head_of_line) / DECADE,
-        state.sources.rate / BITS,
-        state.arrived.clamp_max(LONG) / LONG,
-        waiting.throughput / BITS,
+        due.clamp_max(LONG) / BITS,
+        torch.log1p(head) / DECADE,
+        mean / BITS,
+        arrived.clamp_max(LONG) / LONG,
+        throughput / BITS,
     ]
     return torch.stack(features, dim=-1)

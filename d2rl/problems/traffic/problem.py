@@ -20,7 +20,7 @@ from d2rl.problems.traffic.arrivals import recorded
 from d2rl.problems.traffic.checks import check_traffic
 from d2rl.problems.traffic.metrics import summary
 from d2rl.problems.traffic.objective import Decision, per_link
-from d2rl.problems.traffic.observation import NODE_FEATURES, QUEUE_FEATURES, KnownTraffic, queue_features
+from d2rl.problems.traffic.observation import NODE_FEATURES, QUEUE_FEATURES, KnownTraffic, measured, queue_features
 from d2rl.problems.traffic.queues import DUST
 from d2rl.problems.traffic.references import Policy, reference_policies
 from d2rl.problems.traffic.settings import TrafficConfig
@@ -91,13 +91,17 @@ class TrafficProblem:
         return self.cells.step(state, decision, generator)
 
     def observe(self, state: TrafficState) -> Observation:
-        """Features of the known channels and of the queues."""
+        """Features of the known channels and of the queues; as baseline the backlog of RZF at full power.
+
+        With gamma above 0 reward.case=each is the right one of those of links: a baseline would reward decisions for
+        leading to states with a low one.
+        """
         cell = self.links.observe(replace(state.cell, estimate=state.known))
         waiting = self.cells.waiting(state)
-        nodes = torch.cat([cell.nodes, queue_features(state, waiting, cell.baseline)], dim=-1)
+        nodes = torch.cat([cell.nodes, queue_features(measured(state, waiting), cell.baseline)], dim=-1)
         known = KnownTraffic(cell.known.channels, cell.known.basis, waiting)
-        # a baseline that depends on the state would reward decisions for leading to states with a low one
-        return Observation(nodes, cell.edges, cell.weights, torch.zeros_like(cell.baseline), known, cell.layout)
+        baseline = -(waiting.queues - cell.baseline).clamp_min(0)
+        return Observation(nodes, cell.edges, cell.weights, baseline, known, cell.layout)
 
     def decode(self, observation: Observation, action: Tensor) -> Decision:
         """Precoder and uplink power of M actions [B, M, size] of each state; links with nothing to send stay silent."""

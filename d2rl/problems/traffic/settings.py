@@ -28,7 +28,7 @@ class TrafficConfig:
     )
     uplink_rate: float = option(28.0, "bit/s/Hz, mean arrivals of all uplink users together at load 1", low=0, high=1e4)
     on_share: float = option(0.4, "on_off: share of the time in which a link has arrivals", above=0, high=1)
-    burst: float = option(8.0, "on_off: slots, mean length of an on period", low=1, high=1e6)
+    burst: float = option(5.0, "on_off: slots, mean length of an on period", low=1, high=1e6)
     period: int = option(10, "periodic: slots between two packets of a link", low=1, high=10**6)
     packet: float = option(
         1.0, "on_off, poisson: bit/s/Hz-slots of a packet; 1 is 12.5 kB at 10 MHz and 10 ms", above=0, high=1e6

@@ -312,7 +312,7 @@ def test_a_cell_of_other_size_has_as_much_traffic():
         ("traffic.uplink_deadline=32", r"traffic\.uplink_deadline \(32\) must be below traffic\.ages \(32\)"),
         ("traffic.arrivals=trace", r"traffic\.arrivals=trace, but traffic\.trace=null; name the file"),
         ("traffic.trace=a.csv", r"set traffic\.arrivals=trace, or traffic\.trace=null"),
-        ("traffic.on_share=0.95", r"traffic\.burst=8 is too short for traffic\.on_share=0\.95"),
+        ("traffic.on_share=0.95", r"traffic\.burst=5 is too short for traffic\.on_share=0\.95"),
         ("scenario.minimum_distance=200", r"scenario\.minimum_distance \(200\) must be below scenario\.cell_radius"),
         ("scenario.stored_states=9", r"set scenario\.stored_states=0"),
     ],
