@@ -10,6 +10,10 @@ import pytest
 
 from d2rl.commands.workspace import METRICS, SECTIONS, DashboardsConfig, dashboards_command, workspace
 from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import FullDuplexConfig
+from d2rl.evaluation.episodes import EpisodeEvaluation
+from d2rl.problems.traffic.problem import TrafficProblem
+from d2rl.problems.traffic.settings import TrafficConfig
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.train import train
 
@@ -20,6 +24,10 @@ ONLY_WHEN_SOMETHING_IS_WRONG = {
     "charts/alert_refused_transitions",
 }
 ONLY_ON_A_GPU = {"time/update"}
+OF_TRAFFIC = {
+    f"eval/{name}"
+    for name in ("return", "mean_delay", "delay_p95", "dropped", "throughput", "energy_efficiency", "jain", "short")
+}
 
 
 @pytest.fixture
@@ -47,7 +55,15 @@ def test_every_metric_of_a_whole_run_has_a_panel_and_every_panel_its_metrics(tin
         with open(run.metrics, newline="") as file:
             columns |= set(next(csv.reader(file)))
     assert columns - {"environment_steps"} <= METRICS
-    assert columns >= METRICS - ONLY_WHEN_SOMETHING_IS_WRONG - ONLY_ON_A_GPU
+    assert columns >= METRICS - ONLY_WHEN_SOMETHING_IS_WRONG - ONLY_ON_A_GPU - OF_TRAFFIC
+
+
+def test_what_is_measured_of_queues_has_a_panel():
+    problem = TrafficProblem(TrafficConfig(), FullDuplexConfig(episode_length=2))
+    policy = problem.references()["round_robin"]
+    measured = {f"eval/{name}" for name in EpisodeEvaluation(problem, 2, 0).judge(policy)}
+    assert measured == OF_TRAFFIC
+    assert measured <= METRICS
 
 
 def test_every_metric_of_a_panel_is_explained():

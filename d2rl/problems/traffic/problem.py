@@ -18,6 +18,7 @@ from d2rl.problems.full_duplex.observation import EDGE_FEATURES
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.problems.traffic.arrivals import recorded
 from d2rl.problems.traffic.checks import check_traffic
+from d2rl.problems.traffic.descent import descend
 from d2rl.problems.traffic.metrics import summary
 from d2rl.problems.traffic.objective import Decision, per_link
 from d2rl.problems.traffic.observation import NODE_FEATURES, QUEUE_FEATURES, KnownTraffic, measured, queue_features
@@ -170,3 +171,15 @@ class TrafficProblem:
         """Utility [B, M, K] on the known channels."""
         known = observation.known
         return self.objective(known.waiting, self.cells.transmission.promised(known.channels, decision), decision)
+
+    def refine(self, observation: Observation, decision: Decision, iterations: int) -> Decision:
+        """The decision after steps of Adam from it, which can only raise the utility on what is known."""
+        with torch.inference_mode(False), torch.enable_grad():
+            known = observation.known.map(torch.clone)  # tensors of inference mode have no gradient
+            start = decision[0].clone(), decision[1].clone()
+
+            def loss(decided: Decision) -> Tensor:
+                sent = self.cells.transmission.promised(known.channels, decided)
+                return -self.objective(known.waiting, sent, decided).sum((-2, -1))
+
+            return descend(loss, start, iterations)

@@ -287,6 +287,19 @@ def test_every_scheduler_keeps_the_limits_and_serves():
         assert float(cells.measure(state, decision).sum()) > float(idle)
 
 
+@pytest.mark.parametrize("kind", ["on-off", "prices", "schemes"])
+def test_refining_a_decision_keeps_the_limits_and_never_costs_utility(kind):
+    cells = problem(load=2.0, **KINDS[kind])
+    with torch.inference_mode():
+        seen = cells.observe(cells.reset(4, torch.Generator().manual_seed(0)))
+        start = cells.decode(seen, torch.zeros(4, 1, cells.layout.size))
+        refined = cells.refine(seen, start, 10)
+    before, after = (cells.utility(seen, decision).sum((1, 2)) for decision in (start, refined))
+    assert bool(cells.feasible(refined).all())
+    assert bool((after >= before - 1e-3).all())
+    assert float((after - before).mean()) > 0.1
+
+
 def test_its_keys_stand_in_two_sections():
     config = load_config(["problem=traffic", "traffic.load=0.5", "scenario.downlink_users=3"])
     check_config(config)
