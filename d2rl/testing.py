@@ -24,6 +24,7 @@ from d2rl.problems.base import (
     Observation,
     Prioritised,
     Problem,
+    Simulated,
     Simulation,
     Step,
 )
@@ -149,7 +150,7 @@ def _check_step(problem: Problem, state: Any) -> Step:
 
 
 def _check_continuation(problem: Problem, batch: int) -> None:
-    if not problem.exogenous and not hasattr(problem, "resumable"):
+    if isinstance(problem, Simulated):
         return  # a world that cannot be copied begins new episodes
     action = torch.zeros(batch, 1, problem.layout.size)
     first, second = (Simulation(problem, batch, seed) for seed in (5, 6))
