@@ -102,11 +102,15 @@ class EpisodeEvaluation:
 
     def report(self) -> dict[str, Any]:
         """Content of eval.json."""
-        settings, shown = getattr(self.problem, "config", None), getattr(self.problem, "shown", SHOWN)
+        problem: Any = self.problem
+        parts = [getattr(problem, name) for name in ("scenario", "config") if hasattr(problem, name)]
+        scenario = {key: value for part in parts for key, value in vars(part).items()}
+        shown, units = getattr(problem, "shown", SHOWN), getattr(problem, "units", {})
         return {
-            "scenario": {} if settings is None else vars(settings),
+            "scenario": scenario,
             "drops": self.episodes,
             "metric": self.metric,
             "shown": [name for name in shown if any(name in metrics for metrics in self.policies.values())],
+            **({"units": units} if units else {}),
             "policies": self.policies,
         }

@@ -76,5 +76,5 @@ def _heading(metric: str) -> str:
 
 
 def _number(metric: str, value: float | None) -> str:
-    digits = 3 if metric.endswith("_ratio") or metric == "gap_closed" else 2
+    digits = 3 if metric.endswith("_ratio") or metric in ("gap_closed", "mean_delay") else 2
     return "" if value is None else shown(value, digits)

@@ -8,6 +8,17 @@ from d2rl.common.notices import notice_once
 from d2rl.problems.traffic.simulator import Record
 
 OVERLOADED = 0.9  # share of the bits that must be served or dropped, else queues have grown all the time
+UNITS = {
+    "return": "bit/s/Hz-slots",
+    "mean_delay": "slots",
+    "delay_p95": "slots",
+    "dropped": "share of bits",
+    "throughput": "bit/s/Hz",
+    "energy_efficiency": "bit/J",
+    "jain": "1",
+    "short": "share of links and slots",
+    "latency_ms": "ms",
+}
 
 
 def summary(total: Record, slots: int, bits: float) -> dict[str, float]:

@@ -19,7 +19,7 @@ from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.problems.traffic.arrivals import recorded
 from d2rl.problems.traffic.checks import check_traffic
 from d2rl.problems.traffic.descent import descend
-from d2rl.problems.traffic.metrics import summary
+from d2rl.problems.traffic.metrics import UNITS, summary
 from d2rl.problems.traffic.objective import Decision, per_link
 from d2rl.problems.traffic.observation import NODE_FEATURES, QUEUE_FEATURES, KnownTraffic, measured, queue_features
 from d2rl.problems.traffic.queues import DUST
@@ -46,7 +46,8 @@ class TrafficProblem:
     settings = TrafficConfig
     beside: ClassVar = {"scenario": FullDuplexConfig}
     exogenous = False
-    shown = ("mean_delay", "delay_p95", "throughput", "jain")
+    shown = ("mean_delay", "delay_p95", "dropped", "throughput", "jain")
+    units: ClassVar = UNITS
 
     def __init__(self, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int = 0):
         self.config, self.scenario, self.seed = traffic, scenario, seed

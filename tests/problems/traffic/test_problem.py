@@ -300,6 +300,16 @@ def test_refining_a_decision_keeps_the_limits_and_never_costs_utility(kind):
     assert float((after - before).mean()) > 0.1
 
 
+def test_the_report_names_both_sections_and_the_unit_of_every_metric():
+    cells = TrafficProblem(TrafficConfig(load=0.7), replace(CELL, episode_length=2))
+    evaluation = EpisodeEvaluation(cells, 2, 0)
+    evaluation.score("mine", full_power)
+    report = evaluation.report()
+    assert (report["scenario"]["load"], report["scenario"]["episode_length"]) == (0.7, 2)
+    assert report["policies"]["mine"].keys() <= report["units"].keys()
+    assert set(report["shown"]) <= report["units"].keys()
+
+
 def test_its_keys_stand_in_two_sections():
     config = load_config(["problem=traffic", "traffic.load=0.5", "scenario.downlink_users=3"])
     check_config(config)
