@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import solve, squared_magnitude
+from d2rl.wireless.link_rates import FAINT_POWER, squared_magnitude
+from d2rl.wireless.shaped_beams import shaped_beams
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,10 @@ class StructuredHead:
         :returns: precoder [B, N_t, K_D], total power 1; uplink power [B, K_U] in [0, 1]
         """
         strength, share, power = self.read(_bounded(action, channels, self.layout), channels.downlink_users)
-        basis = beam_basis(channels) if basis is None else basis.to(torch.complex128)
-        strength = strength.double()  # in single precision 1 + nu would lose the 1
-        system = (basis * strength.unsqueeze(-2)) @ basis.mH + torch.eye(basis.shape[-2], device=basis.device)
-        beams = solve(system, basis[..., : channels.downlink_users])
-        norm = squared_magnitude(beams).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
-        return (beams / norm).to(channels.downlink.dtype) * share.sqrt().unsqueeze(-2), power
+        basis = beam_basis(channels) if basis is None else basis
+        # the amplitude of a silent user keeps a finite gradient
+        precoder = shaped_beams(basis, strength, (share.double() + FAINT_POWER).sqrt())
+        return precoder.to(channels.downlink.dtype), power
 
     def read(self, action: Tensor, downlink_users: int) -> tuple[Tensor, Tensor, Tensor]:
         """What the numbers of an action mean.

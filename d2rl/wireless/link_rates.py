@@ -8,7 +8,6 @@ from torch import Tensor
 from d2rl.wireless.channel_state import ChannelState
 
 FAINT_POWER = 1e-20  # added to every power: a silent user's rate stays 0 and keeps its gradient, h^H Q^-1 h / ln 2
-HEARD_POWER = 1e-10  # added where a user's signal is divided by its SINR, which a silent user would make 0 / 0
 
 
 def link_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
@@ -38,25 +37,6 @@ def link_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -
     downlink = torch.log2(1 + downlink_sinr(channels, precoder, uplink_power))
     uplink = -torch.log2(uplink_error(channels, precoder, uplink_power)).to(downlink.dtype)
     return torch.cat([downlink, uplink], dim=-1)
-
-
-def link_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
-    """Signal, and interference plus noise, of every link, downlink first: two tensors [B, K_D + K_U].
-
-    Downlink: what a user receives. Uplink: p_k ||h_k||^2, and that over SINR_U, so that the second part holds
-    what other users, self-interference and noise cost after MMSE combining; a silent user would pay the same.
-
-    :param precoder: [B, N_t, K_D]      :param uplink_power: [B, K_U]
-    """
-    signal, disturbance = downlink_powers(channels, precoder, uplink_power)
-    gain, power = squared_magnitude(channels.uplink).sum(-1), uplink_power.clamp_min(0)
-    heard = power + HEARD_POWER
-    streams, inverse = _combined(channels, precoder, heard)
-    # 1 - error as the diagonal of (I + Y^H Y)^-1 Y^H Y: the difference would be lost in rounding for a faint user
-    caught = (inverse.conj() * (inverse @ (streams.mH @ streams))).real.sum(-2).clamp_min(1e-300)
-    lost = (heard * gain * squared_magnitude(inverse).sum(-2) / caught).clamp_min(1)  # never below the noise
-    sent = (power * gain).to(signal.dtype)
-    return torch.cat([signal, sent], dim=-1), torch.cat([disturbance, lost.to(signal.dtype)], dim=-1)
 
 
 def downlink_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from d2rl.algorithm.capturable import ElementaryAlgebra, Waits, Watched
 from d2rl.wireless.heads import StructuredHead
-from d2rl.wireless.link_rates import link_powers
+from d2rl.wireless.link_powers import link_powers
 
 
 def systems(generator: torch.Generator, size: int = 5) -> Tensor:
@@ -84,7 +84,7 @@ def test_an_operator_that_fails_is_named_with_the_line_that_asked_for_it(channel
     head = StructuredHead()
     with Watched() as watched, pytest.raises(RuntimeError), Refusing():
         link_powers(channels, *head.decode(channels, torch.zeros(16, 20)))
-    assert "link_rates.py:" in str(watched)
+    assert "shaped_beams.py:" in str(watched)
 
 
 def test_waits_are_those_of_the_host():

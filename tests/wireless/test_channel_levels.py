@@ -12,7 +12,7 @@ from torch import Tensor
 
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, random_decision, rzf, wmmse
 from d2rl.wireless.bounds import interference_free_rates, water_filling
-from d2rl.wireless.link_rates import link_powers
+from d2rl.wireless.link_powers import link_powers
 from d2rl.wireless.wmmse import wmmse_iteration
 
 LEVELS = (-150.0, -100.0, -50.0, 0.0, 50.0, 100.0, 150.0)  # dB

@@ -12,7 +12,8 @@ from torch import Tensor
 from d2rl.wireless import full_uplink_power, link_rates, mrt, random_decision, rzf, wmmse, zf
 from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.heads import make_head
-from d2rl.wireless.link_rates import link_powers, squared_magnitude
+from d2rl.wireless.link_powers import link_powers
+from d2rl.wireless.link_rates import squared_magnitude
 
 bounded = settings(
     max_examples=150, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, random_decision, rzf
-from d2rl.wireless.link_rates import link_powers
+from d2rl.wireless.link_powers import link_powers
 
 
 def formula_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,8 @@ from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import scale, whiten
 from d2rl.wireless.heads import make_head
-from d2rl.wireless.link_rates import link_powers, squared_magnitude
+from d2rl.wireless.link_powers import link_powers
+from d2rl.wireless.link_rates import squared_magnitude
 from d2rl.wireless.wmmse import check_weights, improve
 
 Decision = tuple[Tensor, Tensor]  # precoder [B M, N_t, K_D], total power 1 at most; uplink power [B M, K_U] in [0, 1]

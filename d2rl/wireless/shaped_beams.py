@@ -1,0 +1,62 @@
+"""Beams of the shape that every stationary point of the sum rate has, with a gradient in closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from d2rl.wireless.link_rates import squared_magnitude
+
+
+def shaped_beams(basis: Tensor, strength: Tensor, amplitude: Tensor) -> Tensor:
+    """Columns of (I + D diag(strength) D^H)^-1 D_down, scaled to norms ``amplitude``: [B, N_t, K_D], complex128.
+
+    :param basis: D, unit directions [B, N_t, K_D + K_U], those of the downlink users first
+    :param strength: [B, K_D + K_U], float64: in single precision 1 + strength would lose the 1
+    :param amplitude: [B, K_D]
+    """
+    return ShapedBeams.apply(basis.to(torch.complex128), strength.double(), amplitude.double())
+
+
+class ShapedBeams(torch.autograd.Function):
+    r"""The beams of :func:`shaped_beams`, whose operators and whose gradient's are as few as can be.
+
+    With :math:`A = I + D S D^H`, :math:`Z = A^{-1} D_{down}` and a gradient :math:`G` of :math:`Z`: that of
+    :math:`A` is :math:`-Y Z^H` with :math:`Y = A^{-1} G`, and that of strength l :math:`-\Re (D^H Y Z^H D)_{ll}`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, basis: Tensor, strength: Tensor, amplitude: Tensor) -> Tensor:
+        """The beams; a factorisation of Cholesky for each state."""
+        users = amplitude.shape[-1]
+        system = (basis * strength.unsqueeze(-2)) @ basis.mH
+        torch.view_as_real(system)[..., 0].diagonal(dim1=-2, dim2=-1).add_(1)
+        factor = torch.linalg.cholesky_ex(system)[0]
+        half = torch.linalg.solve_triangular(factor, basis[..., :users], upper=False)
+        shape = torch.linalg.solve_triangular(factor.mH, half, upper=True)
+        norm = squared_magnitude(shape).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
+        direction = shape / norm
+        ctx.save_for_backward(basis, strength, amplitude, factor, shape, direction, norm)
+        return direction * amplitude.unsqueeze(-2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of strength and amplitude, and of the basis where it depends on the action."""
+        basis, strength, amplitude, factor, shape, direction, norm = ctx.saved_tensors
+        users = amplitude.shape[-1]
+        along = (direction.conj() * gradient).real.sum(-2, keepdim=True)
+        across = (gradient - direction * along) * (amplitude.unsqueeze(-2) / norm)
+        half = torch.linalg.solve_triangular(factor, across, upper=False)
+        solved = torch.linalg.solve_triangular(factor.mH, half, upper=True)
+        seen = basis.mH @ torch.cat([solved, shape], dim=-1)
+        by_strength = -(seen[..., :users].conj() * seen[..., users:]).real.sum(-1)
+        by_basis = None
+        if ctx.needs_input_grad[0]:
+            outer = solved @ shape.mH
+            by_basis = -(outer + outer.mH) @ (basis * strength.unsqueeze(-2))
+            by_basis[..., :users] += solved
+        return by_basis, by_strength, along.squeeze(-2)
