@@ -16,6 +16,7 @@ from d2rl.testing import check_policy, check_problem
 CELLS = {
     "default": {},
     "switching head": {"head": "switching"},
+    "several passes": {"head": "switching", "passes": 3},
     "beamforming head": {"head": "beamforming"},
     "stored states": {"stored_states": 7},
     "imperfect CSI": {"csi_error": 0.1},

@@ -175,7 +175,7 @@ def train_peer(
         **own,
     )
     penalise_saturation(model.policy.actor, config.saturation_penalty)
-    policy = policy_of(model, make_head(scenario.head, scenario.transmit_antennas))
+    policy = policy_of(model, make_head(scenario.head, scenario.transmit_antennas, scenario.passes))
     model.learn(FOREVER, clock, log_interval=FOREVER)
     return PeerResult(policy, clock.curve, clock.sections, clock.time_to_gap)
 

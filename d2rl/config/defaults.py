@@ -56,6 +56,13 @@ class FullDuplexConfig:
     )
     channel_bank: str | None = option(None, "file of channel states to train and evaluate on; null: drawn channels")
     head: str = option("structured", "what an action means", choices=("structured", "switching", "beamforming"))
+    passes: int = option(
+        1,
+        "how often beams are made of an action by structured and switching: each time after the first the combiners "
+        "that they spare are those of the beams before",
+        low=1,
+        high=100,
+    )
     loads: str | None = option(
         None, "K_D+K_U of further cells that training visits in turn, @N for other antennas, such as 2+2,8+8,6+4@4"
     )

@@ -22,6 +22,7 @@ from d2rl.problems.base import Layout, Observation
 from d2rl.problems.full_duplex.observation import BITS, KnownCell, log_gain
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.heads import ActionHead, StructuredHead
+from d2rl.wireless.link_rates import FAINT_POWER
 from d2rl.wireless.real_algebra import (
     RealChannels,
     column_power,
@@ -267,25 +268,53 @@ def decode(head: ActionHead, cell: RealCell, action: Tensor) -> tuple[Tensor, Te
     :param action: [B, N, size] in [-1, 1]
     :returns: [B, N, 2 N_t, 2 K_D] and [B, N, K_U]
     """
-    users, pair = cell.channels.downlink_users, 2
+    users = cell.channels.downlink_users
     if not isinstance(head, StructuredHead):
         numbers, power = head.layout.split(action, users)
         precoder = embed(numbers.unflatten(-1, (-1, 2)).transpose(-3, -2).double())
-        total = (column_power(precoder).sum(-1) / pair).clamp_min(1).sqrt()
+        total = (column_power(precoder).sum(-1) / 2).clamp_min(1).sqrt()
         return precoder / total[..., None, None], (power.squeeze(-1) + 1) / 2
     strength, share, power = head.read(action, users)
-    basis = cell.basis.unsqueeze(1) * strength.double().sqrt().repeat_interleave(pair, dim=-1).unsqueeze(-2)
+    strength, amplitude = strength.double(), (share.double() + FAINT_POWER).sqrt()
+    beams = shaped_beams(cell.basis.unsqueeze(1), strength, amplitude)
+    directions = cell.beams.unsqueeze(1).expand(-1, action.shape[1], -1, -1)
+    for _ in range(1, head.passes):
+        leakage = settled_leakage(cell, beams, power)
+        beams = shaped_beams(torch.cat([directions, leakage], dim=-1), strength, amplitude)
+    return beams, power
+
+
+def shaped_beams(basis: Tensor, strength: Tensor, amplitude: Tensor) -> Tensor:
+    """Real form of :func:`d2rl.wireless.shaped_beams.shaped_beams`, [B, N, 2 N_t, 2 K_D].
+
+    :param basis: [B, 1 or N, 2 N_t, 2 K]      :param strength: [B, N, K]      :param amplitude: [B, N, K_D]
+    """
+    right = basis[..., : 2 * amplitude.shape[-1]].expand(*amplitude.shape[:2], -1, -1)
+    basis = basis * strength.sqrt().repeat_interleave(2, dim=-1).unsqueeze(-2)
     if basis.shape[-2] <= basis.shape[-1]:
         system = basis @ basis.mT
-        right = cell.beams.unsqueeze(1).expand(-1, action.shape[1], -1, -1)
         beams = solve(system + identity_like(system), right)
     else:  # (I + B B^H)^-1 B = B (I + B^H B)^-1
         system = basis.mT @ basis
         identity = identity_like(system)
-        right = identity[:, : pair * users].expand(*action.shape[:2], -1, -1)
-        beams = basis @ solve(system + identity, right)
-    amplitude = share.double().sqrt().repeat_interleave(pair, dim=-1).unsqueeze(-2)
-    return normalized(beams) * amplitude, power
+        beams = basis @ solve(system + identity, identity[:, : right.shape[-1]].expand(*right.shape[:2], -1, -1))
+    return normalized(beams) * amplitude.repeat_interleave(2, dim=-1).unsqueeze(-2)
+
+
+def settled_leakage(cell: RealCell, beams: Tensor, power: Tensor) -> Tensor:
+    """Directions H_S^H v_k of the :func:`d2rl.wireless.heads.settled_combiners`, [B, N, 2 N_t, 2 K_U].
+
+    :param beams: [B, N, 2 N_t, 2 K_D]      :param power: [B, N, K_U]
+    """
+    streams, interference = cell.h.unsqueeze(1), cell.self_interference.unsqueeze(1)
+    sent = streams * power.double().sqrt().repeat_interleave(2, dim=-1).unsqueeze(-2)
+    disturbance = torch.cat([interference @ beams, sent], dim=-1)
+    system = disturbance @ disturbance.mT
+    right = torch.cat([streams, interference], dim=-1).expand(*system.shape[:2], -1, -1)
+    streams, interference = whiten(system + identity_like(system), right).split(
+        [streams.shape[-1], interference.shape[-1]], dim=-1
+    )
+    return normalized(interference.mT @ streams)
 
 
 def link_rates(cell: RealCell, precoder: Tensor, power: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import FAINT_POWER, squared_magnitude
+from d2rl.wireless.link_rates import FAINT_POWER, solve, squared_magnitude
 from d2rl.wireless.shaped_beams import shaped_beams
 
 
@@ -75,7 +75,15 @@ class StructuredHead:
     with unit norm times the root of a softmax power share, v_k the MMSE combiner without
     self-interference. Two numbers per user, whatever the number of antennas:
     (lambda, power share) of a downlink user, (p, nu) of an uplink user.
+
+    At a stationary point v_k is the combiner under the self-interference of the very beams: every further pass takes
+    it from the beams of the pass before, and makes them again of the same numbers.
+
+    :param passes: how often the beams are made
     """
+
+    def __init__(self, passes: int = 1):
+        self.passes = passes
 
     layout = ActionLayout(down=2, up=2)
     lambda_range = (-1.0, 5.0)  # log10 of lambda_l ||g_l||^2
@@ -92,9 +100,13 @@ class StructuredHead:
         :returns: precoder [B, N_t, K_D], total power 1; uplink power [B, K_U] in [0, 1]
         """
         strength, share, power = self.read(_bounded(action, channels, self.layout), channels.downlink_users)
-        basis = beam_basis(channels) if basis is None else basis
-        # the amplitude of a silent user keeps a finite gradient
-        precoder = shaped_beams(basis, strength, (share.double() + FAINT_POWER).sqrt())
+        exact, down = channels.double(), channels.downlink_users
+        basis = beam_basis(exact) if basis is None else basis
+        amplitude = (share.double() + FAINT_POWER).sqrt()  # that of a silent user keeps a finite gradient
+        precoder = shaped_beams(basis, strength, amplitude)
+        for _ in range(1, self.passes):
+            leakage = leakage_directions(exact, settled_combiners(exact, precoder, power.double()))
+            precoder = shaped_beams(torch.cat([basis[..., :down], leakage], dim=-1), strength, amplitude)
         return precoder.to(channels.downlink.dtype), power
 
     def read(self, action: Tensor, downlink_users: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,19 +123,24 @@ class StructuredHead:
 
 
 class SwitchingHead(StructuredHead):
-    r"""A :class:`StructuredHead` that can silence uplink users.
+    r"""A :class:`StructuredHead` that can silence users.
 
-    .. math:: p = \frac{\sigma(2 + 6 a) - \sigma(-4)}{\sigma(8) - \sigma(-4)}
+    .. math:: p = \frac{\sigma(2 + 6 a) - \sigma(-4)}{\sigma(8) - \sigma(-4)}, \quad s_j \propto e^{5 (a_j + 1)} - 1
 
-    runs from exactly 0 to exactly 1. The floor of -17 dB that it takes away is far above noise, and with more uplink
-    users than antennas not every user can be served: those that are left out must be silent.
+    run from exactly 0; p to exactly 1, the shares to a sum of 1, unless all of them are next to nothing. The floors
+    that this takes away, -17 dB of p and -43 dB of s, are far above noise, and with more users than antennas not every
+    user can be served: those that are left out must be silent.
     """
 
+    least_sum = 0.05  # of what the shares are made of: below it the whole downlink fades
+
     def read(self, action: Tensor, downlink_users: int) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`StructuredHead.read`, with p from exactly 0 to exactly 1."""
-        strength, share, power = super().read(action, downlink_users)
+        """As :meth:`StructuredHead.read`, with p and shares from exactly 0."""
+        strength, _, power = super().read(action, downlink_users)
         offset, slope = self.power_slope
         low, high = (1 / (1 + math.exp(-end)) for end in (offset - slope, offset + slope))
+        shares = torch.exp(self.share_range * (self.layout.split(action, downlink_users)[0][..., 1] + 1)) - 1
+        share = shares / shares.sum(-1, keepdim=True).clamp_min(self.least_sum)
         return strength, share, ((power - low) / (high - low)).clamp(0, 1)
 
 
@@ -146,6 +163,18 @@ class BeamformingHead:
         precoder = torch.view_as_complex(beams.unflatten(-1, (-1, 2)).contiguous()).mT
         norm = squared_magnitude(precoder).sum((-2, -1), keepdim=True).clamp_min(1).sqrt()
         return precoder / norm, (power.squeeze(-1) + 1) / 2
+
+
+def settled_combiners(channels: ChannelState, precoder: Tensor, power: Tensor) -> Tensor:
+    """MMSE combiners Q^-1 h_k under the self-interference of a decision, of any scale: [B, N_r, K_U].
+
+    :param channels: in double
+    :param precoder: [B, N_t, K_D]
+    :param power: [B, K_U]
+    """
+    leaked, streams = channels.self_interference @ precoder, channels.uplink.mT
+    gram = leaked @ leaked.mH + (streams * power.unsqueeze(-2)) @ streams.mH
+    return solve(gram + torch.eye(gram.shape[-1], device=gram.device), streams)
 
 
 def beam_basis(channels: ChannelState, combiners: Tensor | None = None) -> Tensor:
@@ -199,15 +228,16 @@ def leakage_directions(channels: ChannelState, combiners: Tensor | None = None) 
     return leakage / norm
 
 
-def make_head(name: str, transmit_antennas: int) -> ActionHead:
+def make_head(name: str, transmit_antennas: int, passes: int = 1) -> ActionHead:
     """The head called ``structured``, ``switching`` or ``beamforming``.
 
+    :param passes: how often the first two make their beams
     :raises ValueError: another name
     """
     if name == "structured":
-        return StructuredHead()
+        return StructuredHead(passes)
     if name == "switching":
-        return SwitchingHead()
+        return SwitchingHead(passes)
     if name == "beamforming":
         return BeamformingHead(transmit_antennas)
     raise ValueError(f"action head {name!r} is unknown; choose structured, switching or beamforming")

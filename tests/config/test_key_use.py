@@ -37,9 +37,9 @@ USES = {
         scenario.self_interference scenario.self_interference_rician""",
     "train benchmark eval channels": "scenario.carrier",
     "train benchmark eval export": """
-        scenario.path_loss scenario.rician scenario.csi_error scenario.channel_bank scenario.head network.kind
-        network.width network.layers action.explorer action.steps action.sampler evaluation.seed evaluation.best_of
-        evaluation.refine evaluation.noise""",
+        scenario.path_loss scenario.rician scenario.csi_error scenario.channel_bank scenario.head
+        scenario.passes network.kind network.width network.layers action.explorer action.steps action.sampler
+        evaluation.seed evaluation.best_of evaluation.refine evaluation.noise""",
     "train benchmark eval": """
         scenario.speed scenario.slot scenario.priority_direction scenario.priority_user scenario.priority_zero
         trainer.accelerator trainer.precision trainer.threads

@@ -10,9 +10,21 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless import BeamformingHead, ChannelState, StructuredHead, link_rates, make_head, zf
-from d2rl.wireless.heads import ActionLayout, SwitchingHead, beam_basis, leakage_directions, uplink_combiners
+from d2rl.wireless.heads import (
+    ActionHead,
+    ActionLayout,
+    SwitchingHead,
+    beam_basis,
+    leakage_directions,
+    uplink_combiners,
+)
 
-HEADS = ["structured", "switching", "beamforming"]
+HEADS = ["structured", "switching", "beamforming", "switching, 3 passes"]
+
+
+def named(name: str, transmit_antennas: int) -> ActionHead:
+    kind, _, passes = name.partition(", ")
+    return make_head(kind, transmit_antennas, int(passes[0]) if passes else 1)
 
 
 def rank_one(channels: ChannelState) -> ChannelState:
@@ -61,7 +73,7 @@ def total_power(precoder: Tensor) -> Tensor:
 @pytest.mark.parametrize("cell", CELLS)
 def test_power_limits_hold_for_every_action(make_channels, name, cell):
     channels = CELLS[cell](make_channels)
-    head = make_head(name, channels.transmit_antennas)
+    head = named(name, channels.transmit_antennas)
     for kind, action in actions(head.layout.size(channels)).items():
         precoder, power = head.decode(channels, action)
         assert precoder.shape == (16, channels.transmit_antennas, channels.downlink_users)
@@ -75,7 +87,7 @@ def test_power_limits_hold_for_every_action(make_channels, name, cell):
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradients_are_finite_for_every_action(make_channels, name, cell):
     channels = CELLS[cell](make_channels)
-    head = make_head(name, channels.transmit_antennas)
+    head = named(name, channels.transmit_antennas)
     for kind, action in actions(head.layout.size(channels)).items():
         action = action.requires_grad_()
         link_rates(channels, *head.decode(channels, action)).sum().backward()
@@ -84,7 +96,7 @@ def test_gradients_are_finite_for_every_action(make_channels, name, cell):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_every_number_of_an_action_matters(channels, name):
-    head = make_head(name, 8)
+    head = named(name, 8)
     action = actions(head.layout.size(channels))["uniform"].requires_grad_()
     link_rates(channels, *head.decode(channels, action)).sum().backward()
     assert (action.grad.abs().amax(0) > 0).all()
@@ -170,6 +182,44 @@ def test_switched_off_users_leave_the_others_their_interference_free_rates(make_
     assert (heard[:, 1:4].sum(-1) < 0.8 * expected[:, 1:4].sum(-1)).all()
 
 
+def test_switched_shares_are_zero_at_the_low_end_and_add_up_to_one(channels):
+    action = torch.zeros(16, 10, 2)
+    action[:, 1:6, 1] = torch.linspace(-1, 1, 5)
+    action[8:, :6, 1] = -1
+    precoder, _ = SwitchingHead().decode(channels, action.flatten(1))
+    power = precoder.abs().square().sum(-2)
+    assert (power[:8, 1] < 1e-19).all()
+    assert (power[:8, 2:].diff(dim=-1) > 0).all()
+    torch.testing.assert_close(power[:8].sum(-1), torch.ones(8))
+    assert (power[8:] < 1e-19).all()  # no share of nothing: the whole downlink is silent
+
+
+def test_a_second_pass_spares_the_combiners_of_the_first_beams(channels):
+    """In double, from the formula: v_k of the first pass's beams and powers, then the same numbers again."""
+    exact, action = channels.double(), actions(20)["uniform"].double()
+    first, power = StructuredHead().decode(exact, action)
+    strength, shares, _ = StructuredHead().read(action, 6)
+    second, power_again = StructuredHead(passes=2).decode(exact, action)
+    assert torch.equal(power_again, power)
+    for b in range(4):
+        g, h, h_s = exact.downlink[b].mT, exact.uplink[b].mT, exact.self_interference[b]
+        heard = h_s @ first[b]
+        covariance = torch.eye(8) + heard @ heard.mH + (h * power[b]) @ h.mH
+        leak = h_s.mH @ torch.linalg.inv(covariance) @ h
+        directions = torch.cat([g, leak], dim=-1)
+        directions = directions / directions.abs().square().sum(0).sqrt()
+        beams = torch.linalg.inv(torch.eye(8) + (directions * strength[b]) @ directions.mH) @ g
+        expected = beams / beams.abs().square().sum(0).sqrt() * shares[b].sqrt()
+        torch.testing.assert_close(second[b], expected, atol=1e-6, rtol=0)
+
+
+def test_passes_change_nothing_without_self_interference(channels):
+    quiet = dataclasses.replace(channels, self_interference=torch.zeros_like(channels.self_interference))
+    action = actions(20)["uniform"]
+    once, thrice = (StructuredHead(passes).decode(quiet, action)[0] for passes in (1, 3))
+    torch.testing.assert_close(thrice, once, atol=1e-6, rtol=0)
+
+
 def test_structured_beams_spend_the_whole_power(channels):
     for kind, action in actions(20).items():
         precoder, _ = StructuredHead().decode(channels, action)
@@ -214,7 +264,7 @@ def test_nu_keeps_the_beams_off_an_uplink_user(channels):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_decision_follows_the_order_of_users(channels, name):
-    head, double = make_head(name, 8), channels.double()
+    head, double = named(name, 8), channels.double()
     action = actions(head.layout.size(channels))["uniform"].double()
     down, up = [4, 2, 0, 5, 1, 3], [3, 1, 0, 2]
     permuted = head.layout.to_flat(head.layout.to_links(action, 6)[:, [*down, *(6 + k for k in up)]], 6)
@@ -312,7 +362,7 @@ def test_combiners_at_hand_save_their_inverse(channels):
 @pytest.mark.parametrize("kind", ["uniform", "corners", "highest"])
 def test_a_basis_at_hand_gives_the_same_decision(channels, name, kind):
     """Also when it was kept in single precision, as an observation does."""
-    head = make_head(name, 8)
+    head = named(name, 8)
     action = actions(head.layout.size(channels))[kind]
     rates = link_rates(channels, *head.decode(channels, action))
     basis = beam_basis(channels)
@@ -334,7 +384,7 @@ def test_beams_are_made_of_the_basis_that_is_given(channels):
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("wrong", [lambda a: a[:, :-1], lambda a: a[:1], lambda a: a[0], lambda a: a.repeat(1, 2)])
 def test_an_action_that_does_not_fit_is_refused_with_its_shape(channels, name, wrong):
-    head = make_head(name, 8)
+    head = named(name, 8)
     with pytest.raises(ValueError, match=r"action \(.* does not fit .*\(16, "):
         head.decode(channels, wrong(torch.zeros(16, head.layout.size(channels))))
 

@@ -60,7 +60,7 @@ class FullDuplexProblem:
     def __init__(self, config: FullDuplexConfig, seed: int = 0):
         self.config = config
         self.cells = Cells(config, seed)
-        self.head = make_head(config.head, config.transmit_antennas)
+        self.head = make_head(config.head, config.transmit_antennas, config.passes)
         k_d, k_u = config.downlink_users, config.uplink_users
         self.layout = Layout((k_d, k_u), (self.head.layout.down, self.head.layout.up))
         n_t, n_r = config.transmit_antennas, config.receive_antennas
