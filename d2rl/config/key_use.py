@@ -30,7 +30,7 @@ UNUSED = {
     ),
     "channels": (
         *(*LEARNING, *DECIDING, *TIME, *PRIORITIES, "scenario.path_loss", "scenario.rician", "scenario.csi_error"),
-        *("scenario.channel_bank", "scenario.head"),
+        *("scenario.channel_bank", "scenario.head", "scenario.passes"),
     ),
 }
 PLACES = {
