@@ -82,6 +82,8 @@ class RealDecision(nn.Module):
         if isinstance(self.policy, ActionChain):
             shape = (batch, self.best_of, self.policy.schedule.steps, links, self.layout.width)
             inputs["noise"] = torch.randn(shape, generator=generator)
+            if self.policy.config.calm_first:
+                inputs["noise"][:, 0].zero_()
         return inputs
 
     def asked(self, batch: int) -> dict[str, Tensor]:
@@ -115,6 +117,7 @@ class RealDecision(nn.Module):
             "best_of": self.best_of,
             "policy": "diffusion" if self.diffusion else "deterministic",
             "head": self.head_name,
+            "calm_first": self.diffusion and self.policy.config.calm_first,
         }
 
     def forward(

@@ -39,7 +39,7 @@ USES = {
     "train benchmark eval export": """
         scenario.path_loss scenario.rician scenario.csi_error scenario.channel_bank scenario.head
         scenario.passes network.kind network.width network.layers action.explorer action.steps action.sampler
-        evaluation.seed evaluation.best_of evaluation.refine evaluation.noise""",
+        action.calm_first evaluation.seed evaluation.best_of evaluation.refine evaluation.noise""",
     "train benchmark eval": """
         scenario.speed scenario.slot scenario.priority_direction scenario.priority_user scenario.priority_zero
         trainer.accelerator trainer.precision trainer.threads

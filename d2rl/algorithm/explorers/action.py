@@ -14,6 +14,8 @@ from d2rl.algorithm.networks.action_chain import ActionChain
 from d2rl.config.defaults import AENPNNConfig, RunConfig
 from d2rl.problems.base import Layout, Observation, Problem, Transition
 
+CALM_SHARE = 0.5  # weight of the action without noise, beside the 1 that all actions of its group share
+
 
 class AENPNN(ActionChain, L.LightningModule):
     """Action explorer: refines noise into an action, conditioned on the state (Mode I).
@@ -99,7 +101,10 @@ class AENPNN(ActionChain, L.LightningModule):
             output = self.estimate(observation, config.samples, step, generator, embedding=embedding)
             q = value(observation, output.tanh())
             share = group_weights(q.detach(), config.temperature)
-            loss = loss - (share * q).sum(-1).mean() + self.penalty * saturation(output)
+            ascended = (share * q).sum(-1)
+            if config.calm_first:  # what one decision is must not wait until it is the best of its group
+                ascended = ascended + CALM_SHARE * q[:, 0]
+            loss = loss - ascended.mean() + self.penalty * saturation(output)
             metrics["aenpnn_chain"] = -q.mean().detach()
         if config.objective != "chain":
             weights = group_weights(quality(), config.temperature)

@@ -94,13 +94,20 @@ class ActionChain(nn.Module):
         embedding = self.encode(observation) if embedding is None else embedding
         layout, schedule = observation.layout, self.schedule
         with torch.no_grad():
-            shape = (observation.batch, count, layout.entities, layout.width) if noises is None else None
             noisy = schedule.reverse(
                 lambda xp, p: self.denoiser(embedding, xp, p).float().tanh(),
-                shape,
+                None,
                 sampler=self.config.sampler,
-                generator=generator,
-                noises=noises,
+                noises=self.draw(observation, count, generator) if noises is None else noises,
                 stop=step,
             )
         return layout.to_flat(self.denoiser(embedding, noisy, step).float())
+
+    def draw(self, observation: Observation, count: int, generator: torch.Generator | None) -> Tensor:
+        """Noise of ``count`` chains, that of the first 0 with ``calm_first``: [P or 1, B, count, K, width]."""
+        rows, layout = 1 if self.config.sampler == "ddim" else self.schedule.steps, observation.layout
+        shape = (rows, observation.batch, count, layout.entities, layout.width)
+        noises = torch.randn(shape, generator=generator, device=observation.nodes.device)
+        if self.config.calm_first:
+            noises[:, :, 0].zero_()
+        return noises

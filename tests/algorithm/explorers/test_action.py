@@ -17,7 +17,7 @@ from d2rl.algorithm.explorers import AENPNN
 from d2rl.algorithm.explorers.action import group_weights
 from d2rl.algorithm.networks import make_encoder
 from d2rl.config.defaults import AENPNNConfig, NetworkConfig
-from d2rl.problems.base import Observation
+from d2rl.problems.base import Observation, Transition
 from d2rl.problems.full_duplex.observation import observe
 from d2rl.wireless import ChannelState
 
@@ -42,12 +42,13 @@ def build(
     sampler: str = "ancestral",
     lively: bool = False,
     rate: float = 5e-3,
+    calm_first: bool = False,
 ) -> AENPNN:
     """``lively``: with an output layer of ordinary size, so that the untrained chain is no mere constant."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         problem = problem_of(channels, head)
-        config = AENPNNConfig(steps=steps, sampler=sampler)
+        config = AENPNNConfig(steps=steps, sampler=sampler, calm_first=calm_first)
         explorer = AENPNN(make_encoder(NetworkConfig(width=WIDTH), problem), problem.layout, WIDTH, config, rate=rate)
         if lively:
             explorer.denoiser.output.reset_parameters()
@@ -105,6 +106,32 @@ def test_only_the_ancestral_chain_adds_noise_on_its_way(channels):
         same_start = torch.cat([noises[:1], draw_noises(explorer, observation, 2, seed=1)[1:]])
         first, second = (explorer.sample(observation, 2, noises=each) for each in (noises, same_start))
         assert torch.equal(first, second) == (sampler == "ddim")
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+def test_a_calm_first_action_is_the_same_each_time_and_the_others_are_not(channels, sampler):
+    observation, explorer = seen(channels), build(channels, sampler=sampler, lively=True, calm_first=True)
+    first, second = (explorer.sample(observation, 3, seeded(seed)) for seed in (0, 1))
+    assert torch.equal(first[:, 0], second[:, 0])
+    assert ((first - second)[:, 1:].abs().amax(-1) > 1e-3).all()
+    torch.testing.assert_close(explorer.sample(observation, 1, seeded(2))[:, 0], first[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_calm_action_learns_where_another_of_its_group_is_far_better(channels):
+    """At a low temperature the best takes all the weight; alone, the calm one would wait for ever."""
+    batch = Transition(seen(channels), *[torch.zeros(16, 1, 20)] * 2, *[None] * 4)
+
+    def value(observation: Observation, action: Tensor) -> Tensor:
+        return torch.where(torch.arange(2) == 0, action.sum(-1), 100 + 0 * action.sum(-1))
+
+    moved = []
+    for calm in (True, False):
+        explorer = build(channels, lively=True, calm_first=calm)
+        explorer.config.temperature, explorer.penalty = 0.01, 0.0
+        explorer.loss(batch, value, lambda: torch.ones(16, 1), seeded())[0].backward()
+        moved.append(float(explorer.denoiser.output.bias.grad.abs().max()))
+    assert moved[0] > 0.1
+    assert moved[1] < 1e-6
 
 
 def test_an_embedding_at_hand_saves_the_encoder(channels):
