@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from d2rl.algorithm.policy import Policy
+    from d2rl.commands.library import TrainedRun
+    from d2rl.config.defaults import RunConfig
 
 
 def load(policy: str = "pretrained", *overrides: str) -> Policy:
@@ -14,7 +16,7 @@ def load(policy: str = "pretrained", *overrides: str) -> Policy:
     Example::
 
         policy = d2rl.load("pretrained")
-        precoder, power = decide(policy, state, DecisionRule(best_of=16), generator)
+        precoder, uplink_power = policy.decide(channels, best_of=16)
 
     :param policy: a checkpoint, a run directory, a policy folder, ``pretrained`` or ``pretrained/NAME``
     :param overrides: ``key=value`` over the configuration that it carries
@@ -23,3 +25,22 @@ def load(policy: str = "pretrained", *overrides: str) -> Policy:
     from d2rl.deploy.pretrained import load_policy
 
     return load_policy(policy, overrides)[0]
+
+
+def train(config: str | RunConfig = "conf=full_duplex", *overrides: str) -> TrainedRun:
+    """Train an agent, as ``d2rl-train`` does; the process stays as it was found, and only warnings are printed.
+
+    Example::
+
+        run = d2rl.train("conf=smoke", "seed=1", "logger.mode=disabled")
+        run.report["policies"]["d2rl"]["sum_rate"]
+        run.policy.decide(channels)
+
+    :param config: the first argument of the command, or a configuration
+    :param overrides: ``key=value`` over it
+    :returns: the run, complete
+    :raises ConfigError: names the key, what it got and the remedy
+    """
+    from d2rl.commands.library import train_quietly
+
+    return train_quietly(config, overrides)

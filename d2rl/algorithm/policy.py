@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from d2rl.algorithm.ddpg import DeterministicActor
 from d2rl.algorithm.networks import make_encoder
 from d2rl.algorithm.networks.action_chain import ActionChain
-from d2rl.common.errors import CheckpointError
+from d2rl.common.errors import CheckpointError, InputError
 from d2rl.config.defaults import NetworkConfig, RunConfig
 from d2rl.problems import make_problems
 from d2rl.problems.base import Generative, Observation, Problem
@@ -103,6 +103,35 @@ class Policy(nn.Module):
     def policy(self) -> DeterministicActor | ActionChain:
         """The network that decides."""
         return getattr(self, self.network)
+
+    def decide(
+        self, channels: Any, weights: Any = None, *, best_of: int = 1, refine: int = 0, seed: int = 0
+    ) -> tuple[Any, ...]:
+        """The decision on channels: for the full-duplex cell ``precoder, uplink_power``.
+
+        Example::
+
+            precoder, uplink_power = d2rl.load("pretrained").decide(channels, best_of=16)
+
+        :param channels: a state of the problem, or its channels by name, as tensors or arrays; a batch of B states
+        :param weights: [K] or [B, K], priority of every link; None: those of the state, or 1
+        :param best_of: N candidates, of which the known channels pick one
+        :param refine: K iterations of the problem's own local search from there
+        :param seed: of the candidates
+        :returns: tensors, or arrays where the channels are arrays
+        :raises InputError: channels or weights that cannot be
+        """
+        from d2rl.algorithm.decisions import DecisionRule, decide  # it imports this module
+
+        problem: Any = self.problem
+        state, arrays = channels, False
+        if hasattr(problem, "state_of"):
+            state, arrays = problem.state_of(channels, weights, self.device)
+        elif weights is not None:
+            raise InputError(f"the problem {problem.name} takes no priorities from its caller; leave weights out.")
+        generator = torch.Generator(self.device).manual_seed(seed)
+        decision = decide(self, state, DecisionRule(best_of, refine), generator)
+        return tuple(part.cpu().numpy() for part in decision) if arrays else tuple(decision)
 
     @torch.no_grad()
     def propose(self, observation: Observation, count: int, generator: torch.Generator) -> Tensor:

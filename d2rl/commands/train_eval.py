@@ -6,6 +6,7 @@ person's mistakes in the arguments are told and the first line is printed.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -13,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from d2rl.common.command_line import owns_process
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
 from d2rl.config.defaults import Config
 from d2rl.config.key_use import refuse_unused
@@ -22,12 +24,15 @@ from d2rl.problems import check_config, check_files, load_config, make_problems,
 from d2rl.runs.run_directory import RUNS, RunDirectory, find_checkpoint, run_of, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from d2rl.algorithm.policy import Policy
     from d2rl.evaluation.episodes import EpisodeEvaluation
     from d2rl.evaluation.evaluate import Evaluation
 
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"refine": "evaluation.refine"}
+QUICK_LOOKS = {"smoke": "full_duplex"}  # short runs, and the one that each stands for
 
 
 def train_command(arguments: list[str]) -> None:
@@ -42,6 +47,27 @@ def train_command(arguments: list[str]) -> None:
         check(asked)
     if processes(asked.trainer) == 1:
         print(_first_line(asked, conf_name(arguments)), flush=True)
+    from rich.console import Console
+
+    console = Console()
+    config, checkpoint = configuration(arguments, asked)
+    if owns_process():
+        logging.getLogger("d2rl").setLevel(config.logger.level.upper())
+    done = train_run(config, conf_name(arguments), checkpoint, console)
+    if done is not None and conf_name(arguments) in QUICK_LOOKS:
+        console.print(_full_run(QUICK_LOOKS[conf_name(arguments)], done[0]), highlight=False, soft_wrap=True)
+
+
+def train_run(
+    config: Config, name: str, checkpoint: Path | None, console: Console
+) -> tuple[RunDirectory, dict[str, Any]] | None:
+    """Check a configuration, train, evaluate, and write all that a run leaves.
+
+    :param name: of its directory, where the configuration gives none
+    :param checkpoint: to go on from, exactly
+    :param console: where it says what it does
+    :returns: the run and what eval.json holds; None in a process that is not the first of several
+    """
     from d2rl.algorithm.agent import D2RL
     from d2rl.algorithm.checks import check_algorithm
     from d2rl.common.distributed import launch_rank, share
@@ -50,7 +76,6 @@ def train_command(arguments: list[str]) -> None:
     from d2rl.training.memory import check_memory
     from d2rl.training.train import start_from, train
 
-    config, checkpoint = _configuration(arguments, asked)
     check_config(config)
     check_algorithm(config, make_problems(config)[0])
     # nothing is written before all that can be refused is known to be usable
@@ -62,12 +87,9 @@ def train_command(arguments: list[str]) -> None:
         start_from(D2RL(config), config.initial)
     if launch_rank(config.trainer) > 0:
         _assist(config, resumed)
-        return
+        return None
     memory = check_memory(config, device)
-    run = RunDirectory.create(config, conf_name(arguments))
-    from rich.console import Console
-
-    console = Console()
+    run = RunDirectory.create(config, name)
     console.print(to_yaml(config), markup=False, highlight=False)
     console.print(memory, highlight=False)
     console.print(f"run directory: {run.path}", markup=False)
@@ -94,6 +116,7 @@ def train_command(arguments: list[str]) -> None:
     if page:
         console.print(f"report: {page}", markup=False)
     wandb_notice(console, run)
+    return run, report
 
 
 def _first_line(config: Config, name: str) -> str:
@@ -102,6 +125,18 @@ def _first_line(config: Config, name: str) -> str:
         return f"going on with {config.resume}"
     e = config.trainer
     return f"training {name}, seed {config.seed}: {e.epochs} epochs of {e.updates_per_epoch} updates"
+
+
+def _full_run(name: str, run: RunDirectory) -> str:
+    """What the run that a quick look stands for would take here."""
+    plan = load_config([f"conf={name}"]).trainer
+    updates = plan.epochs * plan.updates_per_epoch
+    timing = json.loads(run.timing.read_text(encoding="utf-8"))
+    seconds = updates * timing["seconds_per_update"]
+    return (
+        f"this was a quick look: conf={name} makes {updates:,} updates where this made {timing['updates']:,}, about "
+        f"{seconds:.0f} s of training on {timing['device']}"
+    )
 
 
 def _assist(config: Config, checkpoint: str | None) -> None:
@@ -190,7 +225,7 @@ def _results(policy: Any, evaluation: Evaluation | EpisodeEvaluation) -> dict[st
     return report
 
 
-def _configuration(arguments: list[str], asked: Config) -> tuple[Config, Path | None]:
+def configuration(arguments: list[str], asked: Config) -> tuple[Config, Path | None]:
     """The configuration of the run, and the checkpoint that it goes on from."""
     if asked.resume is None:
         return asked, None

@@ -255,6 +255,9 @@ class LoggerConfig:
     project: str = option("d2rl", "W&B project")
     name: str | None = option(None, "W&B run name")
     tensorboard: bool = option(False, "write TensorBoard event files, too")
+    level: str = option(
+        "info", "least of the messages that the terminal shows", choices=("debug", "info", "warning", "error")
+    )
 
 
 @dataclass

@@ -22,7 +22,7 @@ PRIORITIES = ("scenario.priority_direction", "scenario.priority_user", "scenario
 DECIDING = ("network.", "action.", "trainer.", "evaluation.")  # sections of how decisions are made and judged
 UNUSED = {
     "train": (),
-    "benchmark": ("evaluation.slots", "logger.project", "logger.name"),
+    "benchmark": ("evaluation.slots", "logger.project", "logger.name", "logger.level"),
     "eval": LEARNING,
     "export": (
         *(*LEARNING, *TIME, *PRIORITIES, "scenario.carrier", "trainer.", "evaluation.drops"),

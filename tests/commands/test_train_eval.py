@@ -135,6 +135,20 @@ def test_train_says_what_it_did(finished):
     assert "chi.threshold=0.1 (T) is not above the floor" in done.stderr
 
 
+def test_a_quick_look_says_what_a_full_run_would_take(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    train_command(["conf=smoke", *PLAN, "trainer.epochs=1", f"run_dir={tmp_path / 'run'}", "trainer.progress=false"])
+    said = capsys.readouterr().out
+    assert re.search(r"conf=full_duplex makes 1,000 updates where this made 4, about \d+ s of training on", said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("level", "told"), [("info", True), ("warning", False)])
+def test_a_level_leaves_messages_out(tmp_path, level, told):
+    arguments = [*PLAN, "stages.reward=1", f"logger.level={level}", "run_dir=run", "trainer.progress=false"]
+    assert ("stage reward: begins" in call("train.py", *arguments, cwd=tmp_path).stderr) is told
+
+
 def test_eval_of_a_checkpoint_equals_the_last_evaluation_in_training(finished, tmp_path):
     """Up to rounding: training ran in a process of its own."""
     _, path = finished

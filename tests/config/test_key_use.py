@@ -60,7 +60,7 @@ USES = {
         trainer.epochs trainer.updates_per_epoch trainer.updates_per_step trainer.updates_per_slot trainer.num_envs
         trainer.strategy trainer.devices trainer.nodes trainer.cuda_graphs trainer.checkpoint_every
         evaluation.every logger.tensorboard""",
-    "train": "trainer.progress logger.mode logger.project logger.name seed run_dir resume initial",
+    "train": "trainer.progress logger.mode logger.project logger.name logger.level seed run_dir resume initial",
 }
 USED = {key: commands.split() for commands, keys in USES.items() for key in keys.split()}
 

@@ -15,6 +15,7 @@ from d2rl.config.defaults import Config, FullDuplexConfig
 from d2rl.problems.base import Layout, Observation, Sizes, Step, stream
 from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.checks import check_cell, check_files
+from d2rl.problems.full_duplex.given_state import given_state
 from d2rl.problems.full_duplex.observation import (
     EDGE_FEATURES,
     NODE_FEATURES,
@@ -95,6 +96,10 @@ class FullDuplexProblem:
         rates = self.measure(state, decision)
         following, fresh, truncated = self.cells.advance(state, generator)
         return Step(rates, following, fresh, truncated, torch.zeros_like(truncated))
+
+    def state_of(self, channels: Any, weights: Any, device: torch.device) -> tuple[CellState, bool]:
+        """The state whose channels a caller has, and whether they are arrays; see :func:`given_state`."""
+        return given_state(channels, weights, device)
 
     def observe(self, state: CellState) -> Observation:
         """Features of the estimated channels."""

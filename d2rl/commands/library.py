@@ -1,0 +1,57 @@
+"""Training for programs and notebooks: :func:`d2rl.train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from d2rl.algorithm.policy import Policy
+from d2rl.commands.train_eval import configuration, train_run
+from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import RunConfig
+from d2rl.config.load import conf_name, processes
+from d2rl.deploy.pretrained import load_policy
+from d2rl.problems import load_config
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A training that has ended.
+
+    :param path: the run directory
+    :param report: content of its eval.json: the policy and the references
+    """
+
+    path: Path
+    report: dict[str, Any]
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy of the best epoch, ready to decide."""
+        return load_policy(str(self.path))[0]
+
+
+def train_quietly(config: str | RunConfig, overrides: Sequence[str]) -> TrainedRun:
+    """See :func:`d2rl.train`."""
+    if isinstance(config, str):
+        arguments, base = [config, *overrides], None
+    else:
+        arguments, base = list(overrides), asdict(config)
+    asked, checkpoint = configuration(arguments, load_config(arguments, base=base))
+    if processes(asked.trainer) > 1:
+        raise ConfigError(
+            "trainer.devices x trainer.nodes is more than 1: several processes are started by d2rl-train, not from "
+            "within a program; set both to 1."
+        )
+    quiet = replace(asked, trainer=replace(asked.trainer, progress=False))
+    with open(os.devnull, "w") as nowhere:
+        done = train_run(quiet, conf_name(arguments), checkpoint, Console(file=nowhere))
+    assert done is not None  # this is the first process
+    run, report = done
+    return TrainedRun(run.path, report)

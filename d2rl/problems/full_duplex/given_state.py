@@ -1,0 +1,85 @@
+"""The state of a cell whose channels a caller of the library has at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2rl.common.errors import InputError
+from d2rl.problems.full_duplex.simulator import CellState
+from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.propagation import LinkGains
+
+NAMES = tuple(field.name for field in fields(ChannelState))
+
+
+def given_state(channels: Any, weights: Any, device: torch.device) -> tuple[CellState, bool]:
+    """What a policy decides on: these channels, taken to be true and known.
+
+    :param channels: a :class:`CellState`, a :class:`ChannelState`, or a mapping with its names, tensors or arrays
+    :param weights: [K] or [B, K], priority of every link; None: those of the state, or 1
+    :returns: the state on ``device``, and whether the channels are arrays
+    :raises InputError: a name that is missing or unknown, shapes that do not fit, values that are not finite
+    """
+    arrays = False
+    if isinstance(channels, CellState):
+        state = channels.to(device)
+    else:
+        known, arrays = _channels(channels)
+        known = known.to(device).validate()
+        links = torch.ones(known.downlink.shape[0], known.links, device=device)
+        state = CellState(known, known, _gains(known), links)
+    if weights is not None:
+        state = replace(state, weights=_weights(weights, state.weights))
+    return state, arrays
+
+
+def _channels(channels: Any) -> tuple[ChannelState, bool]:
+    if isinstance(channels, ChannelState):
+        return channels, False
+    if not isinstance(channels, Mapping):
+        raise InputError(f"channels must be a ChannelState or a mapping with {_list(NAMES)}, not {_kind(channels)}.")
+    if missing := [name for name in NAMES if name not in channels]:
+        raise InputError(f"channels lack {_list(missing)}; they need {_list(NAMES)}, see d2rl.wireless.ChannelState.")
+    if unknown := [str(name) for name in channels if name not in NAMES]:
+        raise InputError(f"channels hold {_list(unknown)}, which is unknown; they need {_list(NAMES)}.")
+    parts = {name: _tensor(channels[name], f"channels.{name}").to(torch.complex64) for name in NAMES}
+    return ChannelState(**parts), not any(isinstance(channels[name], Tensor) for name in NAMES)
+
+
+def _gains(channels: ChannelState) -> LinkGains:
+    """Each channel's own mean power over its antennas, the nearest to a mean gain that one state tells."""
+    power = {name: tensor.abs().square() for name, tensor in channels.tensors().items()}
+    return LinkGains(
+        power["downlink"].mean(-1), power["uplink"].mean(-1), power["cross"], power["self_interference"].mean((-2, -1))
+    )
+
+
+def _weights(weights: Any, like: Tensor) -> Tensor:
+    given = _tensor(weights, "weights").to(like)
+    if given.shape not in (like.shape, like.shape[1:]):
+        raise InputError(
+            f"weights have shape {tuple(given.shape)}; they must be {tuple(like.shape[1:])}, one per link."
+        )
+    if not bool((given.isfinite() & (given >= 0)).all()):
+        raise InputError("weights must be finite, none negative.")
+    return given.expand_as(like)
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be read as numbers: {str(error).splitlines()[0]}.") from None
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _list(names: Any) -> str:
+    return ", ".join(names)
