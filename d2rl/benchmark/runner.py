@@ -115,7 +115,7 @@ class Runner:
 
 @contextmanager
 def held(out: Path) -> Iterator[None]:
-    """Hold the output folder against a second benchmark. :raises ConfigError: it is in use, or cannot be written"""
+    """Hold the output folder against a second process. :raises ConfigError: it is in use, or cannot be written"""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -125,7 +125,7 @@ def held(out: Path) -> Iterator[None]:
         try_lock(lock)
     except BlockingIOError:
         os.close(lock)
-        raise ConfigError(f"out={out} is in use by another benchmark; wait for its end, or give another out.") from None
+        raise ConfigError(f"out={out} is in use by another process; wait for its end, or give another out.") from None
     try:
         yield
     finally:

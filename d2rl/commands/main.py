@@ -43,6 +43,22 @@ def export() -> None:
     run(export_command)
 
 
+def report() -> None:
+    """d2rl-report"""
+    _loading()
+    from d2rl.commands.compare_runs import report_command
+
+    run(report_command, None)
+
+
+def tune() -> None:
+    """d2rl-tune"""
+    _loading()
+    from d2rl.commands.tune import TuneConfig, tune_command
+
+    run(tune_command, TuneConfig)
+
+
 def _loading() -> None:
     """Say at once that the command has begun."""
     if not HELP & set(sys.argv[1:]):

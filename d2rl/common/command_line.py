@@ -24,7 +24,7 @@ NOISE = ("does not have many workers", "Checkpoint directory", r"isinstance\(tre
 _running = False
 
 
-def run(main: Callable[[list[str]], None], schema: type = Config, command: str = "train") -> None:
+def run(main: Callable[[list[str]], None], schema: type | None = Config, command: str = "train") -> None:
     """Call ``main`` with the command's arguments; mistakes of the program keep their traceback.
 
     Exit status: 0 done, 2 a :class:`UserError`, 130 interrupted by Ctrl-C, 143 by SIGTERM, 141 nobody reads the output.
@@ -35,7 +35,7 @@ def run(main: Callable[[list[str]], None], schema: type = Config, command: str =
             run(main)
 
     :param main: its docstring heads ``--help``
-    :param schema: the dataclass tree whose keys ``--help`` lists
+    :param schema: the dataclass tree whose keys ``--help`` lists; None: it has none
     :param command: whose keys those are, see :mod:`d2rl.config.key_use`
     """
     global _running
@@ -44,9 +44,9 @@ def run(main: Callable[[list[str]], None], schema: type = Config, command: str =
     _quiet()
     try:
         if HELP & set(arguments):
-            print(
-                inspect.getdoc(main) or "", help_text(schema, lambda key: not unused(key, command)), sep="\n\n", end=""
-            )
+            print(inspect.getdoc(main) or "")
+            if schema is not None:
+                print("", help_text(schema, lambda key: not unused(key, command)), sep="\n", end="")
         else:
             main(arguments)
         sys.stdout.flush()

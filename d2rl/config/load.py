@@ -106,7 +106,7 @@ def from_keywords(mapping: Mapping[str, Any], schema: type[T] = Config) -> T:  #
 def to_yaml(config: Any) -> str:
     """Every value as YAML, which :func:`load` reads back."""
     values = {key: _escape(leaf.value) for key, leaf in leaves(config).items()}
-    return yaml.safe_dump(_nested(values), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(nested(values), sort_keys=False, allow_unicode=True)
 
 
 def save(config: Any, path: str | Path) -> None:
@@ -230,6 +230,17 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file, whose plain scalars but null stay text.
+
+    :raises ConfigError: it cannot be read
+    """
+    try:
+        return _yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({getattr(error, 'strerror', 'not UTF-8')}).") from None
+
+
 def _yaml(text: str, origin: str) -> Any:
     try:
         return yaml.load(text, _Loader)
@@ -323,7 +334,8 @@ def _flat(nested: Mapping[str, Any], known: Mapping[str, Leaf], origin: str = ""
     return flat
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of the dotted keys."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *path, name = key.split(".")
@@ -341,7 +353,7 @@ def _interpolate(known: Mapping[str, Leaf], given: Given) -> Given:
         return given
     values = {key: _escape(leaf.value) for key, leaf in known.items()} | {key: one for key, (one, _) in given.items()}
     try:
-        tree = OmegaConf.create(_nested(values))
+        tree = OmegaConf.create(nested(values))
         return given | {key: (OmegaConf.select(tree, key), given[key][1]) for key in used}
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
@@ -357,7 +369,7 @@ def _build(schema: type[T], known: Mapping[str, Leaf], given: Given) -> T:
     values = {key: leaf.value for key, leaf in known.items()}
     values |= {key: known[key].convert(value, origin) for key, (value, origin) in given.items()}
     try:
-        tree = OmegaConf.merge(OmegaConf.structured(schema), _nested({k: _escape(v) for k, v in values.items()}))
+        tree = OmegaConf.merge(OmegaConf.structured(schema), nested({k: _escape(v) for k, v in values.items()}))
         return cast(T, OmegaConf.to_object(tree))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'a key'}: {str(error).splitlines()[0]}.") from None

@@ -100,9 +100,14 @@ def report_page(
             ],
             "yaml": to_yaml(config),
         }
+    return rendered(TEMPLATE, content)
+
+
+def rendered(template: str, content: dict[str, Any]) -> str:
+    """A template of this folder with every value escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template(TEMPLATE).render(content)
+    return environment.get_template(template).render(content)
 
 
 def _timing(run: RunDirectory | None) -> dict[str, Any] | None:
@@ -123,14 +128,14 @@ def _training(config: Config, evaluation: Evaluation, run: RunDirectory) -> list
         if not same:
             caption = "Learning curve on the drops of the training; this evaluation used others, so no references here."
         alt += f" References: {levels}." if levels else ""
-        pictures.append(_picture(learning_curve_figure(run.metrics, references), alt, caption))
+        pictures.append(picture(learning_curve_figure(run.metrics, references), alt, caption))
     if timing := _timing(run):
         seconds = timing["seconds"]
         parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
         caption = (
             f"What {counted(timing['updates'], 'update')} cost on {timing['device']}; evaluation is not part of it."
         )
-        pictures.append(_picture(sections_figure(seconds), f"Seconds of the sections of training: {parts}.", caption))
+        pictures.append(picture(sections_figure(seconds), f"Seconds of the sections of training: {parts}.", caption))
     if times:
         chi = [value for (value,) in read_metrics(run.metrics, "charts/chi")]
         on = [
@@ -138,7 +143,7 @@ def _training(config: Config, evaluation: Evaluation, run: RunDirectory) -> list
         ]
         alt = f"Stages that began: {', '.join(on) or 'none'}. Chi ends at {chi[-1] if chi else 0:.2f}."
         caption = "Stages of exploration over training time, and the share of states that SENPNN replaced."
-        pictures.append(_picture(stages_figure(run.metrics, times[-1]), alt, caption))
+        pictures.append(picture(stages_figure(run.metrics, times[-1]), alt, caption))
     return pictures
 
 
@@ -171,7 +176,7 @@ def _cells(evaluation: Evaluation) -> list[Picture]:
             f"d2rl {mine:.1f}, WMMSE {theirs:.1f} bit/s/Hz. Uplink power: {on}."
         )
         caption = f"Drop {drop}, {name} against WMMSE: {mine:.1f} to {theirs:.1f} bit/s/Hz."
-        pictures.append(_picture(cell_figure(cell), alt, caption))
+        pictures.append(picture(cell_figure(cell), alt, caption))
     return pictures
 
 
@@ -207,11 +212,12 @@ def _distributions(evaluation: Evaluation) -> list[Picture]:
         rates = {name: evaluation.outcomes[name].utility[:, links].flatten() for name in COMPARED}
         medians = ", ".join(f"{name} {float(values.median()):.2f}" for name, values in rates.items())
         alt = f"Distribution of {direction} link rates. Medians in bit/s/Hz: {medians}."
-        pictures.append(_picture(rates_figure(rates, direction), alt, f"Rates of {direction} links over all drops."))
+        pictures.append(picture(rates_figure(rates, direction), alt, f"Rates of {direction} links over all drops."))
     return pictures
 
 
-def _picture(figure: Figure, alt: str, caption: str) -> Picture:
+def picture(figure: Figure, alt: str, caption: str) -> Picture:
+    """A figure as a part of the page."""
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     source = base64.b64encode(content.getvalue()).decode("ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,16 +60,19 @@ class TrainingResult:
     run: RunDirectory
 
 
-def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> TrainingResult:
+def train(
+    config: Config, run: RunDirectory, checkpoint: str | None = None, callbacks: Sequence[Callback] = ()
+) -> TrainingResult:
     """Train one agent, in one process or, with ``trainer.devices`` and ``trainer.nodes``, as one of several.
 
     :param run: where the first process writes, released at the end; the others write nothing
     :param checkpoint: file to continue from, exactly
+    :param callbacks: beside those of every training
     """
     loggers: list[Logger] = []
     try:
         with left_as_found(config.trainer.threads), ending(loggers), losses_told(config.trainer, run.last):
-            return _train(config, run, checkpoint, loggers)
+            return _train(config, run, checkpoint, loggers, callbacks)
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning takes Ctrl-C for the end of the process
             raise KeyboardInterrupt from None
@@ -77,7 +81,9 @@ def train(config: Config, run: RunDirectory, checkpoint: str | None = None) -> T
         run.release()
 
 
-def _train(config: Config, run: RunDirectory, checkpoint: str | None, loggers: list[Logger]) -> TrainingResult:
+def _train(
+    config: Config, run: RunDirectory, checkpoint: str | None, loggers: list[Logger], others: Sequence[Callback]
+) -> TrainingResult:
     """The same; what it logs to is added to ``loggers``."""
     trainer_config = config.trainer
     agent = D2RL(config)
@@ -108,6 +114,7 @@ def _train(config: Config, run: RunDirectory, checkpoint: str | None, loggers: l
         _checkpoints(run, trainer_config, "best", monitor="objective", mode="max"),
         last,
         *([TrainingProgress()] if trainer_config.progress and first else []),
+        *others,
         stop,
     ]
     batches = range(trainer_config.updates_per_epoch // trainer_config.updates_per_step)

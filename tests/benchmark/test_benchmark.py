@@ -171,7 +171,7 @@ def test_nothing_is_started_when_everything_is_finished(benchmark):
 
 
 def test_two_benchmarks_cannot_share_a_folder(tmp_path):
-    with held(tmp_path), pytest.raises(ConfigError, match="is in use by another benchmark"), held(tmp_path):
+    with held(tmp_path), pytest.raises(ConfigError, match="is in use by another process"), held(tmp_path):
         pass
 
 

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("conf", "d2rl/deploy/pretrained")
-COMMANDS = {"d2rl-train", "d2rl-eval", "d2rl-benchmark", "d2rl-channels", "d2rl-export"}
+COMMANDS = {"d2rl-train", "d2rl-eval", "d2rl-benchmark", "d2rl-channels", "d2rl-export", "d2rl-report", "d2rl-tune"}
 
 
 @pytest.fixture(scope="module")

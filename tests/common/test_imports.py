@@ -69,6 +69,8 @@ def test_a_decision_waits_for_pytorch_alone():
         ("benchmark", ["conf=headline"], "loading PyTorch"),
         ("channels", ["out=bank.pt"], "loading PyTorch"),
         ("export", ["ckpt=pretrained"], "loading PyTorch"),
+        ("report", ["a", "b"], "loading PyTorch"),
+        ("tune", ["conf=smoke"], "loading PyTorch"),
     ],
 )
 def test_a_command_speaks_before_pytorch_is_loaded(name, arguments, line):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import errno
+import math
 import os
 from pathlib import Path
 
+import pandas
 import pytest
 from conftest import read_csv
 
-from d2rl.runs.csv_logger import CsvLogger
+from d2rl.runs.csv_logger import STEP, CsvLogger
 from d2rl.runs.tracking import log
 
 
@@ -180,3 +182,19 @@ def test_a_file_that_has_vanished_is_begun_anew(path):
     logger.log_metrics({"a": 2.0}, 20)
     logger.save()
     assert read_csv(path) == [{"environment_steps": "20", "a": "2.0"}]
+
+
+def test_pandas_reads_it_without_help(tmp_path):
+    """Columns that come up late, values that are not finite, a step that is logged twice."""
+    log = CsvLogger(tmp_path / "metrics.csv")
+    log.log_metrics({"eval/sum_rate": 1.5, "charts/updates": 0}, 0)
+    log.save()
+    log.log_metrics({"eval/sum_rate": math.nan, "losses/critic": math.inf}, 32)
+    log.log_metrics({"charts/stage_action": 1.0}, 64)
+    log.log_metrics({"eval/sum_rate": 2.5}, 64)
+    log.save()
+    table = pandas.read_csv(tmp_path / "metrics.csv", index_col=STEP)
+    assert [*table.index] == [0, 32, 64]
+    assert all(pandas.api.types.is_float_dtype(kind) for kind in table.dtypes)
+    assert table["eval/sum_rate"].dropna().to_list() == [1.5, 2.5]
+    assert table.loc[64, "charts/stage_action"] == 1
