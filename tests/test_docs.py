@@ -1,0 +1,69 @@
+"""Documentation: its links lead somewhere, its Python runs, and the site is built and read without a network."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(r"(?ms)^```(\w*)\n(.*?)^```$")
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+class Resources(HTMLParser):
+    """What a browser would fetch to show a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        if tag in ("script", "img", "iframe", "source"):
+            self.found.append(given.get("src") or "")
+        if tag == "link" and given.get("rel") != "canonical":
+            self.found.append(given.get("href") or "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_the_repository_lead_somewhere(page):
+    text = FENCE.sub("", page.read_text())
+    links = [one.partition("#")[0] for one in LINK.findall(text) if not one.startswith(("http", "#", "mailto:"))]
+    assert [one for one in links if not (page.parent / one).exists()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_python_of_the_library_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = [code for language, code in FENCE.findall((ROOT / "docs/library.md").read_text()) if language == "python"]
+    space: dict[str, object] = {}
+    for part in code:
+        exec(part, space)
+    precoder = space["precoder"]
+    assert precoder.shape == (5, 8, 6)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_strictly_and_read_without_a_network(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        resources = Resources()
+        resources.feed(page.read_text())
+        assert [one for one in resources.found if one.startswith(("http", "//"))] == [], page
+    method = (tmp_path / "site/method.html").read_text()
+    assert "<math" in method
+    assert "$`" not in method
+    assert "Noise-normalised channels of B states" in (tmp_path / "site/reference/wireless.html").read_text()
