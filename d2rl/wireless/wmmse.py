@@ -5,18 +5,18 @@ Batched, iterations in double precision; every one of them raises the weighted s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from d2rl.common.errors import InputError
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.link_rates import add_noise, link_rates, solve, squared_magnitude
-from d2rl.wireless.precoders import full_uplink_power, mrt, random_decision, rzf, zf
+from d2rl.wireless.starting_points import MAXIMUM_STARTS, starting_points
 
-MAXIMUM_STARTS = 12
 SECULAR_BISECTIONS = 6  # bring mu within a small factor of its root
 SECULAR_STEPS = 5  # Newton converges quadratically from there
-START_SEED = 2011
 
 
 def wmmse(
@@ -30,35 +30,64 @@ def wmmse(
 
     :param channels: B states
     :param iterations: iterations from every start, 0 or more
-    :param starts: starting points, 1 to 12; the first is RZF at full power, the next favour the
-        downlink and the uplink, the others mix precoders and random beams
+    :param starts: starting points, 1 to 12, in the order of
+        :func:`~d2rl.wireless.starting_points.starting_points`; the first is RZF at full power
     :param weights: [B, K_D + K_U], priority of every link; default 1
     :param initial: (precoder, uplink_power) to start from instead
     :returns: precoder [B, N_t, K_D] complex64 and uplink power [B, K_U]
     :raises InputError: channels that are not finite, weights that are negative or do not fit, a start that
         breaks the power limits, more starts than supported
     """
+    if iterations < 0:
+        raise InputError(f"wmmse needs 0 iterations or more, got {iterations}")
+    start = prepare(channels, starts, weights, initial)
+    precoder, power = improve(start.channels, start.precoder, start.power, start.weights, iterations)
+    return start.best(precoder, power)
+
+
+@dataclass(frozen=True)
+class Start:
+    """B states, each from S starting points side by side.
+
+    :param channels: B S states      :param weights: [B S, K_D + K_U]
+    :param precoder: [B S, N_t, K_D]      :param power: [B S, K_U]      :param starts: S
+    """
+
+    channels: ChannelState
+    weights: Tensor
+    precoder: Tensor
+    power: Tensor
+    starts: int
+
+    def best(self, precoder: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the decisions [B S, ...] that a state's starts led to, the one of the highest weighted rate."""
+        if self.starts == 1:
+            return precoder, power
+        rate = (self.weights * link_rates(self.channels, precoder, power)).sum(-1)
+        best = rate.unflatten(0, (-1, self.starts)).argmax(-1)
+        chosen = torch.arange(len(best), device=best.device) * self.starts + best
+        return precoder[chosen], power[chosen]
+
+
+def prepare(
+    channels: ChannelState, starts: int, weights: Tensor | None, initial: tuple[Tensor, Tensor] | None
+) -> Start:
+    """What :func:`wmmse` was given, checked, every state repeated for each of its starts.
+
+    :raises InputError: what :func:`wmmse` refuses
+    """
     channels.validate()
     if not 1 <= starts <= MAXIMUM_STARTS:
         raise InputError(f"wmmse supports 1 to {MAXIMUM_STARTS} starts, got {starts}")
-    if iterations < 0:
-        raise InputError(f"wmmse needs 0 iterations or more, got {iterations}")
     if weights is None:
         weights = torch.ones(channels.batch, channels.links, device=channels.downlink.device)
     check_weights(channels, weights)
     if initial is None:
-        precoder, power = starting_points(channels, starts)
+        precoder, power = starting_points(channels, starts, weights)
     else:
         precoder, power = check_decision(channels, *initial)
         starts = 1
-    problem, weights = channels.repeat(starts), weights.repeat_interleave(starts, dim=0)
-    precoder, power = improve(problem, precoder, power, weights, iterations)
-    if starts > 1:
-        rate = (weights * link_rates(problem, precoder, power)).sum(-1)
-        best = rate.unflatten(0, (channels.batch, starts)).argmax(-1)
-        chosen = torch.arange(channels.batch, device=best.device) * starts + best
-        precoder, power = precoder[chosen], power[chosen]
-    return precoder, power
+    return Start(channels.repeat(starts), weights.repeat_interleave(starts, dim=0), precoder, power, starts)
 
 
 def improve(
@@ -79,19 +108,41 @@ def improve(
     return precoder.to(channels.downlink.dtype), amplitude.square().to(channels.downlink.real.dtype)
 
 
-def wmmse_iteration(
-    channels: ChannelState, precoder: Tensor, amplitude: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One round of receivers, weights, precoders and uplink amplitudes (docs/method.md, WMMSE).
+@dataclass(frozen=True)
+class Receivers:
+    """What both ends of every link make of a decision, and what a change of it would cost (docs/method.md, WMMSE).
+
+    :param own: [B, K_D], complex, g_j^H w_j
+    :param u, a: [B, K_D], receiver of a downlink user, complex, and the weight of its error
+    :param v: [B, N_r, K_U], complex, MMSE combiners
+    :param b: [B, K_U], weight of an uplink user's error
+    :param correlation: [B, K_U], v_k^H h_k      :param passed: [B, K_U, K_U], |v_i^H h_k|^2
+    :param price: [B, K_D], a_j |u_j|^2, what a unit of interference costs a downlink user
+    :param quadratic: [B, N_t, N_t], complex, A
+    :param objective: [B], weighted sum rate, bit/s/Hz
+    """
+
+    own: Tensor
+    u: Tensor
+    a: Tensor
+    v: Tensor
+    b: Tensor
+    correlation: Tensor
+    passed: Tensor
+    price: Tensor
+    quadratic: Tensor
+    objective: Tensor
+
+
+def receivers(channels: ChannelState, precoder: Tensor, amplitude: Tensor, weights: Tensor) -> Receivers:
+    """The receivers that are best for a decision, and their errors.
 
     :param channels: B states in double precision
     :param precoder: [B, N_t, K_D]
     :param amplitude: [B, K_U], q_k = sqrt(p_k)
     :param weights: [B, K_D + K_U]
-    :returns: the next precoder and amplitude
     """
     h_s, g, h = channels.self_interference, channels.downlink, channels.uplink.mT
-    cross = squared_magnitude(channels.cross)
     priority_down, priority_up = weights.split([channels.downlink_users, channels.uplink_users], dim=-1)
 
     received = g.conj() @ precoder
@@ -99,7 +150,7 @@ def wmmse_iteration(
     power = amplitude.square()
     # errors are sums over the others: 1 minus what is received would be lost in rounding for a strong link
     others = _off_diagonal(squared_magnitude(received)).sum(-1)
-    disturbance = others + (power.unsqueeze(-2) @ cross).squeeze(-2) + 1
+    disturbance = others + (power.unsqueeze(-2) @ squared_magnitude(channels.cross)).squeeze(-2) + 1
     total = squared_magnitude(own) + disturbance
     u = own / total
     a = priority_down * total / disturbance
@@ -114,41 +165,31 @@ def wmmse_iteration(
     error = error + squared_magnitude(leakage.mH @ v).sum(-2) + squared_magnitude(v).sum(-2)
     b = priority_up / error
 
-    weight_down = a * squared_magnitude(u)
+    price = a * squared_magnitude(u)
     seen = h_s.mH @ v
-    quadratic = (g.mT * weight_down.unsqueeze(-2)) @ g.conj() + (seen * b.unsqueeze(-2)) @ seen.mH
-    target = g.mT * (a * u).unsqueeze(-2)
-    next_precoder = _power_constrained(quadratic, target)
-
-    heard = (b.unsqueeze(-1) * passed).sum(-2)
-    heard = heard + (cross @ weight_down.unsqueeze(-1)).squeeze(-1)
-    next_amplitude = (b * correlation / heard.clamp_min(1e-300)).clamp(0, 1)
-    return next_precoder, next_amplitude
+    quadratic = (g.mT * price.unsqueeze(-2)) @ g.conj() + (seen * b.unsqueeze(-2)) @ seen.mH
+    objective = (priority_down * torch.log2(total / disturbance)).sum(-1) - (priority_up * torch.log2(error)).sum(-1)
+    return Receivers(own, u, a, v, b, correlation, passed, price, quadratic, objective)
 
 
-def starting_points(channels: ChannelState, starts: int) -> tuple[Tensor, Tensor]:
-    """Starting points of every state side by side: [B * starts, N_t, K_D] and [B * starts, K_U].
+def wmmse_iteration(
+    channels: ChannelState, precoder: Tensor, amplitude: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One round of receivers, weights, precoders and uplink amplitudes (docs/method.md, WMMSE).
 
-    In order: RZF at full power; RZF with faint uplink (favours the downlink); faint RZF at full uplink
-    power (favours the uplink); MRT, ZF, and random beams with random uplink powers. The random ones are
-    the same for every state, so that a state's result does not depend on the batch it comes in.
+    :param channels: B states in double precision
+    :param precoder: [B, N_t, K_D]
+    :param amplitude: [B, K_U], q_k = sqrt(p_k)
+    :param weights: [B, K_D + K_U]
+    :returns: the next precoder and amplitude
     """
-    generator = torch.Generator(channels.downlink.device).manual_seed(START_SEED)
-    ones = full_uplink_power(channels)
-    fixed = [
-        (rzf(channels), ones),
-        (rzf(channels), 1e-3 * ones),
-        (1e-3 * rzf(channels), ones),
-        (mrt(channels), ones),
-        (zf(channels), ones),
-        (mrt(channels), 1e-3 * ones),
-    ]
-    random = [random_decision(channels[:1], generator) for _ in range(max(0, starts - len(fixed)))]
-    shared = [(beams.expand(len(ones), -1, -1), power.expand(len(ones), -1)) for beams, power in random]
-    points = [*fixed[:starts], *shared]
-    precoder = torch.stack([point[0] for point in points], dim=1).flatten(0, 1)
-    power = torch.stack([point[1] for point in points], dim=1).flatten(0, 1)
-    return precoder, power
+    at = receivers(channels, precoder, amplitude, weights)
+    target = channels.downlink.mT * (at.a * at.u).unsqueeze(-2)
+    next_precoder = _power_constrained(at.quadratic, target)
+    heard = (at.b.unsqueeze(-1) * at.passed).sum(-2)
+    heard = heard + (squared_magnitude(channels.cross) @ at.price.unsqueeze(-1)).squeeze(-1)
+    next_amplitude = (at.b * at.correlation / heard.clamp_min(1e-300)).clamp(0, 1)
+    return next_precoder, next_amplitude
 
 
 def check_weights(channels: ChannelState, weights: Tensor) -> None:

@@ -127,8 +127,8 @@ MUTANTS = (
     ),
     # WMMSE
     Mutant(
-        "WMMSE without noise", WMMSE, "(power.unsqueeze(-2) @ cross).squeeze(-2) + 1",
-        "(power.unsqueeze(-2) @ cross).squeeze(-2) + 1e-3",
+        "WMMSE without noise", WMMSE, "@ squared_magnitude(channels.cross)).squeeze(-2) + 1",
+        "@ squared_magnitude(channels.cross)).squeeze(-2) + 1e-3",
     ),
     Mutant(
         "WMMSE receiver without its own power", WMMSE, "u = own / total",
@@ -140,8 +140,8 @@ MUTANTS = (
     ),
     Mutant("WMMSE precoder blind to self-interference", WMMSE, " + (seen * b.unsqueeze(-2)) @ seen.mH", ""),
     Mutant(
-        "WMMSE uplink blind to the downlink users", WMMSE, "heard + (cross @ weight_down",
-        "heard + 0 * (cross @ weight_down",
+        "WMMSE uplink blind to the downlink users", WMMSE, "heard + (squared_magnitude(channels.cross)",
+        "heard + 0 * (squared_magnitude(channels.cross)",
     ),
     Mutant(
         "WMMSE covariance without self-interference", WMMSE, "add_noise(leakage @ leakage.mH + streams @ streams.mH)",

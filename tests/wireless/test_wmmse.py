@@ -171,7 +171,10 @@ def test_twelve_starts_find_better_optima(make_channels):
 
 def test_a_state_is_solved_alone(channels):
     """Also its random starting points do not depend on the batch it comes in."""
-    for solve in (lambda some: wmmse(some, iterations=5, starts=12), lambda some: starting_points(some, 12)):
+    for solve in (
+        lambda some: wmmse(some, iterations=5, starts=12),
+        lambda some: starting_points(some, 12, torch.ones(some.batch, some.links)),
+    ):
         whole, part = solve(channels), solve(channels[4:7])
         for all_states, some in zip(whole, part, strict=True):
             states = all_states.unflatten(0, (16, -1))[4:7].flatten(0, 1)

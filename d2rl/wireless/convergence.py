@@ -1,0 +1,223 @@
+r"""WMMSE run until it has converged: a faster fixed point with the same solutions, and the plain step as safeguard.
+
+A WMMSE iteration moves the power of a link of SINR :math:`\gamma` by about :math:`1 / \gamma` of the way: a strong link
+needs thousands. The priced step below has the same stationary points and goes the whole way; Anderson's method
+extrapolates from several of its steps. What would lower the objective is not taken (docs/method.md, Convergence).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from d2rl.common.errors import InputError
+from d2rl.common.notices import notice_once
+from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.link_rates import solve, squared_magnitude
+from d2rl.wireless.wmmse import prepare, receivers, wmmse_iteration
+
+TOLERANCE = 1e-5  # relative change of the objective ...
+WINDOW = 50  # ... over so many iterations
+LIMIT = 10_000  # iterations
+CHECKED = 25  # iterations between two looks at what has converged
+MEMORY = 5  # steps from which the next point is extrapolated
+REGULARISATION = 1e-10  # of their least-squares problem, relative to its trace
+KEPT_AMPLITUDE = 0.3  # an extrapolated amplitude falls to this share of the step's at least: from 0 none returns
+VALUES = 300_000  # numbers of the decisions that are worked on at a time, which bounds memory
+EXTRAPOLATED, PRICED, PLAIN = range(3)  # kinds of a candidate, in the order in which they are tried
+
+
+def converged_wmmse(
+    channels: ChannelState,
+    starts: int = 1,
+    weights: Tensor | None = None,
+    initial: tuple[Tensor, Tensor] | None = None,
+    tolerance: float = TOLERANCE,
+    limit: int = LIMIT,
+) -> tuple[Tensor, Tensor]:
+    """Local optimum of the weighted sum rate, the best over several starting points, each run until it has converged.
+
+    A state has converged when its objective rose by less than ``tolerance``, relatively, over 50 iterations. A notice
+    says how many had not within ``limit`` iterations.
+
+    :param channels: B states
+    :param starts: starting points, 1 to 12, as of :func:`~d2rl.wireless.wmmse`
+    :param weights: [B, K_D + K_U], priority of every link; default 1
+    :param initial: (precoder, uplink_power) to start from instead
+    :param tolerance: above 0      :param limit: iterations, 1 or more
+    :returns: precoder [B, N_t, K_D] complex64 and uplink power [B, K_U]
+    :raises InputError: what :func:`~d2rl.wireless.wmmse` refuses; a tolerance or a limit out of range
+    """
+    if not tolerance > 0:
+        raise InputError(f"WMMSE converges to a tolerance above 0, got {tolerance:g}")
+    if limit < 1:
+        raise InputError(f"WMMSE needs a limit of 1 iteration or more, got {limit}")
+    start = prepare(channels, starts, weights, initial)
+    ends, moving = [], 0
+    together = max(1, VALUES // start.precoder[0].numel())
+    for begin in range(0, start.channels.batch, together):
+        part = slice(begin, begin + together)
+        ascent = Ascent(start.channels[part].double(), start.precoder[part], start.power[part], start.weights[part])
+        moving += ascent.run(tolerance, limit)
+        ends.append(ascent.decision())
+    if moving:
+        notice_once(
+            f"WMMSE had not converged after {limit} iterations from {moving} of {start.channels.batch} starts; "
+            "their decisions are used as they are"
+        )
+    precoder, power = (torch.cat(parts) for parts in zip(*ends, strict=True))
+    kind = channels.downlink.dtype
+    return start.best(precoder.to(kind), power.to(kind.to_real()))
+
+
+class Ascent:
+    """Iterations of B states, each of which leaves the batch when it has converged.
+
+    :param channels: B states in double precision
+    :param precoder, power: where they start      :param weights: [B, K_D + K_U]
+    """
+
+    def __init__(self, channels: ChannelState, precoder: Tensor, power: Tensor, weights: Tensor):
+        self.channels, self.weights = channels, weights.double()
+        self.shape = precoder.shape[1:]
+        self.point = self._joined(precoder.to(torch.complex128), power.double().sqrt())
+        self.objective, self.stepped = self._priced(self.point)
+        batch, size = self.point.shape
+        self.moves = self.point.new_zeros(batch, size, MEMORY)  # differences of points and of their steps
+        self.changes = torch.zeros_like(self.moves)
+        self.kind = torch.full((batch,), PRICED, device=self.point.device)
+        self.stuck = torch.zeros_like(self.kind, dtype=torch.bool)
+        self.places = torch.arange(batch, device=self.point.device)
+        self.ends = self.point.clone()
+
+    def run(self, tolerance: float, limit: int) -> int:
+        """Iterate until all have converged; the number of states that have not."""
+        history = [self.objective]
+        candidate = self.stepped
+        for iteration in range(1, limit + 1):
+            candidate = self._advance(candidate, iteration % MEMORY)
+            if iteration % CHECKED and iteration < limit:
+                continue
+            history = [*history[-WINDOW // CHECKED :], self.objective]
+            self.ends[self.places] = self.point
+            if len(history) <= WINDOW // CHECKED:
+                continue
+            risen = self.objective - history[-1 - WINDOW // CHECKED]
+            moving = (risen > tolerance * self.objective.abs()) & ~self.stuck
+            left = int(moving.sum())
+            if left == 0:
+                return 0
+            if left < len(moving):
+                self._keep(moving)
+                candidate = candidate[moving]
+                history = [past[moving] for past in history]
+        return len(self.places)
+
+    def decision(self) -> tuple[Tensor, Tensor]:
+        """Precoder and uplink power where all states are."""
+        precoder, amplitude = self._split(self.ends)
+        return precoder, amplitude.square()
+
+    def _advance(self, candidate: Tensor, slot: int) -> Tensor:
+        """Take the candidates that do not lower the objective; the next ones.
+
+        A candidate that was refused is followed by the priced step, and that by the WMMSE iteration, which can lower
+        the objective by rounding alone: the state is at its end then.
+        """
+        objective, stepped = self._priced(candidate)
+        taken = (objective >= self.objective) & torch.isfinite(stepped).all(-1)
+        self.stuck |= ~taken & (self.kind == PLAIN)
+        row = taken.unsqueeze(-1)
+        move = torch.where(row, candidate - self.point, 0)
+        change = torch.where(row, (stepped - candidate) - (self.stepped - self.point), 0)
+        self.moves *= row.unsqueeze(-1)
+        self.changes *= row.unsqueeze(-1)
+        self.moves[..., slot], self.changes[..., slot] = move, change
+        self.point = torch.where(row, candidate, self.point)
+        self.stepped = torch.where(row, stepped, self.stepped)
+        self.objective = torch.where(taken, objective, self.objective)
+        self.kind = torch.where(taken, EXTRAPOLATED, (self.kind + 1).clamp_max(PLAIN))
+        following = torch.where(row, self._extrapolated(), self.stepped)
+        plain = (self.kind == PLAIN).nonzero().squeeze(-1)
+        if len(plain):
+            at = self._split(self.point[plain])
+            following[plain] = self._joined(*wmmse_iteration(self.channels[plain], *at, self.weights[plain]))
+        return following
+
+    def _extrapolated(self) -> Tensor:
+        """Anderson's next point (type II), within the limits."""
+        gram = self.changes.mT @ self.changes
+        ridge = REGULARISATION * gram.diagonal(dim1=-2, dim2=-1).sum(-1) + 1e-300
+        gram.diagonal(dim1=-2, dim2=-1).add_(ridge.unsqueeze(-1))
+        residual = (self.stepped - self.point).unsqueeze(-1)
+        mixture = solve(gram, self.changes.mT @ residual)
+        precoder, amplitude = self._split(self.stepped - ((self.moves + self.changes) @ mixture).squeeze(-1))
+        norm = squared_magnitude(precoder).sum((-2, -1), keepdim=True).sqrt()
+        least = KEPT_AMPLITUDE * self._split(self.stepped)[1]
+        return self._joined(precoder / norm.clamp_min(1), torch.maximum(amplitude, least).clamp_max(1))
+
+    def _priced(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        objective, precoder, amplitude = priced_step(self.channels, *self._split(point), self.weights)
+        return objective, self._joined(precoder, amplitude)
+
+    def _keep(self, moving: Tensor) -> None:
+        self.channels = self.channels[moving]
+        for name in ("weights", "point", "objective", "stepped", "moves", "changes", "kind", "stuck", "places"):
+            setattr(self, name, getattr(self, name)[moving])
+
+    def _joined(self, precoder: Tensor, amplitude: Tensor) -> Tensor:
+        return torch.cat([torch.view_as_real(precoder.resolve_conj()).flatten(1), amplitude], dim=-1)
+
+    def _split(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        n_t, k_d = self.shape
+        coefficients, amplitude = point.tensor_split([2 * n_t * k_d], dim=-1)
+        return torch.view_as_complex(coefficients.reshape(-1, n_t, k_d, 2)), amplitude
+
+
+def priced_step(
+    channels: ChannelState, precoder: Tensor, amplitude: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Every power goes to where its own gain would equal its price; beams as in WMMSE.
+
+    With :math:`\alpha_k` the weight of a link times SINR / (1 + SINR), :math:`\pi_k` what a unit of its power costs the
+    others, and :math:`\mu` the price of downlink power,
+
+    .. math::
+        p_k = \min(1, \alpha_k / \pi_k), \quad w_j \propto (A + \mu I)^{-1} g_j, \quad
+        \|w_j\|^2 = \alpha_j / (\pi_j + \mu)
+
+    which is the power control of SCALE (Papandriopoulos and Evans, IEEE Trans. Inf. Theory 2009) for given receivers.
+    The powers settle in a few steps where WMMSE takes as many as the SINR. It need not raise the objective.
+
+    :param channels: B states in double precision
+    :param precoder: [B, N_t, K_D]      :param amplitude: [B, K_U], q_k = sqrt(p_k)
+    :param weights: [B, K_D + K_U]
+    :returns: the objective of the decision given, [B], and the next precoder and amplitude
+    """
+    at = receivers(channels, precoder, amplitude, weights)
+    priority_down, priority_up = weights.split([channels.downlink_users, channels.uplink_users], dim=-1)
+    signal = squared_magnitude(at.own)
+
+    own = at.passed.diagonal(dim1=-2, dim2=-1)
+    cost = (at.b.unsqueeze(-1) * at.passed).sum(-2) - at.b * own
+    cost = cost.clamp_min(0) + (squared_magnitude(channels.cross) @ at.price.unsqueeze(-1)).squeeze(-1)
+    power = priority_up * amplitude * at.correlation / cost.clamp_min(1e-300)
+
+    # the multiplier of the power limit, by stationarity: what the power earns minus what it costs the others
+    earned = priority_down * (at.own * at.u.conj()).real
+    paid = (precoder.conj() * (at.quadratic @ precoder)).real.sum(-2) - at.price * signal
+    spent = squared_magnitude(precoder).sum((-2, -1))
+    mu = (earned - paid).sum(-1) / spent.clamp_min(1e-300)
+    floor = 1e-10 * at.quadratic.diagonal(dim1=-2, dim2=-1).real.sum(-1) + 1e-100
+    limited = mu > floor
+    shifted = at.quadratic.clone()
+    shifted.diagonal(dim1=-2, dim2=-1).add_(torch.maximum(mu, floor).unsqueeze(-1))
+    beams = solve(shifted, channels.downlink.mT)
+    energy = squared_magnitude(beams).sum(-2)
+    reached = (channels.downlink.conj() * beams.mT).real.sum(-1)  # g_j^H (A + mu I)^-1 g_j
+    share = earned * energy / (reached * (1 - at.price * reached)).clamp_min(1e-300)
+    total = share.sum(-1, keepdim=True)
+    share = share / torch.where(limited.unsqueeze(-1), total.clamp_min(1e-300), total.clamp_min(1))
+    phase = at.own / at.own.abs().clamp_min(1e-300)
+    scale = (share / energy.clamp_min(1e-300)).sqrt() * phase
+    return at.objective, beams * scale.unsqueeze(-2), power.clamp(0, 1).sqrt()

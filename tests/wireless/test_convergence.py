@@ -1,0 +1,126 @@
+"""WMMSE until it has converged: where it ends, that it never falls, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from d2rl.common.errors import InputError
+from d2rl.common.notices import notice_once
+from d2rl.wireless import converged_wmmse, full_uplink_power, link_rates, random_decision, rzf, wmmse
+from d2rl.wireless.convergence import Ascent, priced_step
+from d2rl.wireless.wmmse import wmmse_iteration
+
+
+@pytest.fixture
+def channels(make_channels):
+    return make_channels(8)
+
+
+def weighted(channels, decision, weights=1.0):
+    precoder, amplitude = amplitudes(decision)
+    return (weights * link_rates(channels.double(), precoder, amplitude.square())).sum(-1)
+
+
+def amplitudes(decision):
+    precoder, power = decision
+    return precoder.to(torch.complex128), power.double().sqrt()
+
+
+def test_it_ends_where_a_wmmse_iteration_gains_nothing(channels):
+    decision = converged_wmmse(channels, limit=400)
+    weights = torch.ones(8, 10, dtype=torch.float64)
+    before = weighted(channels, decision)
+    precoder, amplitude = amplitudes(decision)
+    for _ in range(20):
+        precoder, amplitude = wmmse_iteration(channels.double(), precoder, amplitude, weights)
+    assert (weighted(channels, (precoder, amplitude.square())) - before < 1e-3 * before).all()
+    assert (before.mean() > 1.02 * weighted(channels, wmmse(channels, 200)).mean()).all()
+
+
+def test_a_converged_decision_is_a_fixed_point_of_the_priced_step(channels):
+    """The step that speeds WMMSE up has no solutions of its own."""
+    decision = converged_wmmse(channels, tolerance=1e-7, limit=400)
+    objective, precoder, amplitude = priced_step(channels.double(), *amplitudes(decision), torch.ones(8, 10).double())
+    torch.testing.assert_close(objective, weighted(channels, decision), rtol=1e-6, atol=0)
+    after = weighted(channels, (precoder, amplitude.square()))
+    assert ((after - objective).abs() < 1e-4 * objective).all()
+
+
+@pytest.mark.parametrize("level", [-40, 0, 40, 100])
+@pytest.mark.parametrize("cell", [{}, {"transmit_antennas": 2, "receive_antennas": 2}])
+def test_never_worse_than_its_start_at_any_level(make_channels, generator, level, cell):
+    channels = make_channels(4, **cell).map(lambda tensor: tensor * 10 ** (level / 20))
+    for start in ((rzf(channels), full_uplink_power(channels)), random_decision(channels, generator)):
+        precoder, power = converged_wmmse(channels, initial=start, limit=100)
+        assert (precoder.abs().square().sum((-2, -1)) <= 1 + 1e-5).all()
+        assert ((power >= 0) & (power <= 1)).all()
+        before, after = (weighted(channels, decision) for decision in (start, (precoder, power)))
+        assert (after >= before - 1e-4 * (1 + before)).all()
+
+
+def test_64_antennas_and_48_links(make_channels):
+    cell = {"transmit_antennas": 64, "receive_antennas": 64, "downlink_users": 24, "uplink_users": 24}
+    channels = make_channels(1, **cell)
+    start = rzf(channels), full_uplink_power(channels)
+    decision = converged_wmmse(channels, initial=start, limit=20)
+    assert (weighted(channels, decision) > weighted(channels, start) + 1).all()
+
+
+@pytest.mark.parametrize("level", [-40, 0, 60])
+@pytest.mark.parametrize("link", [0, 5, 6, 9])
+def test_a_single_wanted_link_gets_its_matched_beam_and_full_power(make_channels, level, link):
+    channels = make_channels(8).map(lambda tensor: tensor * 10 ** (level / 20))
+    weights = torch.zeros(8, 10)
+    weights[:, link] = 1
+    alone = channels.downlink[:, link] if link < 6 else channels.uplink[:, link - 6]
+    best = torch.log2(1 + alone.to(torch.complex128).abs().square().sum(-1))
+    torch.testing.assert_close(
+        weighted(channels, converged_wmmse(channels, weights=weights), weights), best, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_state_that_has_converged_leaves_the_others_alone(channels):
+    whole, part = (weighted(some, converged_wmmse(some, tolerance=1e-3)) for some in (channels, channels[2:4]))
+    torch.testing.assert_close(part, whole[2:4], rtol=5e-3, atol=0)
+
+
+def test_more_starts_are_never_worse(make_channels):
+    channels = make_channels(4)
+    one, four = (weighted(channels, converged_wmmse(channels, starts=n, limit=100)) for n in (1, 4))
+    assert (four >= one - 1e-3).all()
+
+
+def test_all_that_is_extrapolated_keeps_the_limits(channels, generator):
+    start = random_decision(channels, generator)
+    ascent = Ascent(channels.double(), *start, torch.ones(8, 10))
+    ascent.run(1e-5, 30)
+    ascent.moves.normal_(generator=generator)
+    ascent.changes.normal_(generator=generator)
+    precoder, amplitude = ascent._split(ascent._extrapolated())
+    assert (precoder.abs().square().sum((-2, -1)) <= 1 + 1e-9).all()
+    assert ((amplitude > 0) & (amplitude <= 1)).all()
+
+
+def test_states_that_do_not_converge_are_counted_once(channels, caplog):
+    notice_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            decision = converged_wmmse(channels, starts=2, limit=3)
+    assert [record.getMessage() for record in caplog.records] == [
+        "WMMSE had not converged after 3 iterations from 16 of 16 starts; their decisions are used as they are"
+    ]
+    assert (weighted(channels, decision) > weighted(channels, (rzf(channels), full_uplink_power(channels)))).all()
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1e-5, float("nan")])
+def test_a_tolerance_that_is_never_met_is_refused(channels, tolerance):
+    with pytest.raises(InputError, match="tolerance above 0"):
+        converged_wmmse(channels, tolerance=tolerance)
+
+
+def test_a_limit_without_iterations_is_refused(channels):
+    with pytest.raises(InputError, match="limit of 1 iteration or more, got 0"):
+        converged_wmmse(channels, limit=0)
