@@ -2,10 +2,13 @@ r"""WMMSE run until it has converged: a faster fixed point with the same solutio
 
 A WMMSE iteration moves the power of a link of SINR :math:`\gamma` by about :math:`1 / \gamma` of the way: a strong link
 needs thousands. The priced step below has the same stationary points and goes the whole way; Anderson's method
-extrapolates from several of its steps. What would lower the objective is not taken (docs/method.md, Convergence).
+extrapolates from several of its steps. The plain iteration is the safeguard (docs/method.md, Convergence).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +25,8 @@ LIMIT = 10_000  # iterations
 CHECKED = 25  # iterations between two looks at what has converged
 MEMORY = 5  # steps from which the next point is extrapolated
 REGULARISATION = 1e-10  # of their least-squares problem, relative to its trace
+MONOTONE = 150  # iterations in which no step may lower the objective
+SLACK = 5e-3  # by which an extrapolated point may lower it later, relatively: it leaves a bent ridge that way
 KEPT_AMPLITUDE = 0.3  # an extrapolated amplitude falls to this share of the step's at least: from 0 none returns
 VALUES = 300_000  # numbers of the decisions that are worked on at a time, which bounds memory
 EXTRAPOLATED, PRICED, PLAIN = range(3)  # kinds of a candidate, in the order in which they are tried
@@ -34,6 +39,7 @@ def converged_wmmse(
     initial: tuple[Tensor, Tensor] | None = None,
     tolerance: float = TOLERANCE,
     limit: int = LIMIT,
+    watch: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Local optimum of the weighted sum rate, the best over several starting points, each run until it has converged.
 
@@ -45,6 +51,7 @@ def converged_wmmse(
     :param weights: [B, K_D + K_U], priority of every link; default 1
     :param initial: (precoder, uplink_power) to start from instead
     :param tolerance: above 0      :param limit: iterations, 1 or more
+    :param watch: called now and then with the number of starts that are done, and of all
     :returns: precoder [B, N_t, K_D] complex64 and uplink power [B, K_U]
     :raises InputError: what :func:`~d2rl.wireless.wmmse` refuses; a tolerance or a limit out of range
     """
@@ -58,7 +65,8 @@ def converged_wmmse(
     for begin in range(0, start.channels.batch, together):
         part = slice(begin, begin + together)
         ascent = Ascent(start.channels[part].double(), start.precoder[part], start.power[part], start.weights[part])
-        moving += ascent.run(tolerance, limit)
+        done = None if watch is None else partial(_watched, watch, begin, len(ascent.places), start.channels.batch)
+        moving += ascent.run(tolerance, limit, done)
         ends.append(ascent.decision())
     if moving:
         notice_once(
@@ -88,26 +96,32 @@ class Ascent:
         self.kind = torch.full((batch,), PRICED, device=self.point.device)
         self.stuck = torch.zeros_like(self.kind, dtype=torch.bool)
         self.places = torch.arange(batch, device=self.point.device)
+        self.highest, self.reached = self.point, self.objective  # the best point so far, and its objective
         self.ends = self.point.clone()
 
-    def run(self, tolerance: float, limit: int) -> int:
-        """Iterate until all have converged; the number of states that have not."""
-        history = [self.objective]
+    def run(self, tolerance: float, limit: int, left: Callable[[int], None] | None = None) -> int:
+        """Iterate until all have converged; the number of states that have not.
+
+        :param left: called now and then with the number of states that are still on the way
+        """
+        history = [self.reached]
         candidate = self.stepped
         for iteration in range(1, limit + 1):
-            candidate = self._advance(candidate, iteration % MEMORY)
+            candidate = self._advance(candidate, iteration % MEMORY, 0 if iteration <= MONOTONE else SLACK)
             if iteration % CHECKED and iteration < limit:
                 continue
-            history = [*history[-WINDOW // CHECKED :], self.objective]
-            self.ends[self.places] = self.point
+            history = [*history[-WINDOW // CHECKED :], self.reached]
+            self.ends[self.places] = self.highest
             if len(history) <= WINDOW // CHECKED:
                 continue
-            risen = self.objective - history[-1 - WINDOW // CHECKED]
-            moving = (risen > tolerance * self.objective.abs()) & ~self.stuck
-            left = int(moving.sum())
-            if left == 0:
+            risen = self.reached - history[-1 - WINDOW // CHECKED]
+            moving = (risen > tolerance * self.reached.abs()) & ~self.stuck
+            count = int(moving.sum())
+            if left is not None:
+                left(count)
+            if count == 0:
                 return 0
-            if left < len(moving):
+            if count < len(moving):
                 self._keep(moving)
                 candidate = candidate[moving]
                 history = [past[moving] for past in history]
@@ -118,14 +132,15 @@ class Ascent:
         precoder, amplitude = self._split(self.ends)
         return precoder, amplitude.square()
 
-    def _advance(self, candidate: Tensor, slot: int) -> Tensor:
-        """Take the candidates that do not lower the objective; the next ones.
+    def _advance(self, candidate: Tensor, slot: int, slack: float) -> Tensor:
+        """Take the candidates that do not lower the objective, an extrapolated one by ``slack`` at most; the next ones.
 
         A candidate that was refused is followed by the priced step, and that by the WMMSE iteration, which can lower
         the objective by rounding alone: the state is at its end then.
         """
         objective, stepped = self._priced(candidate)
-        taken = (objective >= self.objective) & torch.isfinite(stepped).all(-1)
+        lowest = self.objective - slack * self.objective.abs() * (self.kind == EXTRAPOLATED)
+        taken = (objective >= lowest) & torch.isfinite(stepped).all(-1)
         self.stuck |= ~taken & (self.kind == PLAIN)
         row = taken.unsqueeze(-1)
         move = torch.where(row, candidate - self.point, 0)
@@ -136,6 +151,9 @@ class Ascent:
         self.point = torch.where(row, candidate, self.point)
         self.stepped = torch.where(row, stepped, self.stepped)
         self.objective = torch.where(taken, objective, self.objective)
+        higher = self.objective > self.reached
+        self.reached = torch.where(higher, self.objective, self.reached)
+        self.highest = torch.where(higher.unsqueeze(-1), self.point, self.highest)
         self.kind = torch.where(taken, EXTRAPOLATED, (self.kind + 1).clamp_max(PLAIN))
         following = torch.where(row, self._extrapolated(), self.stepped)
         plain = (self.kind == PLAIN).nonzero().squeeze(-1)
@@ -162,7 +180,8 @@ class Ascent:
 
     def _keep(self, moving: Tensor) -> None:
         self.channels = self.channels[moving]
-        for name in ("weights", "point", "objective", "stepped", "moves", "changes", "kind", "stuck", "places"):
+        states = ("weights", "point", "objective", "stepped", "highest", "reached", "moves", "changes", "kind", "stuck")
+        for name in (*states, "places"):
             setattr(self, name, getattr(self, name)[moving])
 
     def _joined(self, precoder: Tensor, amplitude: Tensor) -> Tensor:
@@ -172,6 +191,10 @@ class Ascent:
         n_t, k_d = self.shape
         coefficients, amplitude = point.tensor_split([2 * n_t * k_d], dim=-1)
         return torch.view_as_complex(coefficients.reshape(-1, n_t, k_d, 2)), amplitude
+
+
+def _watched(watch: Callable[[int, int], None], before: int, states: int, total: int, left: int) -> None:
+    watch(before + states - left, total)
 
 
 def priced_step(
