@@ -190,7 +190,8 @@ class Ascent:
     def _split(self, point: Tensor) -> tuple[Tensor, Tensor]:
         n_t, k_d = self.shape
         coefficients, amplitude = point.tensor_split([2 * n_t * k_d], dim=-1)
-        return torch.view_as_complex(coefficients.reshape(-1, n_t, k_d, 2)), amplitude
+        pairs = coefficients.reshape(-1, n_t, k_d, 2)
+        return torch.complex(pairs[..., 0], pairs[..., 1]), amplitude
 
 
 def _watched(watch: Callable[[int, int], None], before: int, states: int, total: int, left: int) -> None:

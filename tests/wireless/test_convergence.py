@@ -50,7 +50,9 @@ def test_a_converged_decision_is_a_fixed_point_of_the_priced_step(channels):
 
 
 @pytest.mark.parametrize("level", [-40, 0, 40, 100])
-@pytest.mark.parametrize("cell", [{}, {"transmit_antennas": 2, "receive_antennas": 2}])
+@pytest.mark.parametrize(
+    "cell", [{}, {"transmit_antennas": 2, "receive_antennas": 2}, {"downlink_users": 1, "uplink_users": 1}]
+)
 def test_never_worse_than_its_start_at_any_level(make_channels, generator, level, cell):
     channels = make_channels(4, **cell).map(lambda tensor: tensor * 10 ** (level / 20))
     for start in ((rzf(channels), full_uplink_power(channels)), random_decision(channels, generator)):
