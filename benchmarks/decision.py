@@ -23,7 +23,7 @@ from d2rl.common.command_line import run
 from d2rl.config.defaults import option
 from d2rl.config.load import load
 from d2rl.deploy import export
-from d2rl.deploy.real_decision import OUTPUTS, RealDecision
+from d2rl.deploy.real_decision import RealDecision
 from d2rl.evaluation.evaluate import BEST_OF, policy_of
 from d2rl.problems import load_config
 from d2rl.problems.full_duplex.problem import Decision
@@ -112,13 +112,13 @@ def exported(agent: D2RL, state: CellState) -> dict[str, Policy]:
     for best_of in (1, BEST_OF):
         decision = RealDecision(agent, best_of)
         session = export.make_session(runtime, export.to_bytes(decision))
-        inputs = export.inputs_for(decision, state, torch.Generator().manual_seed(0))
+        inputs = decision.inputs(agent.problem.known(state), torch.Generator().manual_seed(0))
         feeds[best_of] = session, export.arrays(inputs)
     for name, (best_of, refine) in EXPORTED.items():
 
         def policy(state: CellState, best_of=best_of, refine=refine) -> Decision:
             session, feed = feeds[best_of]
-            pairs, power = (torch.from_numpy(array) for array in session.run(list(OUTPUTS), feed))
+            pairs, power = (torch.from_numpy(array) for array in session.run(list(agent.problem.outputs), feed))
             precoder = torch.view_as_complex(pairs)
             return improve(state.estimate, precoder, power, state.weights, refine) if refine else (precoder, power)
 

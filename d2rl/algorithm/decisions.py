@@ -72,7 +72,7 @@ def best_decision(problem: Any, observation: Observation, action: Tensor) -> Dec
         return decision
     utility = problem.utility(observation, decision)
     best = (utility * observation.weights.unsqueeze(1)).sum(-1).argmax(-1)
-    chosen = torch.arange(len(best), device=best.device) * count + best
+    chosen = torch.arange(best.shape[0], device=best.device) * count + best
     return tuple(part[chosen] for part in decision)
 
 

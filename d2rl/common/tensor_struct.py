@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
+
+from d2rl.common.complex_pair import ComplexPair
+
+NUMBERS = (Tensor, ComplexPair)
 
 
 class TensorStruct:
@@ -35,8 +39,8 @@ class TensorStruct:
         found: dict[str, Tensor] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                found[field.name] = value
+            if isinstance(value, NUMBERS):
+                found[field.name] = cast(Tensor, value)
             elif isinstance(value, TensorStruct):
                 found |= {f"{field.name}.{name}": tensor for name, tensor in value.tensors().items()}
         return found
@@ -59,8 +63,8 @@ class TensorStruct:
         changed: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                changed[field.name] = function(value)
+            if isinstance(value, NUMBERS):
+                changed[field.name] = function(cast(Tensor, value))
             elif isinstance(value, TensorStruct):
                 changed[field.name] = value.map(function)
         return replace(self, **changed)  # type: ignore[type-var]
@@ -86,7 +90,7 @@ class TensorStruct:
         changed: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if isinstance(value, Tensor):
+            if isinstance(value, NUMBERS):
                 changed[field.name] = tensors[prefix + field.name]
             elif isinstance(value, TensorStruct):
                 changed[field.name] = value._with(tensors, f"{prefix}{field.name}.")

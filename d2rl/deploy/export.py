@@ -7,7 +7,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,15 @@ from rich.console import Console
 from torch import Tensor
 from torch.export import Dim
 
-from d2rl.algorithm.decisions import DecisionRule, best_decision
+from d2rl.algorithm.decisions import DecisionRule
 from d2rl.algorithm.policy import Policy
 from d2rl.commands.train_eval import own_keys
 from d2rl.common.errors import ConfigError, UserError
 from d2rl.config.key_use import refuse_unused
 from d2rl.deploy.pretrained import load_policy
-from d2rl.deploy.real_decision import OUTPUTS, RealDecision
-from d2rl.deploy.real_traffic import RealTrafficDecision
-from d2rl.evaluation.evaluate import Decision, policy_of
-from d2rl.problems.full_duplex.observation import with_priorities
+from d2rl.deploy.real_decision import RealDecision
+from d2rl.evaluation.evaluate import policy_of
 from d2rl.runs.run_directory import write_bytes
-from d2rl.wireless import ChannelState, link_rates
-from d2rl.wireless.real_algebra import RealChannels
 
 OPSET = 18
 PARITY = 1e-4  # a file is not written where a number of its decisions differs by more from torch,
@@ -64,18 +59,19 @@ def export_command(arguments: list[str]) -> None:
     asked = policy.config.evaluation
     if asked.refine or asked.noise:
         raise ConfigError("refine and evaluation.noise cannot be exported; leave them out.")
-    decision = decision_of(policy, asked.best_of)
+    decision = RealDecision(policy, asked.best_of)
     console = Console()
     console.print(f"exporting the policy of {path}, which takes a while", markup=False, soft_wrap=True)
     content = to_bytes(decision)
     session = make_session(runtime, content)
 
-    cells = decision.states(DROPS, asked.seed)
-    numbers, rates = parity(policy, decision, session, cells)
+    state = decision.problem.examples(DROPS, asked.seed)
+    known = decision.problem.known(state)
+    numbers, rates = parity(decision, session, known)
     if decision.best_of == 1 and not numbers <= PARITY:  # of several candidates two may be equally good
         raise ExportError(f"its decisions differ from those in torch by {numbers:.1e}; {out} was not written.")
-    for name, channels, limit in trials(decision.known(cells)):
-        _, difference = parity(policy, decision, session, decision.with_known(cells, channels))
+    for name, changed, limit in trials(known):
+        _, difference = parity(decision, session, changed)
         if not difference <= limit:
             raise ExportError(
                 f"with {name} its decisions are worth {difference:.1e} more or less than those in torch; "
@@ -85,29 +81,17 @@ def export_command(arguments: list[str]) -> None:
         write_bytes(out, content)
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another file.") from None
-    latency = latencies(policy, decision, session, cells[:1])
+    latency = latencies(policy, decision, session, state[:1])
     for kind, ends in (("input", session.get_inputs()), ("output", session.get_outputs())):
         for one in ends:
             console.print(f"{kind:6} {one.name}: {one.shape}", markup=False)
-    console.print(f"difference from torch on {DROPS} drops: {numbers:.1e} at most, {rates:.1e} of the weighted rate")
+    console.print(f"difference from torch on {DROPS} drops: {numbers:.1e} at most, {rates:.1e} of the weighted utility")
     console.print(
         f"one decision on one core, median of {REPEATS}: onnxruntime {latency['onnxruntime']:.3f} ms, "
         f"torch {latency['torch']:.3f} ms",
         soft_wrap=True,
     )
     console.print(f"written: {out} ({len(content) / 1e3:.0f} kB)", markup=False, soft_wrap=True)
-
-
-def decision_of(policy: Policy, best_of: int = 1) -> RealDecision:
-    """What is to be exported of a policy. :raises ConfigError: it cannot be"""
-    if policy.problem.name != "traffic":
-        return RealDecision(policy, best_of)
-    if best_of > 1 or policy.config.network.kind != "link_graph":
-        raise ConfigError(
-            f"of problem=traffic one decision of the link_graph network can be exported, not best_of={best_of} with "
-            f"network.kind={policy.config.network.kind}."
-        )
-    return RealTrafficDecision(policy)
 
 
 def require_libraries() -> Any:
@@ -125,15 +109,14 @@ def require_libraries() -> Any:
 def to_bytes(decision: RealDecision) -> bytes:
     """The decision as an ONNX file of standard operators, for any batch."""
     inputs, batch = decision.example(batch=3), Dim("batch")
-    first, further = [{0: batch}] * 5, ({0: batch},) * (len(inputs) - 5)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
             decision,
             tuple(inputs.values()),
             input_names=list(inputs),
-            output_names=list(OUTPUTS),
-            dynamic_shapes=(*first, further) if further else (*first,),
+            output_names=list(decision.outputs),
+            dynamic_shapes=(({0: batch},) * len(inputs),),
             opset_version=OPSET,
             custom_translation_table={torch.ops.d2rl.whiten.default: whiten},
             dynamo=True,
@@ -141,7 +124,10 @@ def to_bytes(decision: RealDecision) -> bytes:
         )
     model = program.model_proto
     _forget_sources(model.graph)
-    for key, value in decision.description().items():
+    made = {"problem": decision.problem, "best_of": decision.best_of}
+    made["calm_first"] = decision.diffusion and decision.policy.config.calm_first
+    made["policy"] = "diffusion" if decision.diffusion else "deterministic"
+    for key, value in made.items():
         model.metadata_props.add(key=f"d2rl.{key}", value=str(value))
     return model.SerializeToString()
 
@@ -153,11 +139,10 @@ def _forget_sources(graph: Any) -> None:
         part.ClearField("metadata_props")
 
 
-def whiten(system, right):
-    """ONNX operators for :func:`d2rl.wireless.real_algebra.whiten`: the Cholesky factorisation, unrolled.
+def whiten(system_real, system_imag, right_real, right_imag):
+    """ONNX operators for :func:`d2rl.common.complex_pair.whiten`: the Cholesky factorisation, unrolled.
 
-    Two real rows stand for a complex one. Only the first is computed, and the second made of it: rounding would make
-    them differ, and every step would multiply the difference.
+    A complex row x + iy stands as the real rows [x, y] and [y, -x], so that conj(a + ib) times it is a sum of the two.
     """
     from onnxscript import ir
     from onnxscript import opset18 as op
@@ -166,19 +151,21 @@ def whiten(system, right):
         tensor: Any = ir.tensor(np.array(values, dtype=np.float64))
         return op.Constant(value=tensor)
 
-    size, width, axes = system.shape[-1], system.shape[-1] + right.shape[-1], len(system.shape)
-    second, one = constant(np.kron(np.eye(width // 2), [[0, 1], [-1, 0]])), constant(1)
-    rows = op.Slice(op.Concat(system, right, axis=-1), starts=[0], ends=[size], axes=[-2], steps=[2])
+    size, axes = system_real.shape[-1], len(system_real.shape)
+    width = size + right_real.shape[-1]
+    turn, one = constant(np.kron([[0, -1], [1, 0]], np.eye(width))), constant(1)
+    rows = op.Concat(system_real, right_real, system_imag, right_imag, axis=-1)
     factor = None
-    for index, row in enumerate(op.Split(rows, num_outputs=size // 2, axis=-2)):
-        here = {"starts": [2 * index], "ends": [2 * index + 1], "axes": [-1]}
+    for index, row in enumerate(op.Split(rows, num_outputs=size, axis=-2) if size > 1 else [rows]):
+        here = {"starts": [index], "ends": [index + 1], "axes": [-1]}
         if factor is not None:
             left = op.Transpose(op.Slice(factor, **here), perm=[*range(axes - 2), axes - 1, axes - 2])
             row = op.Sub(row, op.MatMul(left, factor))
         row = op.Div(row, op.Sqrt(op.Max(op.Slice(row, **here), one)))  # no pivot of I + B^H B is below 1
-        both = row, op.MatMul(row, second)
+        both = row, op.MatMul(row, turn)
         factor = op.Concat(*both, axis=-2) if factor is None else op.Concat(factor, *both, axis=-2)
-    return op.Slice(factor, starts=[size], ends=[width], axes=[-1])
+    even = op.Slice(factor, starts=[0], ends=[2 * size], axes=[-2], steps=[2])
+    return tuple(op.Slice(even, starts=[at + size], ends=[at + width], axes=[-1]) for at in (0, width))
 
 
 def make_session(runtime: Any, content: bytes) -> Any:
@@ -188,54 +175,37 @@ def make_session(runtime: Any, content: bytes) -> Any:
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def inputs_for(decision: RealDecision, cells: Any, generator: torch.Generator) -> dict[str, Tensor]:
-    """Inputs by name for what the base station knows of B cells, with new noise."""
-    inputs = decision.example(cells.batch, generator)
-    return {**inputs, **RealChannels.of(decision.known(cells)).tensors(), **decision.given(cells)}
-
-
 @torch.no_grad()
-def decide_with(policy: Policy, cells: Any, inputs: dict[str, Tensor]) -> Decision:
-    """The decision in torch's complex numbers from the same weights and noise: precoder and uplink power."""
-    observation = policy.problem.observe(cells)
-    weights = inputs.get("proposal_weights", cells.weights.unsqueeze(1))
-    asked = with_priorities(observation, weights) if "weights" in inputs else observation
-    network: Any = policy.policy
-    if "noise" in inputs:
-        noises = inputs["noise"].flatten(0, 1).transpose(0, 1).unsqueeze(2)
-        action = network.sample(asked, 1, noises=noises).tanh()
-    else:
-        action = network(asked).tanh()
-    return best_decision(policy.problem, observation, action.reshape(*weights.shape[:2], -1))
+def parity(decision: RealDecision, session: Any, known: dict[str, Tensor]) -> tuple[float, float]:
+    """How decisions in onnxruntime differ from those of the same weights and noise in torch.
 
-
-def parity(policy: Policy, decision: RealDecision, session: Any, cells: Any) -> tuple[float, float]:
-    """How decisions in onnxruntime differ from those in torch.
-
-    :returns: the largest difference of any number, and the mean relative one of the weighted rate on the known channels
+    :param known: what is known of B states
+    :returns: the largest difference of any number, and the mean relative one of the weighted utility on what is known
     """
-    inputs = inputs_for(decision, cells, torch.Generator().manual_seed(0))
-    pairs, power = (torch.from_numpy(array) for array in session.run(list(OUTPUTS), arrays(inputs)))
-    found, expected = (torch.view_as_complex(pairs), power), decide_with(policy, cells, inputs)
+    inputs, problem = decision.inputs(known, torch.Generator().manual_seed(0)), decision.problem
+    expected = decision.decide(known, *list(inputs.values())[len(known) :])
+    parts = [torch.from_numpy(array) for array in session.run(list(decision.outputs), arrays(inputs))]
+    found = [torch.view_as_complex(a) if b.is_complex() else a for a, b in zip(parts, expected, strict=True)]
     numbers = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
-    channels = decision.known(cells)
-    rate, asked = ((link_rates(channels, *each) * cells.weights).sum(-1) for each in (found, expected))
-    return numbers, float(((rate - asked).abs() / asked.clamp_min(1)).mean())
+    seen = problem.observe_known(known)
+    worth, asked = (
+        (problem.utility(seen, tuple(each)).squeeze(1) * seen.weights).sum(-1) for each in (found, expected)
+    )
+    return numbers, float(((worth - asked).abs() / asked.abs().clamp_min(1)).mean())
 
 
-def trials(channels: ChannelState) -> Iterator[tuple[str, ChannelState, float]]:
-    """The same drops as they are and with what drops seldom hold: what it is, channels, and the parity to ask for."""
-    yield "the drops as they are", channels, RATE_PARITY
-    for link in ("downlink", "uplink"):
-        users = getattr(channels, link)
-        silent, equal = (torch.cat([first, users[:, 1:]], dim=1) for first in (0 * users[:, :1], users[:, -1:]))
-        yield f"a silent {link} user", replace(channels, **{link: silent}), RATE_PARITY
-        yield f"two equal {link} users", replace(channels, **{link: equal}), RATE_PARITY
-    for name in ("cross", "self_interference"):
-        yield f"{name} of zero", replace(channels, **{name: 0 * getattr(channels, name)}), RATE_PARITY
-    for level, limit in ((0, RATE_PARITY), (1 / STRONG, RATE_PARITY), (STRONG, STRONG_PARITY)):
-        scaled = ChannelState(*(level * tensor for tensor in channels.tensors().values()))
-        yield f"channels at {level:g} times their level", scaled, limit
+def trials(known: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor], float]]:
+    """The same states as they are and with what they seldom hold: what it is, what is known, and the parity to ask."""
+    channels = {name: tensor for name, tensor in known.items() if tensor.is_complex()}
+    yield "the drops as they are", known, RATE_PARITY
+    for name, tensor in channels.items():
+        yield f"{name} of zero", {**known, name: 0 * tensor}, RATE_PARITY
+        silent, equal = (torch.cat([row, tensor[:, 1:]], dim=1) for row in (0 * tensor[:, :1], tensor[:, -1:]))
+        yield f"a row of zeros in {name}", {**known, name: silent}, RATE_PARITY
+        yield f"two equal rows in {name}", {**known, name: equal}, RATE_PARITY
+    for level, limit in ((1 / STRONG, RATE_PARITY), (STRONG, STRONG_PARITY)):
+        scaled = {name: level * tensor for name, tensor in channels.items()}
+        yield f"channels at {level:g} times their level", {**known, **scaled}, limit
 
 
 def arrays(inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -243,16 +213,16 @@ def arrays(inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
 
 
-def latencies(policy: Policy, decision: RealDecision, session: Any, cell: Any) -> dict[str, float]:
-    """Median milliseconds of one core that one decision for one cell takes, warm-up left out."""
-    feed = arrays(inputs_for(decision, cell, torch.Generator().manual_seed(0)))
+def latencies(policy: Policy, decision: RealDecision, session: Any, state: Any) -> dict[str, float]:
+    """Median milliseconds of one core that a decision for one state takes, warm-up left out."""
+    feed = arrays(decision.inputs(decision.problem.known(state), torch.Generator().manual_seed(0)))
     decide = policy_of(policy, DecisionRule(best_of=decision.best_of))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return {
-            "onnxruntime": _median_milliseconds(lambda: session.run(list(OUTPUTS), feed)),
-            "torch": _median_milliseconds(lambda: decide(cell)),
+            "onnxruntime": _median_milliseconds(lambda: session.run(list(decision.outputs), feed)),
+            "torch": _median_milliseconds(lambda: decide(state)),
         }
     finally:
         torch.set_num_threads(threads)

@@ -164,9 +164,10 @@ class Step(Generic[State]):
 class Problem(Protocol[State]):
     """A world and what an agent may do in it; knows nothing of learning.
 
-    Optional parts are :class:`Measurable`, :class:`Benchmarked`, :class:`Generative`, :class:`Prioritised`,
-    :class:`Remembering`, and two methods that only tests ask for: ``feasible(decision)``, [B M] bool, whether all
-    limits are kept, and ``permuted(state, orders)``, the same states with the entities of each kind in another order.
+    Optional parts are :class:`Measurable`, :class:`Benchmarked`, :class:`Exportable`, :class:`Generative`,
+    :class:`Prioritised`, :class:`Remembering`, and two methods that only tests ask for: ``feasible(decision)``,
+    [B M] bool, whether all limits are kept, and
+    ``permuted(state, orders)``, the same states with the entities of each kind in another order.
     ``check_problem`` of :mod:`d2rl.testing` holds a problem against all that is said here.
 
     ``name`` stands in messages; ``layout`` is that of every action; ``exogenous`` says that the next state does not
@@ -259,6 +260,26 @@ class Episodic(Protocol):
 
         :param total: the records of all slots (:attr:`Step.record`), added by their method ``plus``
         """
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A problem whose decisions can leave torch: what is known as tensors by name in, a decision of tensors out.
+
+    The tensors may be a :class:`ComplexPair` each, for runtimes without complex numbers; ``outputs`` names the parts
+    of a decision.
+    """
+
+    outputs: tuple[str, ...]
+
+    def examples(self, count: int, seed: int) -> Any:
+        """States that an exported file is compared on, on the CPU."""
+
+    def known(self, state: Any) -> dict[str, Tensor]:
+        """All that :meth:`Problem.observe` reads of a state, in order."""
+
+    def observe_known(self, known: Mapping[str, Any]) -> Observation:
+        """As :meth:`Problem.observe`."""
 
 
 @runtime_checkable

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from d2rl.common.complex_pair import complex_like
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import FAINT_POWER, solve, squared_magnitude
+from d2rl.wireless.link_rates import FAINT_POWER, identity_like, solve, squared_magnitude
+from d2rl.wireless.precoders import regularised_inverses, user_gram
 from d2rl.wireless.shaped_beams import shaped_beams
 
 
@@ -139,9 +141,11 @@ class SwitchingHead(StructuredHead):
         strength, _, power = super().read(action, downlink_users)
         offset, slope = self.power_slope
         low, high = (1 / (1 + math.exp(-end)) for end in (offset - slope, offset + slope))
-        shares = torch.exp(self.share_range * (self.layout.split(action, downlink_users)[0][..., 1] + 1)) - 1
+        down, up = self.layout.split(action, downlink_users)
+        shares = torch.exp(self.share_range * (down[..., 1] + 1)) - 1
         share = shares / shares.sum(-1, keepdim=True).clamp_min(self.least_sum)
-        return strength, share, ((power - low) / (high - low)).clamp(0, 1)
+        switched = ((power - low) / (high - low)).clamp(0, 1)
+        return strength, share, switched.masked_fill(up[..., 0] <= -1, 0)  # where rounding may leave a trace of power
 
 
 class BeamformingHead:
@@ -160,7 +164,7 @@ class BeamformingHead:
         :param basis: not needed by this head
         """
         beams, power = self.layout.split(_bounded(action, channels, self.layout), channels.downlink_users)
-        precoder = torch.view_as_complex(beams.unflatten(-1, (-1, 2)).contiguous()).mT
+        precoder = complex_like(channels.downlink, beams.unflatten(-1, (-1, 2))).mT
         norm = squared_magnitude(precoder).sum((-2, -1), keepdim=True).clamp_min(1).sqrt()
         return precoder / norm, (power.squeeze(-1) + 1) / 2
 
@@ -174,7 +178,7 @@ def settled_combiners(channels: ChannelState, precoder: Tensor, power: Tensor) -
     """
     leaked, streams = channels.self_interference @ precoder, channels.uplink.mT
     gram = leaked @ leaked.mH + (streams * power.unsqueeze(-2)) @ streams.mH
-    return solve(gram + torch.eye(gram.shape[-1], device=gram.device), streams)
+    return solve(gram + identity_like(gram), streams)
 
 
 def beam_basis(channels: ChannelState, combiners: Tensor | None = None) -> Tensor:
@@ -191,24 +195,14 @@ def beam_basis(channels: ChannelState, combiners: Tensor | None = None) -> Tenso
 def uplink_combiners(channels: ChannelState, inverse: Tensor | None = None) -> Tensor:
     """MMSE combiners without self-interference at full uplink power, unit norm: [B, N_r, K_U].
 
-    :param inverse: :func:`mmse_inverse` of the uplink channels, where it is at hand
+    :param inverse: (I + H^H H)^-1 of :func:`regularised_inverses`, where it is at hand
     """
     streams = channels.uplink.to(torch.complex128).mT
-    combiners = streams @ (mmse_inverse(channels.uplink) if inverse is None else inverse)
-    norm = squared_magnitude(combiners).sum(-2, keepdim=True).clamp_min(1e-60).sqrt()
+    if inverse is None:
+        (inverse,) = regularised_inverses((user_gram(channels.uplink), 1))
+    combiners = streams @ inverse
+    norm = squared_magnitude(combiners).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
     return (combiners / norm).to(channels.uplink.dtype)
-
-
-def mmse_inverse(vectors: Tensor) -> Tensor:
-    """(I + H^H H)^-1 of unit noise and K users whose channels are the columns of H: [B, K, K], in double.
-
-    Its diagonal holds the MMSE errors of linear receivers; H times it their combiners.
-
-    :param vectors: [B, K, N], one channel vector per user
-    """
-    streams = vectors.to(torch.complex128).mT
-    gram = streams.mH @ streams
-    return torch.linalg.inv_ex(gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))[0]
 
 
 def downlink_directions(channels: ChannelState) -> Tensor:

@@ -70,10 +70,14 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def add_noise(gram: Tensor) -> Tensor:
-    """``gram`` + I, in place; where rounding would hide the I, enough in its place for a Cholesky factor."""
-    diagonal = torch.view_as_real(gram)[..., 0].diagonal(dim1=-2, dim2=-1)
-    diagonal += (gram.shape[-1] * torch.finfo(gram.dtype).eps * diagonal).clamp_min(1)
-    return gram
+    """``gram`` + I; where rounding would hide the I, enough in its place for a Cholesky factor."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1).real
+    return gram + (gram.shape[-1] * torch.finfo(gram.dtype).eps * diagonal).clamp_min(1).diag_embed()
+
+
+def identity_like(matrix: Tensor) -> Tensor:
+    """The real identity with as many rows as ``matrix`` has columns."""
+    return torch.eye(matrix.shape[-1], dtype=matrix.real.dtype, device=matrix.device)
 
 
 def _combined(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:

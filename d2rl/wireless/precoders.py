@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import complex_normal
-from d2rl.wireless.link_rates import solve, squared_magnitude
+from d2rl.wireless.link_rates import identity_like, squared_magnitude
 
 
 def mrt(channels: ChannelState) -> Tensor:
@@ -25,15 +26,39 @@ def zf(channels: ChannelState) -> Tensor:
     return equal_power((beams * heard).to(channels.downlink.dtype))
 
 
-def rzf(channels: ChannelState) -> Tensor:
+def rzf(channels: ChannelState, inverse: Tensor | None = None) -> Tensor:
     """Regularised zero forcing, (K_D I + sum_l g_l g_l^H)^-1 g_j, equal power: [B, N_t, K_D], total power 1.
 
     The regularisation is the transmit MMSE one (Peel et al., IEEE Trans. Commun. 2005).
+
+    :param inverse: (K_D I + G^H G)^-1 of :func:`regularised_inverses`, where it is at hand
     """
-    beams = channels.downlink.to(torch.complex128).mT
-    gram = beams.mH @ beams
-    system = gram + channels.downlink_users * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return equal_power(solve(system, beams.mH).mH.to(channels.downlink.dtype))
+    if inverse is None:
+        (inverse,) = regularised_inverses((user_gram(channels.downlink), channels.downlink_users))
+    return equal_power((channels.downlink.to(torch.complex128).mT @ inverse).to(channels.downlink.dtype))
+
+
+def user_gram(vectors: Tensor) -> Tensor:
+    """H^H H of K users whose channels [B, K, N] are the columns of H: [B, K, K], in double."""
+    streams = vectors.to(torch.complex128)
+    return streams.conj() @ streams.mT
+
+
+def regularised_inverses(*systems: tuple[Tensor, float]) -> list[Tensor]:
+    """(a I + H^H H)^-1 of every system, [B, K, K] each, all in one go.
+
+    With a = 1, the noise, its diagonal holds the MMSE errors of linear receivers, and H times it their combiners.
+
+    :param systems: :func:`user_gram` H^H H [B, K, K], and a
+    """
+    size, loaded = max(gram.shape[-1] for gram, _ in systems), []
+    for gram, loading in systems:
+        missing = size - gram.shape[-1]
+        padded = F.pad(gram, (0, missing, 0, missing)) if missing else gram
+        loaded.append(padded + loading * identity_like(padded))
+    inverses = torch.linalg.inv_ex(torch.stack(loaded, dim=1))[0].unbind(1)
+    counts = [gram.shape[-1] for gram, _ in systems]
+    return [inverse[:, :count, :count] for inverse, count in zip(inverses, counts, strict=True)]
 
 
 def random_decision(channels: ChannelState, generator: torch.Generator) -> tuple[Tensor, Tensor]:

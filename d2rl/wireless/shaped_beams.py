@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from d2rl.wireless.link_rates import squared_magnitude
+from d2rl.wireless.link_rates import identity_like, solve, squared_magnitude
 
 
 def shaped_beams(basis: Tensor, strength: Tensor, amplitude: Tensor) -> Tensor:
@@ -18,7 +18,16 @@ def shaped_beams(basis: Tensor, strength: Tensor, amplitude: Tensor) -> Tensor:
     :param strength: [B, K_D + K_U], float64: in single precision 1 + strength would lose the 1
     :param amplitude: [B, K_D]
     """
-    return ShapedBeams.apply(basis.to(torch.complex128), strength.double(), amplitude.double())
+    basis, strength, amplitude = basis.to(torch.complex128), strength.double(), amplitude.double()
+    if isinstance(basis, Tensor):
+        return ShapedBeams.apply(basis, strength, amplitude)
+    users, scaled = amplitude.shape[-1], basis * strength.sqrt().unsqueeze(-2)  # a pair, which needs no gradient
+    if basis.shape[-2] <= basis.shape[-1]:
+        shape = solve(scaled @ scaled.mH + identity_like(scaled.mH), basis[..., :users])
+    else:  # (I + B B^H)^-1 B = B (I + B^H B)^-1
+        shape = scaled @ torch.linalg.inv_ex(scaled.mH @ scaled + identity_like(scaled))[0][..., :users]
+    norm = squared_magnitude(shape).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
+    return shape * (amplitude.unsqueeze(-2) / norm)
 
 
 class ShapedBeams(torch.autograd.Function):

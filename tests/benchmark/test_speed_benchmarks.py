@@ -91,8 +91,9 @@ def test_exported_decisions_are_those_of_the_policy_and_are_refined(script, tiny
     policies = decision.exported(agent, state)
     assert policies.keys() == decision.EXPORTED.keys()
     example = RealDecision(agent)
-    inputs = export.inputs_for(example, state, torch.Generator().manual_seed(0))
-    for found, expected in zip(policies["policy, ONNX"](state), export.decide_with(agent, state, inputs), strict=True):
+    known = agent.problem.known(state)
+    *_, noise = example.inputs(known, torch.Generator().manual_seed(0)).values()
+    for found, expected in zip(policies["policy, ONNX"](state), example.decide(known, noise), strict=True):
         torch.testing.assert_close(found, expected, atol=export.PARITY, rtol=0)
     names = [name for name, (best_of, _) in decision.EXPORTED.items() if best_of > 1]
     plain, refined = (link_rates(state.estimate, *policies[name](state)).sum() for name in names)

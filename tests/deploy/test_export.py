@@ -6,7 +6,6 @@ import math
 import re
 import sys
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,7 @@ from d2rl.deploy import export
 from d2rl.deploy.export import (
     ExportError,
     arrays,
-    decide_with,
     export_command,
-    inputs_for,
     make_session,
     parity,
     trials,
@@ -78,11 +75,13 @@ def test_onnxruntime_decides_as_torch_does(exported, batch):
     path, agent, best_of, _ = exported
     decision, cells = RealDecision(agent, best_of), evaluation_states(agent.config.scenario, batch, seed=9)
     generator = torch.Generator().manual_seed(4)
-    inputs = inputs_for(decision, cells, generator)
+    known = agent.problem.known(cells)
+    inputs = decision.inputs(known, generator)
     if best_of > 1:
         inputs["proposal_weights"] = torch.exp(torch.randn(inputs["proposal_weights"].shape, generator=generator))
     precoder, power = make_session(onnxruntime, path.read_bytes()).run(["precoder", "uplink_power"], arrays(inputs))
-    expected = decide_with(agent, cells, inputs)
+    with torch.no_grad():
+        expected = decision.decide(known, *list(inputs.values())[len(known) :])
     assert precoder.dtype == power.dtype == np.float32
     assert np.abs(precoder - torch.view_as_real(expected[0]).numpy()).max() < 1e-5
     assert np.abs(power - expected[1].numpy()).max() < 1e-5
@@ -91,7 +90,7 @@ def test_onnxruntime_decides_as_torch_does(exported, batch):
 def test_the_memory_of_complex_arrays_can_be_given_as_it_is(exported):
     path, agent, best_of, _ = exported
     cells = evaluation_states(agent.config.scenario, 2, seed=9)
-    inputs = arrays(inputs_for(RealDecision(agent, best_of), cells, torch.Generator().manual_seed(0)))
+    inputs = arrays(RealDecision(agent, best_of).inputs(agent.problem.known(cells), torch.Generator().manual_seed(0)))
     session = make_session(onnxruntime, path.read_bytes())
     expected, _ = session.run(None, inputs)
     for name, tensor in cells.estimate.tensors().items():
@@ -114,7 +113,7 @@ def test_the_file_is_self_contained_standard_and_silent_about_its_machine(export
     assert len(content) < 1e6
     described = {entry.key: entry.value for entry in model.metadata_props}
     assert described["d2rl.best_of"] == str(best_of)
-    assert described["d2rl.downlink_users"] == str(agent.config.scenario.downlink_users)
+    assert described["d2rl.problem"] == str(agent.problem)
 
 
 def test_the_command_prints_shapes_parity_and_both_latencies(exported):
@@ -124,7 +123,7 @@ def test_the_command_prints_shapes_parity_and_both_latencies(exported):
     assert f"output precoder: ['batch', {cell.transmit_antennas}, {cell.downlink_users}, 2]" in printed
     assert ("input  noise: " in printed) == agent.stages["action"]
     assert ("input  proposal_weights: " in printed) == (best_of > 1)
-    found = re.search(r"difference from torch on 16 drops: (\S+) at most, (\S+) of the weighted rate", printed)
+    found = re.search(r"difference from torch on 16 drops: (\S+) at most, (\S+) of the weighted utility", printed)
     assert float(found[1]) < 1e-5
     assert float(found[2]) < 1e-5
     found = re.search(r"one decision on one core, median of 200: onnxruntime (\S+) ms, torch (\S+) ms", printed)
@@ -135,10 +134,10 @@ def test_the_command_prints_shapes_parity_and_both_latencies(exported):
 def test_what_drops_seldom_hold_is_decided_as_in_torch(exported):
     path, agent, best_of, _ = exported
     cells, session = evaluation_states(agent.config.scenario, 4, seed=9), make_session(onnxruntime, path.read_bytes())
-    tried = {}
-    for name, channels, limit in trials(cells.estimate):
-        tried[name] = limit, *parity(agent, RealDecision(agent, best_of), session, replace(cells, estimate=channels))
-    assert tried.keys() >= {"a silent uplink user", "two equal downlink users", "self_interference of zero"}
+    tried, decision = {}, RealDecision(agent, best_of)
+    for name, known, limit in trials(agent.problem.known(cells)):
+        tried[name] = limit, *parity(decision, session, known)
+    assert tried.keys() >= {"a row of zeros in uplink", "two equal rows in downlink", "self_interference of zero"}
     assert all(rates <= limit and math.isfinite(numbers) for limit, numbers, rates in tried.values()), tried
 
 
@@ -146,11 +145,11 @@ def test_a_file_of_another_policy_is_noticed_and_not_written(exported, tmp_path,
     path, agent, best_of, _ = exported
     session = make_session(onnxruntime, path.read_bytes())
     cells = evaluation_states(agent.config.scenario, 4, seed=0)
-    assert max(parity(agent, RealDecision(agent, best_of), session, cells)) < 1e-5
+    assert max(parity(RealDecision(agent, best_of), session, agent.problem.known(cells))) < 1e-5
     other = deepcopy(agent)
     for parameter in (*other.actor.parameters(), *other.aenpnn.parameters()):
         parameter.data *= 1.1
-    assert min(parity(other, RealDecision(other, best_of), session, cells)) > 1e-3
+    assert min(parity(RealDecision(other, best_of), session, other.problem.known(cells))) > 1e-3
     save_policy(other, {}, tmp_path / "other")
     monkeypatch.setattr(export, "to_bytes", lambda _: path.read_bytes())
     with pytest.raises(ExportError, match=r"its decisions (differ from|are worth).* those in torch.*was not written"):

@@ -10,14 +10,11 @@ from conftest import pairs
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule, decide
-from d2rl.deploy.export import decide_with, inputs_for
-from d2rl.deploy.real_decision import RealCell, RealDecision, link_rates, observe
+from d2rl.common.complex_pair import ComplexPair
+from d2rl.deploy.real_decision import RealDecision
 from d2rl.envs import evaluation_states
 from d2rl.problems import load_config
-from d2rl.problems.full_duplex.observation import observe as complex_observe
-from d2rl.wireless import link_rates as complex_link_rates
-from d2rl.wireless import random_decision
-from d2rl.wireless.real_algebra import RealChannels, embed
+from d2rl.wireless import link_rates, random_decision
 
 SMALL = ("trainer.num_envs=4", "ddpg.replay=64")
 CELLS = {
@@ -44,12 +41,13 @@ def largest_difference(agent: D2RL, best_of: int, batch: int = 5, weights: list[
         cells = replace(cells, weights=torch.tensor(weights).expand(batch, -1))
     generator = torch.Generator().manual_seed(1)
     decision = RealDecision(agent, best_of)
-    inputs = inputs_for(decision, cells, generator)
+    known = agent.problem.known(cells)
+    inputs = decision.inputs(known, generator)
     if best_of > 1:
         inputs["proposal_weights"] = torch.exp(torch.randn(inputs["proposal_weights"].shape, generator=generator))
     with torch.no_grad():
         precoder, power = decision(*inputs.values())
-    expected = decide_with(agent, cells, inputs)
+        expected = decision.decide(known, *list(inputs.values())[len(known) :])
     return max(
         float((torch.view_as_complex(precoder.contiguous()) - expected[0]).abs().max()),
         float((power - expected[1]).abs().max()),
@@ -82,9 +80,9 @@ def test_real_decisions_silence_the_links_that_complex_ones_do(head, best_of):
 def test_real_features_equal_the_features_of_training():
     agent = make_agent(False)
     cells = evaluation_states(agent.config.scenario, 32, seed=0)
-    weights = torch.exp(torch.randn(32, 10, generator=torch.Generator().manual_seed(0)))
-    expected = complex_observe(cells.estimate, weights)
-    found = observe(RealCell.of(RealChannels.of(cells.estimate)), weights.unsqueeze(1), agent.problem.layout.numbers)
+    known = {**agent.problem.known(cells), "weights": torch.rand(32, 10, generator=torch.Generator().manual_seed(0))}
+    pairs = {name: ComplexPair.of(each) if each.is_complex() else each for name, each in known.items()}
+    found, expected = agent.problem.observe_known(pairs), agent.problem.observe_known(known)
     for name in ("nodes", "edges", "baseline", "weights"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
 
@@ -93,9 +91,8 @@ def test_real_features_equal_the_features_of_training():
 def test_real_rates_equal_link_rates(make_channels, generator, self_interference):
     channels = make_channels(16, self_interference=self_interference)
     precoder, power = random_decision(channels, generator)
-    cell = RealCell.of(RealChannels.of(channels))
-    rates = link_rates(cell, embed(torch.view_as_real(precoder).double()), power)
-    torch.testing.assert_close(rates.float(), complex_link_rates(channels, precoder, power), atol=1e-4, rtol=1e-4)
+    rates = link_rates(channels.map(ComplexPair.of), ComplexPair.of(precoder), power)
+    torch.testing.assert_close(rates, link_rates(channels, precoder, power), atol=1e-4, rtol=1e-4)
 
 
 def test_a_user_without_a_channel_spoils_nothing():
@@ -104,7 +101,7 @@ def test_a_user_without_a_channel_spoils_nothing():
     for tensor in (cells.estimate.downlink, cells.estimate.uplink):
         tensor[:, 0] = 0
     decision = RealDecision(agent)
-    inputs = inputs_for(decision, cells, torch.Generator().manual_seed(0))
+    inputs = decision.inputs(agent.problem.known(cells), torch.Generator().manual_seed(0))
     precoder, power = decision(*inputs.values())
     assert precoder.isfinite().all()
     assert power.isfinite().all()
@@ -117,7 +114,7 @@ def test_with_the_noise_of_an_evaluation_the_decision_is_that_of_the_evaluation(
     cells = evaluation_states(agent.config.scenario, 6, seed=0)
     expected = decide(agent, cells, DecisionRule(best_of=best_of), torch.Generator().manual_seed(5))
     decision = RealDecision(agent, best_of)
-    inputs = inputs_for(decision, cells, torch.Generator().manual_seed(0))
+    inputs = decision.inputs(agent.problem.known(cells), torch.Generator().manual_seed(0))
     steps, links, width = inputs["noise"].shape[2:]
     noise = torch.randn(steps, 6, best_of, links, width, generator=torch.Generator().manual_seed(5))
     inputs["noise"] = noise.permute(1, 2, 0, 3, 4)

@@ -14,9 +14,9 @@ from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import Layout, Observation
 from d2rl.problems.full_duplex.scenario_bank import scenario_bank
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.heads import beam_basis, mmse_inverse, uplink_combiners
+from d2rl.wireless.heads import beam_basis, uplink_combiners
 from d2rl.wireless.link_rates import link_rates, squared_magnitude
-from d2rl.wireless.precoders import full_uplink_power, rzf
+from d2rl.wireless.precoders import full_uplink_power, regularised_inverses, rzf, user_gram
 
 NODE_FEATURES = 7
 EDGE_FEATURES = 4
@@ -53,25 +53,25 @@ def observe(channels: ChannelState, weights: Tensor, numbers: tuple[int, int] = 
         the link rates of RZF at full power, bit/s/Hz
     """
     k_d, g, h = channels.downlink_users, channels.downlink, channels.uplink
-    inverse_down, inverse_up = mmse_inverse(g), mmse_inverse(h)
+    gram_down, gram_up = user_gram(g), user_gram(h)
+    inverse_down, inverse_up, inverse_rzf = regularised_inverses((gram_down, 1), (gram_up, 1), (gram_down, k_d))
     combiners = uplink_combiners(channels, inverse_up)
     basis = beam_basis(channels, combiners).to(g.dtype)
     beams = basis[..., :k_d]
     received = log_gain(_received(channels, combiners, beams, full_uplink_power(channels)))
     matched = h.mT / squared_magnitude(h).sum(-1).clamp_min(1e-30).sqrt().unsqueeze(-2)
     parallel = _blocks(squared_magnitude(beams.mH @ beams), squared_magnitude(matched.mH @ matched))
-    same = torch.zeros_like(parallel)
-    same[:, :k_d, :k_d].fill_(1)
-    same[:, k_d:, k_d:].fill_(1)
+    layout = Layout((k_d, channels.uplink_users), numbers)
+    kinds = layout.kinds(parallel.device)
+    same = (kinds == kinds.mT).to(parallel.dtype).expand_as(parallel)
     edges = torch.stack([received, received.mT, parallel, same], dim=-1)
 
     leaks_out = squared_magnitude(channels.self_interference @ beams).sum(-2)
     leaks_in = squared_magnitude(channels.self_interference.mH @ combiners).sum(-2)
     gain = torch.cat([squared_magnitude(g).sum(-1), squared_magnitude(h).sum(-1)], dim=-1)
     suppressed = torch.cat([suppressed_gain(inverse_down), suppressed_gain(inverse_up)], dim=-1).to(gain.dtype)
-    reference = link_rates(channels, rzf(channels), full_uplink_power(channels))
-    is_downlink = torch.zeros_like(gain)
-    is_downlink[:, :k_d].fill_(1)
+    reference = link_rates(channels, rzf(channels, inverse_rzf), full_uplink_power(channels))
+    is_downlink = (kinds.squeeze(-1) == 0).to(gain.dtype).expand_as(gain)
     features = [
         is_downlink,
         1 - is_downlink,
@@ -82,7 +82,6 @@ def observe(channels: ChannelState, weights: Tensor, numbers: tuple[int, int] = 
         _log_weight(weights),
     ]
     nodes = torch.stack(features, dim=-1)
-    layout = Layout((k_d, channels.uplink_users), numbers)
     return Observation(nodes, edges, weights, reference, KnownCell(channels, basis), layout)
 
 
@@ -126,7 +125,7 @@ def flat_cell(observation: Observation) -> Tensor:
 def suppressed_gain(inverse: Tensor) -> Tensor:
     """Signal-to-noise ratio of each user after linear MMSE suppression of the others: [B, K].
 
-    :param inverse: [B, K, K], :func:`mmse_inverse` of the users' channels
+    :param inverse: [B, K, K], (I + H^H H)^-1 of the users' channels
     """
     return (1 / inverse.diagonal(dim1=-2, dim2=-1).real - 1).clamp_min(0)
 

@@ -103,7 +103,7 @@ class FullDuplexProblem:
 
     def observe(self, state: CellState) -> Observation:
         """Features of the estimated channels."""
-        return observe(state.estimate, state.weights, (self.head.layout.down, self.head.layout.up))
+        return self.observe_known(self.known(state))
 
     def decode(self, observation: Observation, action: Tensor) -> Decision:
         """Precoder and uplink power of M actions [B, M, size] of each state.
@@ -199,6 +199,23 @@ class FullDuplexProblem:
         channels = observation.known.channels
         check_weights(channels.validate(), observation.weights)
         return improve(channels, *decision, observation.weights, iterations)
+
+    # ------------------------------------------------------------------ Exportable
+
+    outputs = ("precoder", "uplink_power")
+
+    def examples(self, count: int, seed: int) -> CellState:
+        """The first evaluation drops of a seed."""
+        return self.frozen(count, seed, "cpu")
+
+    def known(self, state: CellState) -> dict[str, Tensor]:
+        """The estimated channels and the priorities."""
+        return {**state.estimate.tensors(), "weights": state.weights}
+
+    def observe_known(self, known: Mapping[str, Any]) -> Observation:
+        """Features of the estimated channels."""
+        *channels, weights = known.values()
+        return observe(ChannelState(*channels), weights, (self.head.layout.down, self.head.layout.up))
 
     # ------------------------------------------------------------------ Prioritised
 

@@ -12,9 +12,8 @@ from d2rl.common.tensor_struct import TensorStruct
 from d2rl.problems.base import Layout, Observation
 from d2rl.problems.ris.channels import Decision, SurfaceChannels, rate_pulls
 from d2rl.problems.ris.simulator import SurfaceState
-from d2rl.wireless.heads import mmse_inverse
 from d2rl.wireless.link_rates import downlink_powers, squared_magnitude
-from d2rl.wireless.precoders import full_uplink_power
+from d2rl.wireless.precoders import full_uplink_power, regularised_inverses, user_gram
 
 NODE_FEATURES = 9
 EDGE_FEATURES = 4
@@ -56,7 +55,8 @@ def observe(state: SurfaceState, simple: Decision, layout: Layout) -> Observatio
     known = KnownSurface(channels, reflection)
 
     gain, direct = (squared_magnitude(tensor).sum(-1) for tensor in (cell.downlink, channels.direct))
-    suppressed = (1 / mmse_inverse(cell.downlink).diagonal(dim1=-2, dim2=-1).real - 1).clamp_min(0).to(gain.dtype)
+    (inverse,) = regularised_inverses((user_gram(cell.downlink), 1))
+    suppressed = (1 / inverse.diagonal(dim1=-2, dim2=-1).real - 1).clamp_min(0).to(gain.dtype)
     of_users = torch.stack([log_gain(gain), log_gain(direct), log_gain(suppressed), rate / BITS], dim=-1)
     gradient = (to_signal - to_interference).sum(-2)
     scale = reflection.conj() / squared_magnitude(gradient).mean(-1, keepdim=True).clamp_min(1e-30).sqrt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.defaults import Config, FullDuplexConfig
-from d2rl.problems.base import Layout, Observation, Sizes, Step
+from d2rl.problems.base import Layout, Observation, Simulation, Sizes, Step
 from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.checks import check_cell
 from d2rl.problems.full_duplex.observation import EDGE_FEATURES
@@ -20,7 +21,7 @@ from d2rl.problems.traffic.arrivals import recorded
 from d2rl.problems.traffic.checks import check_traffic
 from d2rl.problems.traffic.descent import descend
 from d2rl.problems.traffic.metrics import UNITS, summary
-from d2rl.problems.traffic.objective import Decision, per_link
+from d2rl.problems.traffic.objective import Decision, Waiting, per_link
 from d2rl.problems.traffic.observation import NODE_FEATURES, QUEUE_FEATURES, KnownTraffic, measured, queue_features
 from d2rl.problems.traffic.queues import DUST
 from d2rl.problems.traffic.references import Policy, reference_policies
@@ -28,6 +29,7 @@ from d2rl.problems.traffic.settings import TrafficConfig
 from d2rl.problems.traffic.simulator import Record, TrafficCells, TrafficState
 from d2rl.problems.traffic.transmission import mcs_table
 
+WAITED = 3  # slots without service in the states that an exported file is compared on
 ENDLESS = 10**9  # slots of an episode that is never cut
 
 
@@ -98,12 +100,7 @@ class TrafficProblem:
         With gamma above 0 reward.case=each is the right one of those of links: a baseline would reward decisions for
         leading to states with a low one.
         """
-        cell = self.links.observe(replace(state.cell, estimate=state.known))
-        waiting = self.cells.waiting(state)
-        nodes = torch.cat([cell.nodes, queue_features(measured(state, waiting), cell.baseline)], dim=-1)
-        known = KnownTraffic(cell.known.channels, cell.known.basis, waiting)
-        baseline = -(waiting.queues - cell.baseline).clamp_min(0)
-        return Observation(nodes, cell.edges, cell.weights, baseline, known, cell.layout)
+        return self.observe_known(self.known(state))
 
     def decode(self, observation: Observation, action: Tensor) -> Decision:
         """Precoder and uplink power of M actions [B, M, size] of each state; links with nothing to send stay silent."""
@@ -160,6 +157,33 @@ class TrafficProblem:
         c = self.config
         limits = per_link(c.downlink_deadline, c.uplink_deadline, self.cells.counts, torch.device("cpu"))
         return reference_policies(limits if self.cells.has_deadlines else None)
+
+    # ------------------------------------------------------------------ Exportable
+
+    outputs = FullDuplexProblem.outputs
+
+    def known(self, state: TrafficState) -> dict[str, Tensor]:
+        """The known channels, priorities, and of every link the :data:`MEASUREMENTS` [B, K, 6]."""
+        cell = self.links.known(replace(state.cell, estimate=state.known))
+        return {**cell, "traffic": measured(state, self.cells.waiting(state))}
+
+    def observe_known(self, known: Mapping[str, Any]) -> Observation:
+        """Features of the known channels and of the queues."""
+        *own, measurements = known.values()
+        cell = self.links.observe_known(dict(zip(known, own, strict=False)))
+        waiting = Waiting(*measurements.unbind(-1)[:3])
+        nodes = torch.cat([cell.nodes, queue_features(measurements, cell.baseline)], dim=-1)
+        seen = KnownTraffic(cell.known.channels, cell.known.basis, waiting)
+        baseline = -(waiting.queues - cell.baseline).clamp_min(0)
+        return Observation(nodes, cell.edges, cell.weights, baseline, seen, cell.layout)
+
+    def examples(self, count: int, seed: int) -> TrafficState:
+        """Cells in which something waits: nothing was served for some slots."""
+        world = Simulation(self.endless(), count, seed)
+        precoder, power = self.decode(self.observe(world.state), torch.zeros(count, 1, self.layout.size))
+        for _ in range(WAITED):
+            world.step((0 * precoder, 0 * power))
+        return world.state
 
     # ------------------------------------------------------------------ Measurable
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from d2rl.problems.base import Layout
 from d2rl.problems.full_duplex.observation import BITS, DECADES, observe, suppressed_gain, with_priorities
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, rzf
-from d2rl.wireless.heads import beam_basis, mmse_inverse
+from d2rl.wireless.heads import beam_basis
+from d2rl.wireless.precoders import regularised_inverses, user_gram
 
 UNEVEN = {"downlink_users": 3, "uplink_users": 5, "transmit_antennas": 4, "receive_antennas": 6}
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
@@ -172,7 +173,7 @@ def test_a_silent_cell_has_finite_features(channels):
 
 def test_suppression_spares_orthogonal_users_and_costs_parallel_ones():
     def suppressed(vectors):
-        return suppressed_gain(mmse_inverse(vectors)).float()
+        return suppressed_gain(regularised_inverses((user_gram(vectors), 1))[0]).float()
 
     orthogonal = torch.diag(torch.tensor([3.0, 4.0, 0.0, 10.0]) + 0j)[None, [0, 1, 3]]
     torch.testing.assert_close(suppressed(orthogonal), torch.tensor([[9.0, 16.0, 100.0]]))
