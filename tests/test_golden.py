@@ -16,6 +16,7 @@ PLAN = (
 LEVEL, SPEED = 0.90, 0.87
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_150_updates_close_as_much_of_the_gap_as_they_did(tmp_path):
     """Gap closed on 256 drops, evaluated every 10 updates: at the end, and on average over the 15 evaluations.

@@ -380,6 +380,7 @@ def test_captured_updates_are_one_section(tiny, fit):
 # ------------------------------------------------------------------ checkpoints
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_captured_updates_equals_one_that_was_not_interrupted(tiny, fit, tmp_path):
     config, saved = tiny(*ALL, "trainer.updates_per_epoch=20"), tmp_path / "first.ckpt"
     whole = trained(config, fit, None, epochs=2)
@@ -389,6 +390,7 @@ def test_a_resumed_run_with_captured_updates_equals_one_that_was_not_interrupted
     assert resumed["means"][0] == whole["means"][0][5:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "before", [pytest.param(False, marks=pytest.mark.slow, id="numbers"), pytest.param(True, id="tensors")]
 )

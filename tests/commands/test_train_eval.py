@@ -238,6 +238,7 @@ def test_a_schedule_in_time_is_refused_on_a_channel_bank(run, bank, tmp_path):
         evaluate_command(given)
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_when_it_is_given_more_epochs(run, monkeypatch):
     before = metrics(run)
     train_command([f"resume={run}", "trainer.epochs=3", "trainer.progress=false"])

@@ -157,6 +157,7 @@ def test_a_file_of_another_policy_is_noticed_and_not_written(exported, tmp_path,
     assert not (tmp_path / "other.onnx").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exported", ["link graph, diffusion"], indirect=True)
 @pytest.mark.parametrize("block", [0, 1])
 def test_the_examples_of_the_documentation_run(exported, block, monkeypatch):

@@ -83,6 +83,7 @@ def empty(disk: Path) -> None:
     (disk / "filler").unlink()
 
 
+@pytest.mark.slow
 def test_a_run_whose_disk_is_full_trains_to_its_end_and_says_so(disk, whole, monkeypatch, caplog):
     """Its checkpoint of before stays whole; with room again, the run goes on from it as if nothing had been."""
     during(monkeypatch, 45, lambda: fill(disk))
@@ -151,6 +152,7 @@ def test_a_run_directory_that_vanishes_is_made_anew(whole, tmp_path, monkeypatch
     assert kept
 
 
+@pytest.mark.slow
 def test_a_run_whose_place_was_taken_ends_and_writes_nothing(tmp_path, monkeypatch):
     path, others = tmp_path / "run", []
 

@@ -41,6 +41,7 @@ def whole(tmp_path_factory) -> RunDirectory:
     return fit(tmp_path_factory.mktemp("runs") / "whole").run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("update", "number"),
     [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 
+import pytest
 from rich.console import Console
 
 from d2rl.report.terminal import wandb_notice
@@ -21,6 +22,7 @@ def notice(run: RunDirectory) -> str:
     return text.getvalue()
 
 
+@pytest.mark.slow
 def test_the_command_to_sync_finds_every_part_of_an_offline_run(tiny, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     config = tiny("logger.mode=offline", f"run_dir={tmp_path / 'my runs'}")

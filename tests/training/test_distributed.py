@@ -181,6 +181,7 @@ def test_what_cannot_be_shared_equally_is_refused(key):
 # ------------------------------------------------------------------ a process that is lost
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the second process in /proc")
 @pytest.mark.parametrize("lost", ["first", "second"])
 def test_a_process_that_is_killed_ends_the_others_with_one_message(tmp_path, lost):

@@ -100,6 +100,7 @@ def test_training_lowers_the_loss_to_its_floor_on_rayleigh_channels(on_rayleigh)
     assert after == pytest.approx(on_rayleigh.floor, rel=0.04)
 
 
+@pytest.mark.slow
 def test_loss_on_correlated_channels_goes_below_the_floor_of_white_ones(on_correlated):
     held_out = rows_of(*draw(256, seed=3, correlation=CORRELATION))
     assert on_correlated.held_out_loss(held_out, seeded()) < 0.9 * on_correlated.floor

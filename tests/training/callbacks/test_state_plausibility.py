@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 import lightning as L
+import pytest
 import torch
 
 from d2rl.algorithm.agent import D2RL
@@ -45,6 +46,7 @@ def test_one_state_is_too_few_to_judge_by(tiny, fit, tmp_path, caplog):
     ]
 
 
+@pytest.mark.slow
 def test_it_has_no_effect_on_learning(tiny, fit):
     agents = [build(tiny, "stages.state=0") for _ in range(2)]
     for agent, callbacks in zip(agents, ([], [StatePlausibility(every=1)]), strict=True):
