@@ -28,7 +28,7 @@ from d2rl.runs.run_directory import write_bytes
 
 OPSET = 18
 PARITY = 1e-4  # a file is not written where a number of its decisions differs by more from torch,
-RATE_PARITY = 1e-3  # or the weighted rate by a larger part
+RATE_PARITY = 1e-3  # or the weighted utility by a larger part
 STRONG, STRONG_PARITY = 1e5, 0.5  # at that level I + H^H H loses its I to rounding, on which decisions then depend
 DROPS, REPEATS, WARM_UP = 16, 200, 20
 
@@ -85,7 +85,10 @@ def export_command(arguments: list[str]) -> None:
     for kind, ends in (("input", session.get_inputs()), ("output", session.get_outputs())):
         for one in ends:
             console.print(f"{kind:6} {one.name}: {one.shape}", markup=False)
-    console.print(f"difference from torch on {DROPS} drops: {numbers:.1e} at most, {rates:.1e} of the weighted utility")
+    console.print(
+        f"difference from torch on {DROPS} drops: {numbers:.1e} at most, {rates:.1e} of the weighted utility",
+        soft_wrap=True,
+    )
     console.print(
         f"one decision on one core, median of {REPEATS}: onnxruntime {latency['onnxruntime']:.3f} ms, "
         f"torch {latency['torch']:.3f} ms",
