@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,7 @@ from rich.console import Console
 
 from d2rl.algorithm.policy import Policy
 from d2rl.commands.train_eval import configuration, train_run
+from d2rl.common.command_line import NOISE, TALKATIVE
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import RunConfig
 from d2rl.config.load import conf_name, processes
@@ -37,6 +40,22 @@ class TrainedRun:
         return load_policy(str(self.path))[0]
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What Lightning tells of itself stays out of a program's output."""
+    before = {name: logging.getLogger(name).level for name in TALKATIVE}
+    with warnings.catch_warnings():
+        for message in NOISE:
+            warnings.filterwarnings("ignore", message=f".*{message}.*")
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
+
+
 def train_quietly(config: str | RunConfig, overrides: Sequence[str]) -> TrainedRun:
     """See :func:`d2rl.train`."""
     if isinstance(config, str):
@@ -50,8 +69,8 @@ def train_quietly(config: str | RunConfig, overrides: Sequence[str]) -> TrainedR
             "within a program; set both to 1."
         )
     quiet = replace(asked, trainer=replace(asked.trainer, progress=False))
-    with open(os.devnull, "w") as nowhere:
-        done = train_run(quiet, conf_name(arguments), checkpoint, Console(file=nowhere))
+    with _quiet():
+        done = train_run(quiet, conf_name(arguments), checkpoint, Console(quiet=True))
     assert done is not None  # this is the first process
     run, report = done
     return TrainedRun(run.path, report)

@@ -20,6 +20,7 @@ from d2rl.config.load import help_text
 USER_ERROR, BROKEN_PIPE = 2, 141
 HELP = {"-h", "--help"}
 NOISE = ("does not have many workers", "Checkpoint directory", r"isinstance\(treespec, LeafSpec\)")
+TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector")
 
 _running = False
 
@@ -79,8 +80,8 @@ def _quiet() -> None:
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # its lost connection
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     logging.getLogger("d2rl").setLevel(logging.INFO)
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 

@@ -230,7 +230,7 @@ class Benchmarked(Measurable, Protocol):
     anchors: tuple[str, str]
 
     def frozen(self, drops: int, seed: int, device: str | torch.device) -> Any:
-        """Evaluation states, the same for every policy."""
+        """Evaluation states, the same for every policy, with their priorities [B, K] as ``weights``."""
 
     def references(self) -> dict[str, Callable[[Any], Decision]]:
         """Policies without learning, state -> decision, by name."""
