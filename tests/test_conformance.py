@@ -22,6 +22,9 @@ CELLS = {
     "imperfect CSI": {"csi_error": 0.1},
     "line of sight, priorities": {"rician": 10.0, "priority_user": 0.5},
     "short episodes": {"episode_length": 2},
+    "downlink alone": {"uplink_users": 0},
+    "uplink alone": {"downlink_users": 0},
+    "downlink alone, beamforming head": {"uplink_users": 0, "head": "beamforming"},
     "one user each": {"downlink_users": 1, "uplink_users": 1},
     "overloaded": {"downlink_users": 5, "uplink_users": 3, "transmit_antennas": 2, "receive_antennas": 2},
 }

@@ -30,8 +30,8 @@ class FullDuplexConfig:
 
     transmit_antennas: int = option(8, "N_t, antennas that transmit at the base station", low=1, high=1024)
     receive_antennas: int = option(8, "N_r, antennas that receive at the base station", low=1, high=1024)
-    downlink_users: int = option(6, "K_D", low=1, high=1024)
-    uplink_users: int = option(4, "K_U", low=1, high=1024)
+    downlink_users: int = option(6, "K_D; 0: uplink alone (half duplex)", low=0, high=1024)
+    uplink_users: int = option(4, "K_U; 0: downlink alone (half duplex)", low=0, high=1024)
     cell_radius: float = option(100.0, "m", above=0, high=1e5)
     minimum_distance: float = option(10.0, "m, between a user and the base station", low=0.1)
     bandwidth: float = option(10.0, "MHz", low=1e-6, high=1e6)

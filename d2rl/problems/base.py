@@ -74,7 +74,7 @@ class Layout:
         if min(self.numbers) == self.width:
             return numbers.flatten(-2)
         parts = zip(numbers.split(self.counts, dim=-2), self.numbers, strict=True)
-        return torch.cat([part[..., :own].flatten(-2) for part, own in parts], dim=-1)
+        return torch.cat([part[..., :own].flatten(-2) for part, own in parts if part.shape[-2]], dim=-1)
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,12 @@ class Cell:
     line_of_sight: bool
 
     def beam_powers(self) -> Tensor:
-        """Power over noise in dB that beam j (row) brings to each downlink user, and last to the receiving array
-        through self-interference: [K_D, K_D + 1]."""
+        """Power over noise in dB that beam j (row) brings to each downlink user, and last, where there is an uplink, to
+        the receiving array through self-interference: [K_D, K_D + 1], or [K_D, K_D]."""
         heard = (self.channels.downlink[0].conj() @ self.precoder).abs().square().mT
         leaked = (self.channels.self_interference[0] @ self.precoder).abs().square().sum(0)
-        return 10 * torch.log10(torch.cat([heard, leaked.unsqueeze(1)], dim=1).clamp_min(10 ** (FLOOR_DB / 10)))
+        both = heard if self.channels.half_duplex else torch.cat([heard, leaked.unsqueeze(1)], dim=1)
+        return 10 * torch.log10(both.clamp_min(10 ** (FLOOR_DB / 10)))
 
     def patterns(self, angles: Tensor) -> Tensor:
         """Amplitude that every beam sends towards ``angles`` [A] (rad), largest 1: [K_D, A]."""
@@ -148,14 +149,15 @@ def rates_figure(rates: dict[str, Tensor], direction: str) -> Figure:
 
 def cell_figure(cell: Cell) -> Figure:
     """Map of a cell (where positions are known), the power of its beams at its users, and its link rates."""
-    mapped = cell.positions is not None
-    heights = [3.6, 2.6, 1.5] if mapped else [2.6, 1.5]
+    mapped, beams = cell.positions is not None, cell.precoder.shape[1] > 0
+    heights = [*[3.6] * mapped, *[2.6] * beams, 1.5]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.6), layout="constrained")
-    panels = list(figure.subplots(len(heights), 1, height_ratios=heights))
+    panels = list(figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False).flat)
     if cell.positions is not None:
         _map(panels.pop(0), cell, *cell.positions)
-    _powers(figure, panels[0], cell)
-    _link_rates(panels[1], cell)
+    if beams:
+        _powers(figure, panels.pop(0), cell)
+    _link_rates(panels.pop(), cell)
     return figure
 
 
@@ -177,8 +179,9 @@ def _map(axes: Axes, cell: Cell, downlink: Tensor, uplink: Tensor) -> None:
     colours = [COLOURS[beam % len(COLOURS)] for beam in range(k_d)]
     axes.scatter(downlink[:, 0], downlink[:, 1], c=colours, s=28, zorder=3)
     axes.scatter(uplink[:, 0], uplink[:, 1], marker="^", s=36, facecolors="white", edgecolors="black", zorder=3)
-    power: Any = cell.uplink_power.clamp(0, 1).numpy()  # an alpha for each point
-    axes.scatter(uplink[:, 0], uplink[:, 1], marker="^", s=36, c="black", alpha=power, zorder=3)
+    if len(uplink):
+        power: Any = cell.uplink_power.clamp(0, 1).numpy()  # an alpha for each point
+        axes.scatter(uplink[:, 0], uplink[:, 1], marker="^", s=36, c="black", alpha=power, zorder=3)
     axes.scatter(0, 0, marker="s", s=40, color="black", zorder=4)
     for letter, places in (("D", downlink), ("U", uplink)):
         for index, (x, y) in enumerate(places.tolist()[:LABELLED], start=1):
@@ -196,9 +199,10 @@ def _powers(figure: Figure, axes: Axes, cell: Cell) -> None:
     axes.set_ylabel("beam")
     axes.set_title("power of every beam at every downlink user", fontsize=9, loc="left")
     if k_d > LABELLED:
-        axes.set_xlabel("downlink user; last column: own receiver")
+        axes.set_xlabel("downlink user" + ("; last column: own receiver" if powers.shape[1] > k_d else ""))
         return
-    axes.set_xticks(range(k_d + 1), [*(f"D{j}" for j in range(1, k_d + 1)), "SI"])
+    names = [*(f"D{j}" for j in range(1, k_d + 1)), "SI"]
+    axes.set_xticks(range(powers.shape[1]), names[: powers.shape[1]])
     axes.set_yticks(range(k_d), [f"for D{j}" for j in range(1, k_d + 1)])
     middle = (FLOOR_DB + powers.max()) / 2
     for (row, column), value in np.ndenumerate(powers):

@@ -170,7 +170,7 @@ def _cells(evaluation: Evaluation) -> list[Picture]:
     for drop, name in reversed(names.items()):
         cell = _cell(evaluation, agent, wmmse, drop)
         mine, theirs = float(cell.rates.sum()), float(cell.reference.sum())
-        on = ", ".join(f"U{k} {p:.0%}" for k, p in enumerate(cell.uplink_power.tolist(), start=1))
+        on = ", ".join(f"U{k} {p:.0%}" for k, p in enumerate(cell.uplink_power.tolist(), start=1)) or "none"
         alt = (
             f"Drop {drop}: {'map of the users, ' if cell.positions else ''}powers of the beams at the users, rates. "
             f"d2rl {mine:.1f}, WMMSE {theirs:.1f} bit/s/Hz. Uplink power: {on}."
@@ -209,6 +209,8 @@ def _kind_of_channels(evaluation: Evaluation) -> str:
 def _distributions(evaluation: Evaluation) -> list[Picture]:
     pictures, k_d = [], evaluation.problem.config.downlink_users
     for direction, links in (("downlink", slice(None, k_d)), ("uplink", slice(k_d, None))):
+        if not evaluation.state.weights[:, links].shape[1]:
+            continue
         rates = {name: evaluation.outcomes[name].utility[:, links].flatten() for name in COMPARED}
         medians = ", ".join(f"{name} {float(values.median()):.2f}" for name, values in rates.items())
         alt = f"Distribution of {direction} link rates. Medians in bit/s/Hz: {medians}."

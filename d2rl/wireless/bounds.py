@@ -29,6 +29,8 @@ def water_filling(gain: Tensor, weights: Tensor | None = None) -> Tensor:
 
     :param weights: a, [B, K], none negative; default 1
     """
+    if not gain.shape[-1]:
+        return gain  # nobody to share among
     floor = 1 / gain.clamp_min(1e-30)
     weights = torch.ones_like(gain) if weights is None else weights.clamp_min(1e-12)
     depth = floor / weights

@@ -16,6 +16,8 @@ from d2rl.common.tensor_struct import TensorStruct
 class ChannelState(TensorStruct):
     """Noise-normalised channels of B states; noise, P_BS and P_UE are folded in.
 
+    One direction may be without users (half duplex): its arrays, and the cross channels, are then empty.
+
     :param downlink: [B, K_D, N_t], complex; ``downlink[b, j]`` is g_j, the user receives g_j^H w
     :param uplink: [B, K_U, N_r], complex; ``uplink[b, k]`` is h_k
     :param cross: [B, K_U, K_D], complex; ``cross[b, k, j]`` is f_kj
@@ -41,6 +43,17 @@ class ChannelState(TensorStruct):
     def links(self) -> int:
         """K_D + K_U."""
         return self.downlink_users + self.uplink_users
+
+    @property
+    def half_duplex(self) -> bool:
+        """Whether one direction has no users, so that self-interference disturbs nobody."""
+        return not (self.downlink_users and self.uplink_users)
+
+    def active(self) -> dict[str, Tensor]:
+        """What plays a part in the rates: with one direction alone its users' channels, else all four."""
+        if not self.uplink_users:
+            return {"downlink": self.downlink}
+        return self.tensors() if self.downlink_users else {"uplink": self.uplink}
 
     @property
     def transmit_antennas(self) -> int:
@@ -69,13 +82,13 @@ class ChannelState(TensorStruct):
     def validate(self) -> ChannelState:
         """Check shapes and values once, where channels enter.
 
-        :raises InputError: zero users, shapes that do not fit, NaN or infinite values
+        :raises InputError: no users at all, no antennas, shapes that do not fit, NaN or infinite values
         """
         b, k_d, n_t = _shape(self.downlink, "downlink", 3)
         _, k_u, n_r = _shape(self.uplink, "uplink", 3)
-        if min(k_d, k_u, n_t, n_r) == 0:
+        if k_d + k_u == 0 or min(n_t, n_r) == 0:
             raise InputError(
-                f"channels need at least one user and one antenna in each direction, "
+                f"channels need at least one user, and one antenna in each direction, "
                 f"got {k_d} downlink and {k_u} uplink users, {n_t} and {n_r} antennas"
             )
         expected = {"uplink": (b, k_u, n_r), "cross": (b, k_u, k_d), "self_interference": (b, n_r, n_t)}

@@ -39,7 +39,8 @@ def starting_points(channels: ChannelState, starts: int, weights: Tensor) -> tup
     single_down = torch.where(_best(channels.downlink, down).unsqueeze(-2), 1.0, FAINT) * matched
     single_down = single_down / squared_magnitude(single_down).sum((-2, -1), keepdim=True).sqrt().clamp_min(1e-30)
     single_up = torch.where(_best(channels.uplink, up), 1.0, FAINT) * up
-    single_up = single_up / single_up.amax(-1, keepdim=True).clamp_min(1e-30)
+    if channels.uplink_users:
+        single_up = single_up / single_up.amax(-1, keepdim=True).clamp_min(1e-30)
     points = [
         (sparing, up),
         (sparing, FAINT * up),
@@ -60,5 +61,7 @@ def starting_points(channels: ChannelState, starts: int, weights: Tensor) -> tup
 
 def _best(channel: Tensor, weights: Tensor) -> Tensor:
     """[B, K] bool: the link of the highest weighted rate when it is served alone."""
+    if not weights.shape[-1]:
+        return weights > 0
     alone = weights * torch.log2(1 + squared_magnitude(channel).sum(-1))
     return torch.nn.functional.one_hot(alone.argmax(-1), weights.shape[-1]).bool()

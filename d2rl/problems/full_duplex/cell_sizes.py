@@ -33,9 +33,10 @@ def cells_of(scenario: FullDuplexConfig) -> list[FullDuplexConfig]:
                 "and commas between loads, such as 2+2,8+8,6+4@4."
             )
         downlink, uplink, *antennas = load = [int(number) for number in found.groups() if number is not None]
-        if not all(1 <= number <= LIMIT for number in (downlink, uplink, *antennas)):
+        if not (downlink + uplink and max(load) <= LIMIT and all(antennas)):
             raise ConfigError(
-                f"scenario.loads={scenario.loads}: {text.strip()} is out of range; users and antennas are 1 to {LIMIT}."
+                f"scenario.loads={scenario.loads}: {text.strip()} is out of range; users are 0 to {LIMIT} in each "
+                f"direction, one at least, and antennas 1 to {LIMIT}."
             )
         cell = replace(own, downlink_users=downlink, uplink_users=uplink)
         if antennas:
@@ -73,6 +74,14 @@ def check_loads(config: Config) -> None:
         raise ConfigError(
             f"{asked}, but scenario.stored_states={scenario.stored_states} asks for scarce states of one load; "
             "set it to 0, or scenario.loads to null."
+        )
+    directions = own.downlink_users > 0, own.uplink_users > 0
+    if config.stages.state is not None and any(
+        (c.downlink_users > 0, c.uplink_users > 0) != directions for c in others
+    ):
+        raise ConfigError(
+            f"{asked} has a cell of one direction alone beside others, but SENPNN (stages.state={config.stages.state}) "
+            "is built for the channels of one kind of cell; leave that load out, or set stages.state=null."
         )
     antennas = own.transmit_antennas, own.receive_antennas
     other = [cell for cell in others if (cell.transmit_antennas, cell.receive_antennas) != antennas]

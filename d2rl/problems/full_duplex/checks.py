@@ -18,6 +18,10 @@ def check_cell(config: Config) -> None:
             f"scenario.minimum_distance ({c.minimum_distance:g}) must be below scenario.cell_radius "
             f"({c.cell_radius:g}), both in m."
         )
+    if not c.downlink_users + c.uplink_users:
+        raise ConfigError(
+            "scenario.downlink_users=0 and scenario.uplink_users=0 leave nobody to serve; set one of them to 1 or more."
+        )
     link_weights(config)
     if config.evaluation.slots:
         check_schedule(c)

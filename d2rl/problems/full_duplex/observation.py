@@ -68,6 +68,7 @@ def observe(channels: ChannelState, weights: Tensor, numbers: tuple[int, int] = 
 
     leaks_out = squared_magnitude(channels.self_interference @ beams).sum(-2)
     leaks_in = squared_magnitude(channels.self_interference.mH @ combiners).sum(-2)
+    leaks = torch.cat([leaks_out, leaks_in], dim=-1)
     gain = torch.cat([squared_magnitude(g).sum(-1), squared_magnitude(h).sum(-1)], dim=-1)
     suppressed = torch.cat([suppressed_gain(inverse_down), suppressed_gain(inverse_up)], dim=-1).to(gain.dtype)
     reference = link_rates(channels, rzf(channels, inverse_rzf), full_uplink_power(channels))
@@ -77,7 +78,7 @@ def observe(channels: ChannelState, weights: Tensor, numbers: tuple[int, int] = 
         1 - is_downlink,
         log_gain(gain),
         log_gain(suppressed),
-        log_gain(torch.cat([leaks_out, leaks_in], dim=-1)),
+        torch.zeros_like(leaks) if channels.half_duplex else log_gain(leaks),
         reference / BITS,
         _log_weight(weights),
     ]
@@ -116,7 +117,7 @@ def notice_priorities(scenario: FullDuplexConfig, weights: Tensor) -> None:
 def flat_cell(observation: Observation) -> Tensor:
     """Real and imaginary parts of every coefficient, magnitudes on a log scale, and log priorities: [B, flat]."""
     channels = observation.known.channels
-    flat = torch.cat([tensor.flatten(1) for tensor in channels.tensors().values()], dim=-1)
+    flat = torch.cat([tensor.flatten(1) for tensor in channels.active().values()], dim=-1)
     magnitude = flat.abs()
     compressed = flat * (torch.log10(1 + magnitude) / magnitude.clamp_min(1e-12))
     return torch.cat([torch.view_as_real(compressed.resolve_conj()).flatten(1), _log_weight(observation.weights)], -1)

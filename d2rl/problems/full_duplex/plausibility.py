@@ -249,13 +249,14 @@ def _comparisons(
 
 
 def _rows(channels: ChannelState) -> dict[str, Tensor]:
-    """Channel vectors of every kind, [B, rows, d]."""
-    return {
+    """Channel vectors of every kind that plays a part, [B, rows, d]."""
+    rows = {
         "downlink": channels.downlink,
         "uplink": channels.uplink,
         "cross": channels.cross.flatten(1).unsqueeze(-1),
         "self_interference": channels.self_interference.flatten(1).unsqueeze(1),
     }
+    return {name: rows[name] for name in channels.active()}
 
 
 def _real(rows: Tensor) -> Tensor:

@@ -55,7 +55,6 @@ class FullDuplexProblem:
     tied = (*CELL, "loads", "stored_states", "channel_bank")
     metric = "weighted_sum_rate"
     unit = "bit/s/Hz"
-    shown: tuple[str, ...] = ("downlink_rate", "uplink_rate")
     anchors = ("random", "wmmse")
 
     def __init__(self, config: FullDuplexConfig, seed: int = 0):
@@ -64,8 +63,10 @@ class FullDuplexProblem:
         self.head = make_head(config.head, config.transmit_antennas, config.passes)
         k_d, k_u = config.downlink_users, config.uplink_users
         self.layout = Layout((k_d, k_u), (self.head.layout.down, self.head.layout.up))
+        both = k_d > 0 and k_u > 0
+        self.shown: tuple[str, ...] = ("downlink_rate", "uplink_rate") if both else ("rate_p5", "jain")
         n_t, n_r = config.transmit_antennas, config.receive_antennas
-        coefficients = k_d * n_t + k_u * n_r + k_u * k_d + n_r * n_t
+        coefficients = k_d * n_t + k_u * n_r + both * (k_u * k_d + n_r * n_t)
         self.sizes = Sizes(NODE_FEATURES, EDGE_FEATURES, view=2, flat=2 * coefficients + k_d + k_u)
 
     @classmethod
@@ -230,8 +231,12 @@ class FullDuplexProblem:
     # ------------------------------------------------------------------ Generative
 
     def row_sizes(self) -> dict[str, int]:
-        """Real numbers of a user's channel, a cross channel, the self-interference matrix."""
+        """Real numbers of a user's channel, a cross channel, the self-interference matrix, where they play a part."""
         n_t, n_r = self.config.transmit_antennas, self.config.receive_antennas
+        if not self.config.uplink_users:
+            return {"downlink": 2 * n_t}
+        if not self.config.downlink_users:
+            return {"uplink": 2 * n_r}
         return {"downlink": 2 * n_t, "uplink": 2 * n_r, "cross": 2, "self_interference": 2 * n_r * n_t}
 
     def rows(self, state: CellState) -> dict[str, Tensor]:
@@ -239,16 +244,17 @@ class FullDuplexProblem:
         small = whiten(state.channels, state.gains).map(
             lambda t: torch.view_as_real(t.to(torch.complex64).resolve_conj())
         )
-        sizes = self.row_sizes()
-        return {name: math.sqrt(2) * tensor.reshape(-1, sizes[name]) for name, tensor in small.tensors().items()}
+        return {name: math.sqrt(2) * getattr(small, name).reshape(-1, size) for name, size in self.row_sizes().items()}
 
     def with_rows(self, state: CellState, rows: Mapping[str, Tensor], generator: torch.Generator) -> CellState:
         """The same geometry with other small-scale coefficients, and new estimates of the channels."""
         made = {}
-        for name, like in state.channels.tensors().items():
-            pairs = rows[name].unflatten(-1, (-1, 2)) / math.sqrt(2)
+        for name in self.row_sizes():
+            pairs, like = rows[name].unflatten(-1, (-1, 2)) / math.sqrt(2), getattr(state.channels, name)
             made[name] = torch.view_as_complex(pairs).reshape(like.shape).to(like)
-        return self.cells.with_channels(state, scale(ChannelState(**made), state.gains), generator)
+        scaled = scale(replace(state.channels, **made), state.gains)
+        kept = {name: getattr(scaled, name) for name in made}
+        return self.cells.with_channels(state, replace(state.channels, **kept), generator)
 
     def held_out(self, count: int, device: torch.device) -> tuple[CellState, CellState | None]:
         """The last fifth of a fixed set, else new drops."""

@@ -79,7 +79,7 @@ def test_the_own_load_may_stand_among_the_loads_and_still_comes_first():
         ("8+-2", "is no load"),
         ("8+2.5", "is no load"),
         ("8+8@", "is no load"),
-        ("0+2", "0[+]2 is out of range; users and antennas are 1 to 1024"),
+        ("0+0", "0[+]0 is out of range; users are 0 to 1024 in each direction, one at least, and antennas 1 to 1024"),
         ("2+1025", "is out of range"),
         ("2+" + "1" * 5000, "is no load"),
         ("2+2@0", "is out of range"),
