@@ -1,4 +1,4 @@
-"""Precompute a channel bank: ``python -m d2rl.channels model=umi|uma drops=1000 out=bank.pt [seed=0] [key=value]``."""
+"""Make a channel bank: ``python -m d2rl.channels from=H.mat out=bank.npz``, or ``model=umi drops=1000 out=bank.pt``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from d2rl.commands.convert_channels import UNITS, bank_from_file
 from d2rl.common.errors import ConfigError, counted
 from d2rl.config.defaults import FullDuplexConfig, option
 from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import load
 from d2rl.problems import check_config, load_config
 from d2rl.problems.full_duplex.env import FullDuplexEnv
+from d2rl.problems.full_duplex.scenario_bank import CELL, cell_of
 from d2rl.wireless.bank_file import check_place, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.channel_state import ChannelState
@@ -24,6 +26,7 @@ from d2rl.wireless.propagation import LinkGains
 from d2rl.wireless.tr38901 import UrbanChannels
 
 AT_ONCE = 20  # drops; more are no faster
+DROPS = 1000
 
 
 @dataclass
@@ -31,19 +34,45 @@ class ChannelsConfig:
     """What python -m d2rl.channels takes beside the keys of the scenario."""
 
     model: str = option("umi", "of TR 38.901: street canyon or macro cell", choices=("umi", "uma"))
-    drops: int = option(1000, "channel states, each with users of its own", low=2)
+    drops: int | None = option(
+        None, "channel states, each with users of its own; null: 1000, or all that a file of states holds", low=2
+    )
     out: str | None = option(None, "file to write, .pt or .npz")
     seed: int = option(0, "of the drops", low=0)
+    source: str | None = option(None, "from=FILE in its place, too: a file of channels to convert")
+    map: str | None = option(None, "its arrays and their axes, such as downlink:H:KNB; null: guessed and shown")
+    users: str | None = option(None, "K_D+K_U of a state of the file, such as 6+4; null: all, in the downlink alone")
+    unit: str = option("auto", "of the file: over noise at full power, or gain of the propagation", choices=UNITS)
+    snr: float | None = option(
+        None, "dB, mean of |h|^2 at full power to which the file is scaled; null: as it is", low=-100, high=200
+    )
+    conjugate: bool = option(True, "a user receives h^T w of the file's h; false: h^H w")
+
+
+FILE_KEYS = ("map", "users", "unit", "snr", "conjugate")
 
 
 def channels_command(arguments: list[str]) -> None:
-    """python -m d2rl.channels model=umi|uma drops=1000 out=bank.pt [seed=0] [conf=NAME] [scenario.key=value ...]
+    """python -m d2rl.channels from=H.mat out=bank.npz [map=downlink:H:KNB] [users=6+4] [snr=20] [scenario.key=value]
+    python -m d2rl.channels model=umi|uma drops=1000 out=bank.pt [seed=0] [conf=NAME] [scenario.key=value ...]
 
-    Draws a bank of 3GPP TR 38.901 channels for scenario.channel_bank. TR 38.901 has no channels between users and none
-    of self-interference: these are drawn by the scenario's own models. docs/channels.md tells more.
+    Makes a bank for scenario.channel_bank: of a file that MATLAB, NumPy, DeepMIMO, QuaDRiGa or Sionna wrote, or drawn
+    by 3GPP TR 38.901. Channels between users and self-interference that are lacking are drawn by the scenario's own
+    models. docs/channels.md tells more.
     """
     rest = [one for one in arguments if "." in one.partition("=")[0] or one.startswith("conf=")]
-    asked = load([one for one in arguments if one not in rest], ChannelsConfig)
+    own = [one for one in arguments if one not in rest]
+    asked = load([f"source={one[5:]}" if one.startswith("from=") else one for one in own], ChannelsConfig)
+    kept = ("model",) if asked.source else FILE_KEYS
+    for one in own:
+        if one.partition("=")[0] in kept:
+            away = "with from=, whose channels are those of the file" if asked.source else "without from=FILE"
+            raise ConfigError(f"{one} changes nothing {away}; leave it out.")
+    for one in rest if asked.source else ():
+        if one.partition("=")[0].removeprefix("scenario.") in CELL:
+            raise ConfigError(
+                f"{one} changes nothing with from=, whose file tells it; users=K_D+K_U says who is served."
+            )
     refuse_unused("channels", rest)
     config = load_config(rest)
     check_config(config)
@@ -51,15 +80,29 @@ def channels_command(arguments: list[str]) -> None:
         raise ConfigError("out=PATH is missing: the file to write, such as out=bank.pt.")
     check_place(asked.out)
     console = Console()
-    bank = urban_bank(
-        config.scenario, asked.model, asked.drops, asked.seed, lambda steps: track(steps, "drops", console=console)
-    )
+
+    def progress(steps: range) -> Iterable[int]:
+        return track(steps, "reading" if asked.source else "drops", console=console, disable=len(steps) < 2)
+
+    if asked.source:
+        options = {name: getattr(asked, name) for name in ("users", "drops", "unit", "snr", "conjugate", "seed")}
+        bank = bank_from_file(asked.source, asked.map, scenario=config.scenario, progress=progress, **options)
+        if len(bank) < 2 * bank.slots:
+            raise ConfigError(
+                f"from={asked.source} holds one {'episode' if bank.slots > 1 else 'state'}; two are needed at least, "
+                "one to train on and one kept for evaluation."
+            )
+    else:
+        bank = urban_bank(config.scenario, asked.model, asked.drops or DROPS, asked.seed, progress)
     save_bank(bank, asked.out)
     size = Path(asked.out).stat().st_size / 1e6
     training, evaluation = map(len, bank.split())
+    idle = {"receive_antennas"} if not bank.channels.uplink_users else set()
+    idle |= {"transmit_antennas"} if not bank.channels.downlink_users else set()
+    keys = "".join(f" scenario.{key}={size}" for key, size in cell_of(bank).items() if key not in idle)
     console.print(
         f"written: {asked.out} ({size:.1f} MB), {counted(training, 'state')} to train on and {evaluation} for "
-        f"evaluation; use it with scenario.channel_bank={asked.out}",
+        f"evaluation; use it with scenario.channel_bank={asked.out}{keys if asked.source else ''}",
         markup=False,
         soft_wrap=True,
     )

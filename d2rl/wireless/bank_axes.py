@@ -53,7 +53,7 @@ def suspicions(channels: Mapping[str, Tensor]) -> list[str]:
         f"{name} differs more from antenna to antenna (its last axis) than from user to user (the one before), as if "
         f"the two were swapped; numpy.swapaxes({name}, -2, -1) would swap them back."
         for name in ("downlink", "uplink")
-        if _looks_swapped(channels[name][:, 0])
+        if looks_swapped(channels[name][:, 0])
     ]
     return found
 
@@ -91,7 +91,7 @@ def _asked(name: str, shapes: Mapping[str, Shape], axes: Axes, sizes: Mapping[st
     return f"{name} has shape {found}, the other arrays ask for {wanted}, which is {shown(axes[name])}"
 
 
-def _looks_swapped(channels: Tensor) -> bool:
+def looks_swapped(channels: Tensor) -> bool:
     """Whether powers in dB differ much more between antennas than between users, which stand at different distances.
 
     The two mean squares of an analysis of variance, equal for coefficients that are all alike.

@@ -35,7 +35,7 @@ POSITIONS = {"position_downlink": ("K_D", "2"), "position_uplink": ("K_U", "2")}
 OPTIONAL = {**GAINS, **POSITIONS, "weights": ("K_D + K_U",)}
 KEYS = (*COEFFICIENTS, *OPTIONAL, "noise_normalised", "about")
 SUFFIXES = (".npz", ".pt")
-READERS = {".mat": "scipy.io.loadmat", ".h5": "h5py.File", ".hdf5": "h5py.File"}  # of what may be converted
+CONVERTIBLE = (".mat", ".h5", ".hdf5", ".npy")
 
 # median |h|^2 of a user's coefficient, dB: weaker over noise than any link that is used, stronger than 26 dBm
 # without path loss, stronger than a passive channel can be
@@ -104,7 +104,8 @@ def load_bank(path: str | Path) -> ChannelBank:
 
 
 def _content(bank: ChannelBank) -> dict[str, Any]:
-    arrays = {**bank.channels.tensors(), **{f"gain_{n}": gain for n, gain in bank.gains.tensors().items()}}
+    arrays = bank.channels.active()
+    arrays |= {f"gain_{name}": getattr(bank.gains, name) for name in arrays}
     arrays["weights"] = bank.weights
     if bank.positions is not None:
         arrays |= dict(zip(POSITIONS, bank.positions, strict=True))
@@ -123,16 +124,10 @@ def check_place(path: str | Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     """Plain content of the file, whatever it is."""
-    if path.suffix in READERS:
+    if path.suffix in CONVERTIBLE:
         raise InputError(
-            f"{path} is not a channel bank; its name must end in {' or '.join(SUFFIXES)}. To convert it in Python: "
-            f"data = {READERS[path.suffix]}({str(path)!r}); numpy.savez({str(path.with_suffix('.npz'))!r}, "
-            f"{', '.join(f'{key}=data[NAME][()]' for key in COEFFICIENTS)}). docs/channels.md tells more."
-        )
-    if path.suffix == ".npy":
-        raise InputError(
-            f"{path} holds one array, a channel bank needs {', '.join(COEFFICIENTS)}: numpy.savez("
-            f"{str(path.with_suffix('.npz'))!r}, {', '.join(f'{key}=ARRAY' for key in COEFFICIENTS)})."
+            f"{path} is not a channel bank; its name must end in {' or '.join(SUFFIXES)}. python -m d2rl.channels "
+            f"from={path} out={path.with_suffix('.npz')} makes one of it."
         )
     check_place(path)
     try:
@@ -154,6 +149,18 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _half_duplex(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The channels of one direction [..., K, N] with those of the other: no users, one antenna, nothing received."""
+    ((name, own),) = given.items()
+    uplink, lead, (users, antennas) = name == "uplink", own.shape[:-2], own.shape[-2:]
+    shapes = {
+        "downlink" if uplink else "uplink": (0, 1),
+        "cross": (users, 0) if uplink else (0, users),
+        "self_interference": (antennas, 1) if uplink else (1, antennas),
+    }
+    return given | {key: own.new_zeros(*lead, *shape) for key, shape in shapes.items()}
+
+
 class _Checked:
     """Content of a bank's file, each value checked as it is taken out."""
 
@@ -170,21 +177,25 @@ class _Checked:
 
     def coefficients(self) -> dict[str, Tensor]:
         """The four channels [B, T, ...], complex64."""
-        tensors = {}
+        missing = [key for key in COEFFICIENTS if key not in self.content]
+        alone = missing in (["uplink", "cross", "self_interference"], ["downlink", "cross", "self_interference"])
+        tensors: dict[str, Tensor] = {}
         for key in COEFFICIENTS:
             if key not in self.content:
-                raise self.error(f"{key} is missing; a bank needs {', '.join(COEFFICIENTS)}.")
+                if alone:
+                    continue
+                raise self.error(f"{key} is missing; a bank needs {', '.join(COEFFICIENTS)}, or one direction alone.")
             tensor = self._tensor(key)
             if not tensor.is_complex():
                 kind = str(tensor.dtype).removeprefix("torch.")
                 raise self.error(
                     f"{key} must be complex, got {kind}; join real and imaginary parts as re + 1j * im first"
                 )
-            if key == "downlink":
+            if not tensors:
                 if tensor.dim() not in (3, 4):
+                    own = ", ".join(COEFFICIENTS[key])
                     raise self.error(
-                        f"downlink has shape {tuple(tensor.shape)}, it must be (B, K_D, N_t), with a time "
-                        "axis (B, T, K_D, N_t)"
+                        f"{key} has shape {tuple(tensor.shape)}, it must be (B, {own}), with a time axis (B, T, {own})"
                     )
                 self.lead = tuple(tensor.shape[:-2])
             if 0 in tensor.shape:
@@ -192,6 +203,8 @@ class _Checked:
                     f"{key} has shape {shown(tuple(tensor.shape))}; a bank needs one state, user and antenna at least"
                 )
             tensors[key] = tensor.to(torch.complex64)
+        if alone:
+            tensors = _half_duplex(tensors)
         lead = ("B", "T")[: len(self.lead)]
         axes = {key: (*lead, *own) for key, own in COEFFICIENTS.items()}
         if wrong := misfit({key: tuple(tensor.shape) for key, tensor in tensors.items()}, axes):
@@ -227,6 +240,8 @@ class _Checked:
     def check_units(self, gains: dict[str, Tensor], normalised: bool) -> None:
         """Catch a bank whose numbers are of another kind than it says."""
         for key in COEFFICIENTS:
+            if not gains[key].numel():
+                continue
             median = float(10 * gains[key].clamp_min(1e-37).median().log10())
             low, high = NORMALISED_RANGE_DB
             level = f"|{key}|^2 has a median of {median:.0f} dB, and the bank says noise_normalised="

@@ -58,6 +58,15 @@ class ChannelBank:
         border = (episodes - max(1, episodes // 5)) * self.slots
         return replace(self[:border], slots=self.slots), replace(self[border:], slots=self.slots)
 
+    def with_idle_antennas(self, transmit: int, receive: int) -> ChannelBank:
+        """The same states; in half duplex the direction that nobody uses gets that many antennas."""
+        c, new = self.channels, self.channels.self_interference.new_zeros
+        if not c.half_duplex:
+            return self
+        transmit, receive = (c.transmit_antennas, receive) if c.downlink_users else (transmit, c.receive_antennas)
+        idle = {"uplink": new(len(self), 0, receive)} if c.downlink_users else {"downlink": new(len(self), 0, transmit)}
+        return replace(self, channels=replace(c, **idle, self_interference=new(len(self), receive, transmit)))
+
     def normalised(self, budget: LinkBudget) -> ChannelBank:
         """The same states with noise and transmit powers folded in; nothing changes where they are already."""
         if self.noise_normalised:

@@ -130,19 +130,9 @@ def test_what_no_transmitter_could_cause_is_refused_in_every_array(tmp_path, arr
     assert f"bank.npz: |{name}|^2 has a median of" in refusal(saved(tmp_path, content))
 
 
-@pytest.mark.parametrize(
-    ("ending", "how"),
-    [
-        ("mat", "data = scipy.io.loadmat('{}.mat'); numpy.savez('{}.npz', downlink=data[NAME][()], uplink="),
-        ("h5", "data = h5py.File('{}.h5'); numpy.savez('{}.npz', downlink=data[NAME][()], uplink="),
-        ("hdf5", "data = h5py.File('{}.hdf5'); numpy.savez('{}.npz', downlink=data[NAME][()], uplink="),
-        (
-            "npy",
-            "a channel bank needs downlink, uplink, cross, self_interference: numpy.savez('{}.npz', ",
-        ),
-    ],
-)
-def test_a_file_of_another_kind_is_refused_with_how_to_convert_it(tmp_path, ending, how):
+@pytest.mark.parametrize("ending", ["mat", "h5", "hdf5", "npy"])
+def test_a_file_of_another_kind_is_refused_with_how_to_convert_it(tmp_path, ending):
     stem = tmp_path / "measured"
     stem.with_suffix(f".{ending}").write_bytes(b"")
-    assert how.format(stem, stem) in refusal(stem.with_suffix(f".{ending}"))
+    how = f"python -m d2rl.channels from={stem}.{ending} out={stem}.npz makes one of it"
+    assert how in refusal(stem.with_suffix(f".{ending}"))

@@ -108,4 +108,3 @@ def test_one_direction_may_be_without_users_and_nobody_at_all_is_refused_with_th
     nobody = dataclasses.replace(channels, downlink=channels.downlink[:, :0], cross=channels.cross[..., :0]).validate()
     with pytest.raises(InputError, match="0 downlink and 0 uplink users"):
         dataclasses.replace(nobody, uplink=channels.uplink[:, :0], cross=channels.cross[:, :0, :0]).validate()
-

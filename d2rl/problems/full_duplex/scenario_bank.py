@@ -41,7 +41,7 @@ def scenario_bank(config: FullDuplexConfig) -> ChannelBank:
     :raises ConfigError: a bank of another cell, or too small to be split
     """
     path = Path(str(config.channel_bank)).expanduser()
-    bank = _read(path, *_version(path))
+    bank = _read(path, *_version(path)).with_idle_antennas(config.transmit_antennas, config.receive_antennas)
     found, asked = cell_of(bank), {key: getattr(config, key) for key in CELL}
     if found != asked:
         remedy = " ".join(f"scenario.{key}={size}" for key, size in found.items() if size != asked[key])
