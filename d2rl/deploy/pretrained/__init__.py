@@ -2,7 +2,7 @@
 
 ``policy.safetensors`` holds the weights that decisions need and nothing else, ``config.yaml`` how the policy was
 made, ``eval.json`` what it reached. ``python -m d2rl.pretrained ckpt=PATH out=DIR`` makes such a folder of a
-checkpoint; ``ckpt=DIR`` uses it, ``ckpt=pretrained`` the one of ``conf=full_duplex`` that comes with the package, and
+checkpoint; ``ckpt=DIR`` uses it, ``ckpt=pretrained`` the one of ``conf=best`` that comes with the package, and
 ``ckpt=pretrained/any_load`` the one that has seen many loads.
 """
 
@@ -29,7 +29,7 @@ from d2rl.problems import load_config
 from d2rl.runs.run_directory import find_checkpoint, write_bytes, write_json, write_text
 
 NAME = "pretrained"  # what ckpt= calls the shipped folder, and begins the names of all of them with
-SHIPPED = Path(__file__).parent / "full_duplex"
+SHIPPED = Path(__file__).parent / "best"
 WEIGHTS, CONFIG, REPORT = "policy.safetensors", "config.yaml", "eval.json"
 FORMAT = "d2rl policy 1"
 
