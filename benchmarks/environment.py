@@ -1,4 +1,5 @@
-"""Environment steps per second: a slot of every cell, and the rates of one action in each; growth with their size.
+"""Environment steps per second: a slot of every cell, the rates of one action in each, and a slot of cells with queues
+whose decision is at hand; growth with their size.
 
     python benchmarks/environment.py [device=auto] [threads=1] [only=cells,users,antennas] [out=FILE.csv]
 
@@ -9,6 +10,7 @@ that were measured just before.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from machine import Measurement, Work, axes, cell, measure, medians, report
@@ -18,7 +20,10 @@ from d2rl.common.command_line import run
 from d2rl.config.defaults import option
 from d2rl.config.load import load
 from d2rl.problems import load_config
+from d2rl.problems.base import Simulation
 from d2rl.problems.full_duplex.env import FullDuplexEnv
+from d2rl.problems.traffic.problem import TrafficProblem
+from d2rl.problems.traffic.settings import TrafficConfig
 
 AXES = ("cells", "users", "antennas")
 COLUMNS = {
@@ -65,7 +70,14 @@ def environment_command(arguments: list[str]) -> None:
             env.measure(env.state, action)
             env.advance()
 
-        subjects = {"advance": env.advance, "advance + measure": step}
+        queues = TrafficProblem(TrafficConfig(), config.scenario).endless()
+        world = Simulation(queues, count, 0, machine.device)
+        decision = queues.decode(queues.observe(world.state), action.unsqueeze(1))
+
+        def served(world: Simulation = world, decision: Any = decision) -> None:
+            world.step(decision)
+
+        subjects = {"advance": env.advance, "advance + measure": step, "slot with queues": served}
         times = medians(subjects, asked.rounds, asked.seconds, machine.device)
         for name, subject in subjects.items():
             with Work() as work:

@@ -19,6 +19,7 @@ from torch import Tensor
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.problems.base import (
     Benchmarked,
+    Episodic,
     Generative,
     Measurable,
     Observation,
@@ -49,6 +50,8 @@ def check_problem(problem: Problem, batch: int = 3, slots: int = 3) -> None:
         _check_measurable(problem, state)
     if isinstance(problem, Benchmarked):
         _check_references(problem, batch)
+    if isinstance(problem, Episodic):
+        _check_episodes(problem, batch)
     if isinstance(problem, Generative):
         _check_rows(problem, state if problem.exogenous else problem.observe(state))
     if isinstance(problem, Prioritised):
@@ -189,6 +192,18 @@ def _check_references(problem: Any, batch: int) -> None:
         reached = (utility * weights).sum(-1)
         _expect(bool((reached <= bound * (1 + 1e-4) + 1e-4).all()), f"reference {name} passes the bound")
         _expect(problem.metric in problem.metrics(utility, weights), f"metrics() has no {problem.metric}")
+
+
+def _check_episodes(problem: Any, batch: int) -> None:
+    world = Simulation(problem.endless(), batch, 11)
+    total = None
+    for _ in range(3):
+        action = torch.zeros(batch, 1, problem.layout.size)
+        step = world.step(problem.decode(problem.observe(world.state), action))
+        _expect(not bool((step.truncated | step.terminated).any()), "endless() has episodes that end")
+        total = step.record if total is None else total.plus(step.record)
+    missing = [name for name in problem.shown if name not in problem.summary(total)]
+    _expect(not missing, f"shown names {', '.join(missing)}, which summary() does not give")
 
 
 def _check_rows(problem: Any, state: Any) -> None:

@@ -244,6 +244,7 @@ class EvaluationConfig:
     )
     noise: float = option(0.0, "Gaussian noise on candidates after the first (a control)", low=0, high=10)
     weights: str | None = option(None, "priority of every link, K_D + K_U numbers with commas; null: all 1")
+    references: bool = option(True, "over episodes: judge schedulers, too, which may take minutes")
     slots: int = option(0, "length of a proportional-fair schedule to report; 0: none", low=0, high=10**6)
 
 

@@ -22,11 +22,11 @@ PRIORITIES = ("scenario.priority_direction", "scenario.priority_user", "scenario
 DECIDING = ("network.", "action.", "trainer.", "evaluation.")  # sections of how decisions are made and judged
 UNUSED = {
     "train": (),
-    "benchmark": ("evaluation.slots", "logger.project", "logger.name", "logger.level"),
+    "benchmark": ("evaluation.slots", "evaluation.references", "logger.project", "logger.name", "logger.level"),
     "eval": LEARNING,
     "export": (
         *(*LEARNING, *TIME, *PRIORITIES, "scenario.carrier", "trainer.", "evaluation.drops"),
-        *("evaluation.priority_spread", "evaluation.weights", "evaluation.slots"),
+        *("evaluation.priority_spread", "evaluation.weights", "evaluation.slots", "evaluation.references"),
     ),
     "channels": (
         *(*LEARNING, *DECIDING, *TIME, *PRIORITIES, "scenario.path_loss", "scenario.rician", "scenario.csi_error"),

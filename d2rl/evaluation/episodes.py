@@ -25,16 +25,18 @@ class EpisodeEvaluation:
         evaluation.score("d2rl", policy_of(agent, DecisionRule()))
 
     :param problem: what is acted in      :param episodes: of each policy, side by side
-    :param seed: of the world      :param device: where it is
+    :param seed: of the world      :param device: where it is      :param references: judge those of the problem, too
     """
 
     metric = "return"
 
-    def __init__(self, problem: Problem, episodes: int, seed: int, device: str | torch.device = "cpu"):
+    def __init__(
+        self, problem: Problem, episodes: int, seed: int, device: str | torch.device = "cpu", references: bool = True
+    ):
         self.problem, self.episodes, self.device = problem, episodes, device
         self.seed = stream(f"evaluation/{seed}")
         self.policies: dict[str, dict[str, float]] = {}
-        self.references: dict[str, Policy] = getattr(problem, "references", dict)()
+        self.references: dict[str, Policy] = getattr(problem, "references", dict)() if references else {}
         self.episodic = isinstance(problem, Episodic)
         if not self.episodic:  # there they may take longer than a training, and wait for its end
             self.score_references()
@@ -105,6 +107,7 @@ class EpisodeEvaluation:
         problem: Any = self.problem
         parts = [getattr(problem, name) for name in ("scenario", "config") if hasattr(problem, name)]
         scenario = {key: value for part in parts for key, value in vars(part).items()}
+        least = problem.least_delay(self.episodes, self.seed, self.device) if hasattr(problem, "least_delay") else None
         shown, units = getattr(problem, "shown", SHOWN), getattr(problem, "units", {})
         return {
             "scenario": scenario,
@@ -112,5 +115,6 @@ class EpisodeEvaluation:
             "metric": self.metric,
             "shown": [name for name in shown if any(name in metrics for metrics in self.policies.values())],
             **({"units": units} if units else {}),
+            **({} if least is None else {"least_delay": least}),
             "policies": self.policies,
         }

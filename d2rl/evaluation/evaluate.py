@@ -90,7 +90,7 @@ def make_evaluation(config: RunConfig, problem: Any, device: torch.device) -> Ev
     """
     e = config.evaluation
     if not isinstance(problem, Benchmarked):
-        return EpisodeEvaluation(problem, e.drops, e.seed, device)
+        return EpisodeEvaluation(problem, e.drops, e.seed, device, e.references)
     asked = link_weights(config) if isinstance(config, Config) else None
     return Evaluation(problem, e.drops, e.seed, device, None if asked is None else torch.tensor(asked))
 

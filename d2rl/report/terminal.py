@@ -27,6 +27,8 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
     caption = counted(report["drops"], "drop" if anchors else "episode") + (f", in {unit}" if unit else "")
     if "interference_free_bound" in report:
         caption += f"; no policy can pass {report['interference_free_bound']:.1f}"
+    if "least_delay" in report:
+        caption += f"; no policy can have a mean delay below {report['least_delay']:.3f} slots"
     if schedule := schedule_line(report):
         caption += f"\n{schedule}"
     if timing:

@@ -65,8 +65,8 @@ def test_environment_steps_are_measured(script, tmp_path):
     given = ["cells=2,4", "users=3", "antennas=2", "fixed=2", f"out={tmp_path / 'e.csv'}"]
     script("environment").environment_command([*TINY, *given])
     rows = read_csv(tmp_path / "e.csv")
-    assert len(rows) == 8
-    assert [float(row["growth"]) for row in rows if row["value"] == "2" and row["axis"] == "cells"] == [1, 1]
+    assert len(rows) == 12
+    assert [float(row["growth"]) for row in rows if row["value"] == "2" and row["axis"] == "cells"] == [1, 1, 1]
 
 
 def test_decisions_are_timed_beside_wmmse(script, tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ USES = {
         scenario.speed scenario.slot scenario.priority_direction scenario.priority_user scenario.priority_zero
         trainer.accelerator trainer.precision trainer.threads
         evaluation.drops evaluation.priority_spread evaluation.weights""",
-    "train eval": "evaluation.slots",
+    "train eval": "evaluation.slots evaluation.references",
     "train benchmark": """
         problem scenario.episode_length scenario.stored_states scenario.loads network.critic
         ddpg.gamma ddpg.steps ddpg.batch ddpg.critic_batch ddpg.replay ddpg.actor_rate ddpg.critic_rate ddpg.target_rate

@@ -61,7 +61,8 @@ class Arrivals:
             trace = self.trace(device)
             clock = (drawn[:, :1] * len(trace)).long().expand_as(load).contiguous()
             return Sources(load, load * trace.mean(0), drawn < 1, clock)
-        mean = torch.cat([load.new_full((down,), c.downlink_rate / down), load.new_full((up,), c.uplink_rate / up)])
+        shares = (down, c.downlink_rate), (up, c.uplink_rate)
+        mean = torch.cat([load.new_full((users,), total / max(users, 1)) for users, total in shares])
         return Sources(load, load * mean, drawn < self.share, (drawn * c.period).long())
 
     def advance(self, sources: Sources, generator: torch.Generator) -> tuple[Sources, Tensor]:

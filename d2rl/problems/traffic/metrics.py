@@ -7,7 +7,8 @@ from torch import Tensor
 from d2rl.common.notices import notice_once
 from d2rl.problems.traffic.simulator import Record
 
-OVERLOADED = 0.9  # share of the bits that must be served or dropped, else queues have grown all the time
+OVERLOADED = 0.9  # share of the bits that must be served or dropped, else queues have grown all the time,
+LONG = 50  # in an episode of so many slots: at the end of a short one some always wait
 UNITS = {
     "return": "bit/s/Hz-slots",
     "mean_delay": "slots",
@@ -35,7 +36,7 @@ def summary(total: Record, slots: int, bits: float) -> dict[str, float]:
     share = served / arrived.clamp_min(1e-9)
     jain = share.sum(-1).square() / (share.shape[-1] * share.square().sum(-1)).clamp_min(1e-30)
     offered = arrived.sum().clamp_min(1e-9)
-    if float((served + dropped).sum() / offered) < OVERLOADED:
+    if slots >= LONG and float((served + dropped).sum() / offered) < OVERLOADED:
         notice_once(
             "more arrives than a policy can serve: its queues grew in every slot, and delays tell how long the episode "
             "was. A lower traffic.load has an equilibrium."

@@ -18,6 +18,7 @@ from d2rl.problems.full_duplex.checks import check_cell
 from d2rl.problems.full_duplex.observation import EDGE_FEATURES
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.problems.traffic.arrivals import recorded
+from d2rl.problems.traffic.bound import least_delay
 from d2rl.problems.traffic.checks import check_traffic
 from d2rl.problems.traffic.descent import descend
 from d2rl.problems.traffic.metrics import UNITS, summary
@@ -151,6 +152,12 @@ class TrafficProblem:
     def summary(self, total: Record) -> dict[str, float]:
         """Metrics of episodes; see :func:`summary`."""
         return summary(total, self.slots, self.scenario.bandwidth * self.scenario.slot * 1e3)
+
+    def least_delay(self, episodes: int, seed: int, device: str | torch.device) -> float | None:
+        """Mean delay that no policy can pass; None where bits are dropped, or full buffers never wait for less."""
+        if self.cells.has_deadlines or self.cells.has_buffers or self.config.arrivals == "full_buffer":
+            return None
+        return least_delay(self, episodes, seed, device)
 
     def references(self) -> dict[str, Policy]:
         """Schedulers without learning, by name."""

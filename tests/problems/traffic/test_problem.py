@@ -58,6 +58,11 @@ def test_cells_with_queues_conform(kind):
     check_problem(problem(**KINDS[kind]))
 
 
+@pytest.mark.parametrize("silent", ["downlink_users", "uplink_users"])
+def test_cells_of_one_direction_conform(silent):
+    check_problem(TrafficProblem(TrafficConfig(), replace(CELL, **{silent: 0})))
+
+
 def test_bits_are_neither_made_nor_lost():
     world = Simulation(problem().endless(), 5, 0)
     before, arrived, served = world.state.queues, 0.0, 0.0
@@ -308,6 +313,18 @@ def test_the_report_names_both_sections_and_the_unit_of_every_metric():
     assert (report["scenario"]["load"], report["scenario"]["episode_length"]) == (0.7, 2)
     assert report["policies"]["mine"].keys() <= report["units"].keys()
     assert set(report["shown"]) <= report["units"].keys()
+
+
+def test_no_policy_waits_less_than_links_without_each_other_would():
+    cells = problem()
+    evaluation = EpisodeEvaluation(cells, 4, 0, references=False)
+    bound = evaluation.report()["least_delay"]
+    assert 0 < bound < evaluation.judge(full_power)["mean_delay"]
+    alone = TrafficProblem(TrafficConfig(downlink_rate=0.0), replace(CELL, uplink_users=1))  # one link with traffic
+    reached = EpisodeEvaluation(alone, 4, 0, references=False)
+    best = reached.judge(lambda state: (0 * full_power(state)[0], full_power(state)[1]))["mean_delay"]
+    assert best == pytest.approx(reached.report()["least_delay"], rel=1e-3)
+    assert "least_delay" not in EpisodeEvaluation(problem(uplink_deadline=3), 4, 0, references=False).report()
 
 
 def test_its_keys_stand_in_two_sections():
