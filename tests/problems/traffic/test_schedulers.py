@@ -119,7 +119,7 @@ def test_round_robin_serves_every_link_that_asks_equally_often(channels):
     queues[:, [1, 8]] = 0
     served = torch.zeros(16, 10)
     for slot in range(30):
-        precoder, power = round_robin(channels, queues, slot)
+        precoder, power = round_robin(channels, queues, slot, 1)
         sent = torch.cat([precoder.abs().square().sum(-2), power], dim=-1) > 0
         assert (sent.sum(-1) == 2).all()
         served += sent

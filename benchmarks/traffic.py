@@ -1,0 +1,305 @@
+"""Delay against load: schedulers and learned policies on the same cells with queues.
+
+    python benchmarks/traffic.py [ckpt=PATH,...] [out=DIR] [loads=0.5,1,1.2] [cells=48] [seed=0] [policies=NAME,...]
+        [traffic.KEY=VALUE ...]
+
+Every policy meets the same users, channels and arrivals (common random numbers), those of ``eval.py`` with
+``drops=CELLS`` and ``seed``. Intervals are 95 % bootstraps over the cells. An outcome that OUT/outcomes holds is not
+computed again.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from torch import Tensor
+
+from d2rl.algorithm.decisions import DecisionRule
+from d2rl.common.command_line import run
+from d2rl.common.errors import ConfigError
+from d2rl.config.defaults import option
+from d2rl.config.load import load
+from d2rl.config.schema import either
+from d2rl.deploy.pretrained import load_policy
+from d2rl.evaluation.evaluate import policy_of
+from d2rl.problems import check_config, load_config, make_problems
+from d2rl.problems.base import Simulation, stream
+from d2rl.problems.traffic.descent import SLOTS, foresight
+from d2rl.problems.traffic.simulator import Record, TrafficState
+from d2rl.report.learning_curve import COLOURS
+
+DRIFT = "drift"  # delays are also given as a share of its
+RESAMPLES = 300
+METRICS = {
+    "mean_delay": "mean delay (slots)",
+    "delay_p95": "95 % delay (slots)",
+    "dropped": "dropped (share of bits)",
+    "throughput": "throughput (bit/s/Hz)",
+    "jain": "Jain's index",
+    "energy_efficiency": "bit/J",
+}
+LABELS = {
+    "drift": "drift descent",
+    "maxweight": "MaxWeight",
+    "maxweight_sqrt": "root MaxWeight",
+    "proportional_fair": "proportional fair",
+    "round_robin": "round robin",
+    "m_lwdf": "M-LWDF",
+    "edf": "EDF",
+    "plan": f"plan, {SLOTS} slots known",
+}
+STYLES = ("o-", "s--", "^--", "v:", "D:", "P-.", "X-.", "*-")
+SMALLEST = 1e-3  # slots, lower end of a logarithmic axis
+
+Policy = Callable[[TrafficState], Any]
+
+
+@dataclass
+class TrafficBenchmark:
+    """What the command takes, beside keys of the sections traffic and scenario."""
+
+    ckpt: str | None = option(None, "policies with commas: checkpoints, run directories, policy folders")
+    out: str = option("runs/traffic", "where it writes")
+    loads: str = option("0.5,0.8,1,1.2", "with commas")
+    cells: int = option(48, "simulated side by side", low=2)
+    seed: int = option(0, "of users, channels and arrivals", low=0)
+    policies: str | None = option(None, f"schedulers with commas, of {', '.join(LABELS)}; null: all but plan")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a policy did in B cells.
+
+    :param total: sums over the episode      :param backlog: [slots], mean of a cell, bit/s/Hz-slots
+    """
+
+    total: Record
+    backlog: Tensor
+
+
+def traffic_command(arguments: list[str]) -> None:
+    """python benchmarks/traffic.py [ckpt=PATH,...] [out=DIR] [loads=0.5,1,1.2] [cells=48] [seed=0] [policies=NAME,...]
+
+    Runs every policy at every load, also with keys of the sections traffic and scenario; writes traffic.csv,
+    traffic.md, delay.png, waiting.png and queues.png.
+    """
+    own = {field.name for field in fields(TrafficBenchmark)}
+    asked = load([one for one in arguments if one.partition("=")[0] in own], TrafficBenchmark)
+    keys = [one for one in arguments if one.partition("=")[0] not in own]
+    console, out = Console(), Path(asked.out).expanduser()
+    learned = {Path(path).name: load_policy(path)[0] for path in asked.ckpt.split(",")} if asked.ckpt else {}
+    results: dict[float, dict[str, Outcome]] = {}
+    for level in _loads(asked.loads):
+        config = load_config(["conf=traffic", *keys, f"traffic.load={level:g}"])
+        check_config(config)
+        problem: Any = make_problems(config)[0]
+        setting = {"cells": asked.cells, "seed": asked.seed, **asdict(problem.config), **asdict(problem.scenario)}
+        results[level] = {}
+        for name in [*_chosen(asked.policies, problem), *learned]:
+            place, outcome = out / "outcomes" / f"{name}-{level:g}.pt", None
+            if name not in learned:
+                outcome = _stored(place, setting)
+            if outcome is None:
+                outcome = rollout(problem, _policy(name, learned, problem, asked), asked.cells, asked.seed)
+                _store(place, setting, outcome)
+            results[level][name] = outcome
+            delay = problem.summary(outcome.total)["mean_delay"]
+            console.print(f"load {level:g}, {_label(name)}: {delay:.4f} slots", highlight=False)
+    rows = summarise(problem, results)
+    _write_csv(out / "traffic.csv", rows)
+    (out / "traffic.md").write_text(_tables(rows), encoding="utf-8")
+    _draw(out, rows, results)
+    console.print(f"written: {out}", markup=False)
+
+
+@torch.inference_mode()
+def rollout(problem: Any, policy: Policy, cells: int, seed: int) -> Outcome:
+    """One episode of each cell."""
+    world: Simulation[TrafficState] = Simulation(problem.endless(), cells, stream(f"evaluation/{seed}"))
+    records = [world.step(policy(world.state)).record for _ in range(problem.slots)]
+    total = records[0]
+    for record in records[1:]:
+        total = total.plus(record)
+    return Outcome(total, torch.stack([record.backlog.sum(-1).mean() for record in records]))
+
+
+def plan_ahead(problem: Any, cells: int, seed: int) -> Policy:
+    """Decisions by :func:`foresight`, told channels and arrivals of the next slots, which no decision changes."""
+    future: list[TrafficState] = []
+
+    def silence(state: TrafficState) -> tuple[Tensor, Tensor]:
+        future.append(state)
+        return torch.zeros_like(state.known.downlink.mT), torch.zeros_like(state.known.uplink[..., 0].real)
+
+    rollout(problem, silence, cells, seed)
+    plan: list[Any] = []
+
+    def policy(state: TrafficState) -> Any:
+        nonlocal plan
+        ahead = future[state.cell.slot : state.cell.slot + SLOTS]
+        plan = foresight([one.known for one in ahead], state.queues, [one.arrived for one in ahead[1:]], plan[1:])
+        return plan[0]
+
+    return policy
+
+
+def summarise(problem: Any, results: dict[float, dict[str, Outcome]]) -> list[dict[str, Any]]:
+    """A row for each load and policy: metrics, their 95 % intervals, and the mean delay as a share of the drift's."""
+    rows = []
+    for level, outcomes in results.items():
+        cells = len(next(iter(outcomes.values())).total.energy)
+        draws = torch.randint(cells, (RESAMPLES, cells), generator=torch.Generator().manual_seed(0))
+        resampled = {
+            name: [problem.summary(outcome.total[draw]) for draw in draws] for name, outcome in outcomes.items()
+        }
+        for name, outcome in outcomes.items():
+            metrics, row = problem.summary(outcome.total), {"load": level, "policy": name}
+            for metric in METRICS:
+                low, high = _interval([one[metric] for one in resampled[name]])
+                row |= {metric: metrics[metric], f"{metric}_low": low, f"{metric}_high": high}
+            if DRIFT in outcomes:  # paired by cell
+                pairs = zip(resampled[name], resampled[DRIFT], strict=True)
+                shares = [one["mean_delay"] / other["mean_delay"] for one, other in pairs if other["mean_delay"] > 0]
+                reference = problem.summary(outcomes[DRIFT].total)["mean_delay"]
+                low, high = _interval(shares)
+                row |= {"of_drift": metrics["mean_delay"] / reference, "of_drift_low": low, "of_drift_high": high}
+            rows.append(row)
+    return rows
+
+
+def _policy(name: str, learned: dict[str, Any], problem: Any, asked: TrafficBenchmark) -> Policy:
+    if name in learned:
+        return policy_of(learned[name], DecisionRule())
+    return plan_ahead(problem, asked.cells, asked.seed) if name == "plan" else problem.references()[name]
+
+
+def _interval(values: list[float]) -> tuple[float, float]:
+    low, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return float(low), float(high)
+
+
+def _loads(text: str) -> list[float]:
+    try:
+        return sorted({float(one) for one in text.split(",")})
+    except ValueError:
+        raise ConfigError(f"loads={text} must be numbers with commas, such as 0.5,1,1.2.") from None
+
+
+def _chosen(text: str | None, problem: Any) -> list[str]:
+    known = [*problem.references(), "plan"]
+    names = text.split(",") if text else known[:-1]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"policies={text}: {name} is no scheduler here; they are {either(known)}.")
+    return names
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name)
+
+
+def _store(place: Path, setting: dict[str, Any], outcome: Outcome) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    content = {"setting": json.dumps(setting), "total": outcome.total.tensors(), "backlog": outcome.backlog}
+    torch.save(content, place)
+
+
+def _stored(place: Path, setting: dict[str, Any]) -> Outcome | None:
+    if not place.exists():
+        return None
+    content = torch.load(place, weights_only=True)
+    return (
+        Outcome(Record(**content["total"]), content["backlog"]) if content["setting"] == json.dumps(setting) else None
+    )
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(
+            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
+        )
+
+
+def _tables(rows: list[dict[str, Any]]) -> str:
+    """Markdown: mean delays over loads, then the other metrics at each load."""
+    loads = list(dict.fromkeys(row["load"] for row in rows))
+    names = list(dict.fromkeys(row["policy"] for row in rows))
+    cells = {(row["policy"], row["load"]): row for row in rows}
+    lines = ["Mean delay (slots), 95 % interval over the cells", ""]
+    lines += ["| policy | " + " | ".join(f"load {one:g}" for one in loads) + " |", "|---|" + "---|" * len(loads)]
+    for name in names:
+        shown = [cells[name, one] for one in loads]
+        delays = [f"{r['mean_delay']:.3f} [{r['mean_delay_low']:.3f}, {r['mean_delay_high']:.3f}]" for r in shown]
+        lines.append(f"| {_label(name)} | " + " | ".join(delays) + " |")
+    for one in loads:
+        lines += ["", f"Load {one:g}", "", "| policy | of drift | " + " | ".join(list(METRICS.values())[1:]) + " |"]
+        lines.append("|---|" + "---:|" * len(METRICS))
+        for name in names:
+            row = cells[name, one]
+            share = (
+                f"{row['of_drift']:.3f} [{row['of_drift_low']:.3f}, {row['of_drift_high']:.3f}]"
+                if "of_drift" in row
+                else ""
+            )
+            others = " | ".join(f"{row[metric]:.3g}" for metric in list(METRICS)[1:])
+            lines.append(f"| {_label(name)} | {share} | {others} |")
+    return "\n".join(lines) + "\n"
+
+
+def _draw(out: Path, rows: list[dict[str, Any]], results: dict[float, dict[str, Outcome]]) -> None:
+    """Delay against load; at the load nearest to 1 how long bits waited, and backlog over time."""
+    names = list(dict.fromkeys(row["policy"] for row in rows))
+    looks = {name: (STYLES[n % len(STYLES)], COLOURS[n % len(COLOURS)]) for n, name in enumerate(names)}
+
+    figure, axes = _axes("load", METRICS["mean_delay"])
+    for name, (style, colour) in looks.items():
+        mine = [row for row in rows if row["policy"] == name]
+        low, middle, high = ([max(SMALLEST, row[f"mean_delay{end}"]) for row in mine] for end in ("_low", "", "_high"))
+        axes.plot([row["load"] for row in mine], middle, style, color=colour, markersize=4, label=_label(name))
+        axes.fill_between([row["load"] for row in mine], low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_yscale("log")
+    _save(figure, axes, out / "delay.png")
+
+    level = min(results, key=lambda one: abs(one - 1))
+    figure, axes = _axes("delay d (slots)", f"share of bits that wait longer, load {level:g}")
+    for name, (style, colour) in looks.items():
+        bits = results[level][name].total.delays.double().sum((0, 1)).flip(0)
+        longer = (1 - bits.cumsum(0) / bits.sum())[:-1]
+        axes.plot(range(len(longer)), longer.clamp_min(1e-5), style[1:], color=colour, label=_label(name))
+    axes.set_yscale("log")
+    axes.set_ylim(1e-4, 1)
+    _save(figure, axes, out / "waiting.png")
+
+    figure, axes = _axes("slot", f"backlog of a cell (bit/s/Hz-slots), load {level:g}")
+    for name, (style, colour) in looks.items():
+        axes.plot(results[level][name].backlog.clamp_min(SMALLEST), style[1:], color=colour, label=_label(name))
+    axes.set_yscale("log")
+    _save(figure, axes, out / "queues.png")
+
+
+def _axes(across: str, up: str) -> tuple[Any, Any]:
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, axes: Any, path: Path) -> None:
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    run(traffic_command, TrafficBenchmark)
