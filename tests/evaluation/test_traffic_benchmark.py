@@ -1,0 +1,100 @@
+"""benchmarks/traffic.py: the same world for every policy, a plan that knows it, intervals, tables and figures."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from d2rl.common.errors import ConfigError
+from d2rl.evaluation.episodes import EpisodeEvaluation
+from d2rl.problems import load_config, make_problems
+
+SMALL = (
+    *("scenario.downlink_users=2", "scenario.uplink_users=2", "scenario.episode_length=4"),
+    *("scenario.transmit_antennas=4", "scenario.receive_antennas=4"),
+)
+
+
+@pytest.fixture(scope="module")
+def traffic() -> Any:
+    """The benchmark, which is no part of the package."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks/traffic.py"
+    spec = importlib.util.spec_from_file_location("traffic_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["traffic_benchmark"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def problem() -> Any:
+    """A small cell with queues."""
+    return make_problems(load_config(["conf=traffic", *SMALL, "traffic.load=2"]))[0]
+
+
+def test_a_rollout_meets_the_world_of_an_evaluation(traffic, problem):
+    policy = problem.references()["round_robin"]
+    outcome = traffic.rollout(problem, policy, cells=3, seed=5)
+    _, total = EpisodeEvaluation(problem, 3, 5).record(policy)
+    for name, tensor in total.tensors().items():
+        torch.testing.assert_close(outcome.total.tensors()[name], tensor)
+    assert outcome.backlog.sum() == pytest.approx(float(total.backlog.sum() / 3), rel=1e-4)
+
+
+def test_a_plan_is_told_what_then_happens(traffic, problem, monkeypatch):
+    told, seen = [], []
+
+    def foresight(channels, queues, arrivals, plan):
+        told.append((channels, arrivals))
+        return [traffic.torch.zeros(0)] * len(channels)
+
+    def policy(state):
+        seen.append(state)
+        planned(state)
+        return problem.references()["round_robin"](state)
+
+    monkeypatch.setattr(traffic, "foresight", foresight)
+    planned = traffic.plan_ahead(problem, 3, 5)
+    traffic.rollout(problem, policy, 3, 5)
+    for slot, (channels, arrivals) in enumerate(told):
+        assert len(channels) == 4 - slot
+        for later, known in enumerate(channels):
+            torch.testing.assert_close(known.downlink, seen[slot + later].known.downlink)
+        for later, arrived in enumerate(arrivals):
+            torch.testing.assert_close(arrived, seen[slot + later + 1].arrived)
+
+
+def test_tables_and_figures_hold_every_policy_and_load(traffic, tmp_path, monkeypatch):
+    monkeypatch.setattr(traffic, "RESAMPLES", 20)
+    monkeypatch.setattr(traffic, "DRIFT", "maxweight")  # which takes less time
+    asked = [f"out={tmp_path}", "loads=2,1", "cells=3", "policies=maxweight,round_robin", *SMALL]
+    traffic.traffic_command(asked)
+    with open(tmp_path / "traffic.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["load"], row["policy"]) for row in rows] == [
+        *(("1", "maxweight"), ("1", "round_robin")),
+        *(("2", "maxweight"), ("2", "round_robin")),
+    ]
+    for row in rows:
+        assert float(row["mean_delay_low"]) <= float(row["mean_delay"]) <= float(row["mean_delay_high"])
+    assert {float(row["of_drift"]) for row in rows if row["policy"] == "maxweight"} == {1}
+    assert "| round robin |" in (tmp_path / "traffic.md").read_text()
+    assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("delay", "waiting", "queues"))
+
+    monkeypatch.setattr(traffic, "rollout", None)  # what is known is not computed again
+    traffic.traffic_command(asked)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"), [("loads=high", "loads=high"), ("policies=fifo", "fifo is no scheduler")]
+)
+def test_mistakes_are_one_message(traffic, tmp_path, argument, message):
+    with pytest.raises(ConfigError, match=message):
+        traffic.traffic_command([f"out={tmp_path / 'none'}", argument, *SMALL])
+    assert not (tmp_path / "none").exists()
