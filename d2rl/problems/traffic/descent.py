@@ -22,6 +22,8 @@ FULL = 1 - 1e-5  # power of a precoder from which it counts as full
 SLOTS = 8  # H, slots that a plan looks ahead
 PLAN_STEPS = 20  # for a plan; each decision is improved in H plans before it is made
 
+Rates = Callable[[ChannelState, Tensor, Tensor], Tensor]
+
 
 def drift(queues: Tensor, rates: Tensor) -> Tensor:
     """Squares of what a slot leaves in the queues, sum of max(q - R, 0)^2: [B].
@@ -32,17 +34,18 @@ def drift(queues: Tensor, rates: Tensor) -> Tensor:
     return (queues - rates).clamp_min(0).square().sum(-1)
 
 
-def drift_descent(channels: ChannelState, queues: Tensor, steps: int = STEPS) -> Decision:
+def drift_descent(channels: ChannelState, queues: Tensor, steps: int = STEPS, rates: Rates = link_rates) -> Decision:
     """The drift after service, descended from the decision of MaxWeight, and never above that one's.
 
     MaxWeight gives links more than they have to send; the drift counts only what is left.
 
     :param queues: [B, K], bit/s/Hz-slots
+    :param rates: [B, K] that channels and a decision bring, differentiable
     """
     with torch.inference_mode(False), torch.enable_grad():
         channels, queues = channels.map(torch.clone), queues.clone()  # tensors of inference mode have no gradient
         start = max_weight(channels, queues)
-        return descend(lambda decision: drift(queues, link_rates(channels, *decision)), start, steps)
+        return descend(lambda decision: drift(queues, rates(channels, *decision)), start, steps)
 
 
 def foresight(

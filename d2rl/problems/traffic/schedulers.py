@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from d2rl.problems.traffic.queues import DUST
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.link_rates import squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power, rzf
@@ -32,7 +33,7 @@ def round_robin(channels: ChannelState, queues: Tensor, slot: int | Tensor, grou
     :param group: links of each direction in one slot
     """
     directions = queues.split([channels.downlink_users, channels.uplink_users], dim=-1)
-    return full_power(channels, torch.cat([_in_turn(part > 0, slot, group) for part in directions], dim=-1))
+    return full_power(channels, torch.cat([_in_turn(part > DUST, slot, group) for part in directions], dim=-1))
 
 
 def weighted_wmmse(channels: ChannelState, weights: Tensor, iterations: int = ITERATIONS) -> Decision:
@@ -61,7 +62,7 @@ def proportional_fair(
 
     :param throughput: [B, K], average rate of every link so far, bit/s/Hz
     """
-    weights = (queues > 0) / throughput.clamp_min(SMALLEST_THROUGHPUT)
+    weights = (queues > DUST) / throughput.clamp_min(SMALLEST_THROUGHPUT)
     return weighted_wmmse(channels, weights, iterations)
 
 
@@ -70,7 +71,7 @@ def max_weight(channels: ChannelState, queues: Tensor, iterations: int = ITERATI
 
     :param exponent: 1, or 0.5 for weights that are the square roots of the queues
     """
-    return weighted_wmmse(channels, queues.pow(exponent), iterations)
+    return weighted_wmmse(channels, (queues > DUST) * queues.pow(exponent), iterations)
 
 
 def largest_weighted_delay(
@@ -87,7 +88,7 @@ def largest_weighted_delay(
     :param deadlines: [B, K] or [K], slots; infinite: none
     """
     urgency = (waiting + 1) / deadlines.clamp_max(PATIENCE)
-    weights = (queues > 0) * urgency / throughput.clamp_min(SMALLEST_THROUGHPUT)
+    weights = (queues > DUST) * urgency / throughput.clamp_min(SMALLEST_THROUGHPUT)
     return weighted_wmmse(channels, weights, iterations)
 
 
@@ -99,7 +100,7 @@ def earliest_deadline(
     :param deadlines: [B, K] or [K], slots; infinite: none
     """
     left = (deadlines - waiting).clamp(1, PATIENCE)
-    return weighted_wmmse(channels, (queues > 0) / left, iterations)
+    return weighted_wmmse(channels, (queues > DUST) / left, iterations)
 
 
 def _in_turn(asking: Tensor, slot: int | Tensor, group: int) -> Tensor:
