@@ -10,19 +10,27 @@ from d2rl.problems.traffic import schedulers
 from d2rl.problems.traffic.descent import drift_descent
 from d2rl.problems.traffic.objective import Decision
 from d2rl.problems.traffic.simulator import TrafficState
+from d2rl.wireless.channel_state import ChannelState
 
 Policy = Callable[[TrafficState], Decision]
 
 
-def reference_policies(deadlines: Tensor | None) -> dict[str, Policy]:
+def reference_policies(
+    deadlines: Tensor | None, promised: Callable[[ChannelState, Decision], Tensor]
+) -> dict[str, Policy]:
     """By name; each decides on what the base station knows.
 
     :param deadlines: [K], slots; None: there are none, and no scheduler that follows them
+    :param promised: what a decision seems to send on known channels, [B, 1, K], differentiable
     """
+
+    def rates(channels: ChannelState, precoder: Tensor, power: Tensor) -> Tensor:
+        return promised(channels, (precoder, power)).squeeze(1)
+
     policies: dict[str, Policy] = {
         "maxweight": lambda state: schedulers.max_weight(state.known, state.queues),
         "maxweight_sqrt": lambda state: schedulers.max_weight(state.known, state.queues, exponent=0.5),
-        "drift": lambda state: drift_descent(state.known, state.queues),
+        "drift": lambda state: drift_descent(state.known, state.queues, rates=rates),
         "proportional_fair": lambda state: schedulers.proportional_fair(state.known, state.queues, state.throughput),
         "round_robin": lambda state: schedulers.round_robin(state.known, state.queues, state.cell.slot),
     }

@@ -70,6 +70,18 @@ def test_drift_of_two_orthogonal_users_is_that_of_the_best_split():
     torch.testing.assert_close(found[0], best, rtol=5e-3, atol=0)
 
 
+def test_the_descent_follows_the_rates_that_it_is_given(channels):
+    """Where a link can send 2 bit/s/Hz at most, more power for a long queue is lost on the others."""
+
+    def capped(*decision) -> torch.Tensor:
+        return link_rates(*decision).clamp_max(2)
+
+    queues = torch.tensor([20.0, 2, 2, 2, 2, 2, 2, 2, 2, 2]).expand(16, -1)
+    plain, aware = (drift_descent(channels, queues, 20, rates) for rates in (link_rates, capped))
+    plain, aware = (drift(queues, capped(channels, *decision)).mean() for decision in (plain, aware))
+    assert aware < plain - 0.5
+
+
 def test_a_cell_decides_alone(channels, queues):
     together = link_rates(channels, *drift_descent(channels, queues, 10))
     alone = link_rates(channels[3:5], *drift_descent(channels[3:5], queues[3:5], 10))

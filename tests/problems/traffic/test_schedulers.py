@@ -57,6 +57,16 @@ def test_limits_hold_and_links_with_nothing_to_send_are_silent(channels, load, n
     assert (rates[1:].sum(-1) > 1).all()
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_what_rounding_leaves_in_a_queue_is_not_sent(channels, load, name):
+    queues, waiting, rates = load
+    dust = torch.where(queues > 0, queues, 2e-5)
+    for found, expected in zip(
+        SCHEDULERS[name](channels, dust, waiting, rates), SCHEDULERS[name](channels, *load), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "round robin"])
 def test_order_of_users_does_not_matter(channels, load, name):
     channels = channels.double()
