@@ -2,10 +2,12 @@
 
     python benchmarks/traffic.py [ckpt=PATH,...] [out=DIR] [loads=0.5,1,1.2] [cells=48] [seed=0] [policies=NAME,...]
         [traffic.KEY=VALUE ...]
+    python benchmarks/traffic.py stable=true [...]
 
 Every policy meets the same users, channels and arrivals (common random numbers), those of ``eval.py`` with
 ``drops=CELLS`` and ``seed``. Intervals are 95 % bootstraps over the cells. An outcome that OUT/outcomes holds is not
-computed again.
+computed again. ``stable=true`` seeks the largest load at which the queues of a cell do not grow, by bisection of each
+cell's own load.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +31,19 @@ from d2rl.config.defaults import option
 from d2rl.config.load import load
 from d2rl.config.schema import either
 from d2rl.deploy.pretrained import load_policy
+from d2rl.evaluation.episodes import EpisodeEvaluation, Episodes
 from d2rl.evaluation.evaluate import policy_of
 from d2rl.problems import check_config, load_config, make_problems
 from d2rl.problems.base import Simulation, stream
-from d2rl.problems.traffic.descent import SLOTS, foresight
+from d2rl.problems.traffic.descent import SLOTS, drift_descent, foresight
+from d2rl.problems.traffic.figures import draw_backlogs, draw_waiting
 from d2rl.problems.traffic.simulator import Record, TrafficState
 from d2rl.report.learning_curve import COLOURS
 
 DRIFT = "drift"  # delays are also given as a share of its
 RESAMPLES = 300
+LOADS, BISECTIONS = (0.1, 3.3), 6  # where the largest stable load is sought, to 0.05
+GROWTH = 0.02  # of what arrives, by which backlogs may grow in half an episode and still count as bounded
 METRICS = {
     "mean_delay": "mean delay (slots)",
     "delay_p95": "95 % delay (slots)",
@@ -48,6 +54,7 @@ METRICS = {
 }
 LABELS = {
     "drift": "drift descent",
+    "backlog": "backlog descent",
     "maxweight": "MaxWeight",
     "maxweight_sqrt": "root MaxWeight",
     "proportional_fair": "proportional fair",
@@ -56,6 +63,7 @@ LABELS = {
     "edf": "EDF",
     "plan": f"plan, {SLOTS} slots known",
 }
+EXTRA = ("backlog", "plan")  # no references of eval.py: they take as long as the drift again, or know the future
 STYLES = ("o-", "s--", "^--", "v:", "D:", "P-.", "X-.", "*-")
 SMALLEST = 1e-3  # slots, lower end of a logarithmic axis
 
@@ -71,18 +79,10 @@ class TrafficBenchmark:
     loads: str = option("0.5,0.8,1,1.2", "with commas")
     cells: int = option(48, "simulated side by side", low=2)
     seed: int = option(0, "of users, channels and arrivals", low=0)
-    policies: str | None = option(None, f"schedulers with commas, of {', '.join(LABELS)}; null: all but plan")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a policy did in B cells.
-
-    :param total: sums over the episode      :param backlog: [slots], mean of a cell, bit/s/Hz-slots
-    """
-
-    total: Record
-    backlog: Tensor
+    stable: bool = option(False, "find each policy's largest stable load instead of its delays")
+    policies: str | None = option(
+        None, f"schedulers with commas, of {', '.join(LABELS)}; null: all but {' and '.join(EXTRA)}"
+    )
 
 
 def traffic_command(arguments: list[str]) -> None:
@@ -96,7 +96,10 @@ def traffic_command(arguments: list[str]) -> None:
     keys = [one for one in arguments if one.partition("=")[0] not in own]
     console, out = Console(), Path(asked.out).expanduser()
     learned = {Path(path).name: load_policy(path)[0] for path in asked.ckpt.split(",")} if asked.ckpt else {}
-    results: dict[float, dict[str, Outcome]] = {}
+    if asked.stable:
+        _write_stable(out, _stable_loads(keys, learned, asked, console))
+        return
+    results: dict[float, dict[str, Episodes]] = {}
     for level in _loads(asked.loads):
         config = load_config(["conf=traffic", *keys, f"traffic.load={level:g}"])
         check_config(config)
@@ -120,15 +123,9 @@ def traffic_command(arguments: list[str]) -> None:
     console.print(f"written: {out}", markup=False)
 
 
-@torch.inference_mode()
-def rollout(problem: Any, policy: Policy, cells: int, seed: int) -> Outcome:
+def rollout(problem: Any, policy: Policy, cells: int, seed: int) -> Episodes:
     """One episode of each cell."""
-    world: Simulation[TrafficState] = Simulation(problem.endless(), cells, stream(f"evaluation/{seed}"))
-    records = [world.step(policy(world.state)).record for _ in range(problem.slots)]
-    total = records[0]
-    for record in records[1:]:
-        total = total.plus(record)
-    return Outcome(total, torch.stack([record.backlog.sum(-1).mean() for record in records]))
+    return EpisodeEvaluation(problem, cells, seed).record(policy)
 
 
 def plan_ahead(problem: Any, cells: int, seed: int) -> Policy:
@@ -151,7 +148,58 @@ def plan_ahead(problem: Any, cells: int, seed: int) -> Policy:
     return policy
 
 
-def summarise(problem: Any, results: dict[float, dict[str, Outcome]]) -> list[dict[str, Any]]:
+@torch.inference_mode()
+def stable_loads(problem: Any, policy: Policy, cells: int, seed: int) -> Tensor:
+    """The largest load at which the queues of a cell do not grow, [B], by bisection of each cell's own.
+
+    They grow where the mean backlog of the last quarter of an episode exceeds that of its second quarter by more than
+    ``GROWTH`` of what arrived in between.
+    """
+    low, high = (torch.full((cells,), end) for end in LOADS)
+    quarter = problem.slots // 4
+    for _ in range(BISECTIONS):
+        load = (low + high) / 2
+        world: Simulation[TrafficState] = Simulation(problem.endless(), cells, stream(f"evaluation/{seed}"))
+        sources = replace(world.state.sources, rate=world.state.sources.rate * (load / problem.config.load)[:, None])
+        world.state = replace(world.state, sources=sources)
+        backlog = torch.stack([world.step(policy(world.state)).record.backlog.sum(-1) for _ in range(problem.slots)])
+        growth = backlog[-quarter:].mean(0) - backlog[quarter : 2 * quarter].mean(0)
+        bounded = growth <= GROWTH * sources.rate.sum(-1) * 2 * quarter
+        low, high = torch.where(bounded, load, low), torch.where(bounded, high, load)
+    return low
+
+
+def _stable_loads(
+    keys: list[str], learned: dict[str, Any], asked: TrafficBenchmark, console: Console
+) -> dict[str, Tensor]:
+    config = load_config(["conf=traffic", *keys])
+    check_config(config)
+    problem: Any = make_problems(config)[0]
+    found = {}
+    for name in [*_chosen(asked.policies, problem), *learned]:
+        found[name] = stable_loads(problem, _policy(name, learned, problem, asked), asked.cells, asked.seed)
+        console.print(f"{_label(name)}: load {float(found[name].mean()):.3f}", highlight=False)
+    return found
+
+
+def _write_stable(out: Path, found: dict[str, Tensor]) -> None:
+    """Mean over the cells with its interval, and the difference from the drift's, paired by cell."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "| policy | largest stable load, mean of the cells | median | less drift descent |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, loads in found.items():
+        draws = torch.randint(len(loads), (RESAMPLES, len(loads)), generator=torch.Generator().manual_seed(0))
+        texts = []
+        for values in (loads, loads - found[DRIFT]) if DRIFT in found else (loads,):
+            low, high = _interval(values[draws].mean(-1).tolist())
+            texts.append(f"{float(values.mean()):.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {_label(name)} | {texts[0]} | {float(loads.median()):.3f} | {' '.join(texts[1:])} |")
+    (out / "stable.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def summarise(problem: Any, results: dict[float, dict[str, Episodes]]) -> list[dict[str, Any]]:
     """A row for each load and policy: metrics, their 95 % intervals, and the mean delay as a share of the drift's."""
     rows = []
     for level, outcomes in results.items():
@@ -178,7 +226,11 @@ def summarise(problem: Any, results: dict[float, dict[str, Outcome]]) -> list[di
 def _policy(name: str, learned: dict[str, Any], problem: Any, asked: TrafficBenchmark) -> Policy:
     if name in learned:
         return policy_of(learned[name], DecisionRule())
-    return plan_ahead(problem, asked.cells, asked.seed) if name == "plan" else problem.references()[name]
+    if name == "plan":
+        return plan_ahead(problem, asked.cells, asked.seed)
+    if name == "backlog":
+        return lambda state: drift_descent(state.known, state.queues, exponent=1.0)
+    return problem.references()[name]
 
 
 def _interval(values: list[float]) -> tuple[float, float]:
@@ -194,8 +246,8 @@ def _loads(text: str) -> list[float]:
 
 
 def _chosen(text: str | None, problem: Any) -> list[str]:
-    known = [*problem.references(), "plan"]
-    names = text.split(",") if text else known[:-1]
+    known = [*problem.references(), *EXTRA]
+    names = text.split(",") if text else list(problem.references())
     for name in names:
         if name not in known:
             raise ConfigError(f"policies={text}: {name} is no scheduler here; they are {either(known)}.")
@@ -206,19 +258,19 @@ def _label(name: str) -> str:
     return LABELS.get(name, name)
 
 
-def _store(place: Path, setting: dict[str, Any], outcome: Outcome) -> None:
+def _store(place: Path, setting: dict[str, Any], outcome: Episodes) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    content = {"setting": json.dumps(setting), "total": outcome.total.tensors(), "backlog": outcome.backlog}
-    torch.save(content, place)
+    parts = {"returns": outcome.returns, "total": outcome.total.tensors(), "course": outcome.course}
+    torch.save({"setting": json.dumps(setting), **parts}, place)
 
 
-def _stored(place: Path, setting: dict[str, Any]) -> Outcome | None:
+def _stored(place: Path, setting: dict[str, Any]) -> Episodes | None:
     if not place.exists():
         return None
     content = torch.load(place, weights_only=True)
-    return (
-        Outcome(Record(**content["total"]), content["backlog"]) if content["setting"] == json.dumps(setting) else None
-    )
+    if content["setting"] != json.dumps(setting):
+        return None
+    return Episodes(content["returns"], Record(**content["total"]), content["course"])
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -256,7 +308,7 @@ def _tables(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _draw(out: Path, rows: list[dict[str, Any]], results: dict[float, dict[str, Outcome]]) -> None:
+def _draw(out: Path, rows: list[dict[str, Any]], results: dict[float, dict[str, Episodes]]) -> None:
     """Delay against load; at the load nearest to 1 how long bits waited, and backlog over time."""
     names = list(dict.fromkeys(row["policy"] for row in rows))
     looks = {name: (STYLES[n % len(STYLES)], COLOURS[n % len(COLOURS)]) for n, name in enumerate(names)}
@@ -271,19 +323,14 @@ def _draw(out: Path, rows: list[dict[str, Any]], results: dict[float, dict[str, 
     _save(figure, axes, out / "delay.png")
 
     level = min(results, key=lambda one: abs(one - 1))
-    figure, axes = _axes("delay d (slots)", f"share of bits that wait longer, load {level:g}")
-    for name, (style, colour) in looks.items():
-        bits = results[level][name].total.delays.double().sum((0, 1)).flip(0)
-        longer = (1 - bits.cumsum(0) / bits.sum())[:-1]
-        axes.plot(range(len(longer)), longer.clamp_min(1e-5), style[1:], color=colour, label=_label(name))
-    axes.set_yscale("log")
-    axes.set_ylim(1e-4, 1)
+    shown = {_label(name): outcome for name, outcome in results[level].items()}
+    figure, axes = _axes("", "")
+    draw_waiting(axes, {name: outcome.total.delays for name, outcome in shown.items()})
+    axes.set_title(f"load {level:g}", fontsize=9)
     _save(figure, axes, out / "waiting.png")
-
-    figure, axes = _axes("slot", f"backlog of a cell (bit/s/Hz-slots), load {level:g}")
-    for name, (style, colour) in looks.items():
-        axes.plot(results[level][name].backlog.clamp_min(SMALLEST), style[1:], color=colour, label=_label(name))
-    axes.set_yscale("log")
+    figure, axes = _axes("", "")
+    draw_backlogs(axes, {name: outcome.course for name, outcome in shown.items()})
+    axes.set_title(f"load {level:g}", fontsize=9)
     _save(figure, axes, out / "queues.png")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,19 @@ Policy = Callable[[Any], Decision]
 
 SHOWN = ("return_worst", "return_best", "episode_length", "solved_share")
 LONGEST = 100_000  # slots; an episode that has not ended by then is counted as it is
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What episodes of an :class:`Episodic` problem brought.
+
+    :param returns: [episodes]      :param total: the records of all slots, added up
+    :param course: [slots], the problem's :meth:`Episodic.course`
+    """
+
+    returns: Tensor
+    total: Any
+    course: Tensor
 
 
 class EpisodeEvaluation:
@@ -36,6 +50,7 @@ class EpisodeEvaluation:
         self.problem, self.episodes, self.device = problem, episodes, device
         self.seed = stream(f"evaluation/{seed}")
         self.policies: dict[str, dict[str, float]] = {}
+        self.outcomes: dict[str, Episodes] = {}
         self.references: dict[str, Policy] = getattr(problem, "references", dict)() if references else {}
         self.episodic = isinstance(problem, Episodic)
         if not self.episodic:  # there they may take longer than a training, and wait for its end
@@ -57,24 +72,29 @@ class EpisodeEvaluation:
         return total, length
 
     @torch.inference_mode()
-    def record(self, policy: Policy) -> tuple[Tensor, Any]:
-        """What episodes of an :class:`Episodic` problem bring: return of each, and the sum of the records."""
+    def record(self, policy: Policy) -> Episodes:
+        """What episodes of an :class:`Episodic` problem bring."""
         problem: Any = self.problem
         world: Simulation[Any] = Simulation(problem.endless(), self.episodes, self.seed, self.device)
         returns = torch.zeros(self.episodes, dtype=torch.float64, device=self.device)
-        total = None
+        total, course = None, []
         for _ in range(problem.slots):
             step = world.step(policy(world.state))
             returns += step.utility[:, 0].sum(-1).double()
             total = step.record if total is None else total.plus(step.record)
-        return returns, total
+            course.append(problem.course(step.record))
+        return Episodes(returns, total, torch.stack(course))
+
+    def summary(self, episodes: Episodes) -> dict[str, float]:
+        """Metrics of what episodes brought."""
+        problem: Any = self.problem
+        return {self.metric: float(episodes.returns.mean()), **problem.summary(episodes.total)}
 
     def judge(self, policy: Policy) -> dict[str, float]:
         """Metrics of a policy."""
         problem: Any = self.problem
         if self.episodic:
-            returns, total = self.record(policy)
-            return {self.metric: float(returns.mean()), **problem.summary(total)}
+            return self.summary(self.record(policy))
         total, length = self.returns(policy)
         solved = getattr(problem, "solved", None)
         metrics = {
@@ -89,7 +109,11 @@ class EpisodeEvaluation:
 
     def score(self, name: str, policy: Policy, latency: bool = False) -> dict[str, float]:
         """Metrics of a policy, kept under ``name``."""
-        self.policies[name] = self.judge(policy)
+        if self.episodic:
+            self.outcomes[name] = self.record(policy)
+            self.policies[name] = self.summary(self.outcomes[name])
+        else:
+            self.policies[name] = self.judge(policy)
         return self.policies[name]
 
     def score_references(self) -> None:

@@ -20,6 +20,7 @@ from d2rl.common.errors import CheckpointError
 from d2rl.common.tensor_struct import TensorStruct
 
 logger = logging.getLogger(__name__)
+Drawing = tuple[Callable[[Any], None], str, str]  # what draws on axes, what that shows in words, how to read it
 Decision = Any  # what a problem makes of an action: tensors of batch B M, such as precoders and powers
 
 
@@ -260,6 +261,12 @@ class Episodic(Protocol):
 
         :param total: the records of all slots (:attr:`Step.record`), added by their method ``plus``
         """
+
+    def course(self, record: Any) -> Tensor:
+        """A number of one slot's record, whose course over the episode is shown."""
+
+    def pictures(self, outcomes: Mapping[str, Any]) -> list[Drawing]:
+        """What report.html shows of the episodes of each policy (``Episodes`` of :mod:`d2rl.evaluation.episodes`)."""
 
 
 @runtime_checkable

@@ -18,10 +18,12 @@ from d2rl.common.errors import counted
 from d2rl.config.defaults import Config
 from d2rl.config.load import to_yaml
 from d2rl.config.schema import leaves
+from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import AGENT, KEPT, Evaluation, Outcome
 from d2rl.problems import load_config
 from d2rl.report.figures import (
     STAGES,
+    WIDTH,
     Cell,
     cell_figure,
     learning_curve_figure,
@@ -30,13 +32,12 @@ from d2rl.report.figures import (
     sections_figure,
     stages_figure,
 )
-from d2rl.report.learning_curve import read_metrics
+from d2rl.report.learning_curve import draw_learning_curve, read_metrics
 from d2rl.report.terminal import schedule_line
 from d2rl.runs.run_directory import RunDirectory, write_text
 
 PAGE = "report.html"
 COMPARED = (AGENT, "wmmse", "rzf")  # policies whose link rates are drawn
-TEMPLATE = "page.html.j2"
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +66,15 @@ def save_report_page(
     :param run: the training, if its directory is at hand
     :returns: the file, None if there is none
     """
-    if not isinstance(config, Config):
-        return None  # its pictures are of cells
+    if isinstance(config, Config):
+        make: Any = report_page
+    elif isinstance(evaluation, EpisodeEvaluation) and evaluation.outcomes:
+        make = episodes_page
+    else:
+        return None
     path = folder / PAGE
     try:
-        write_text(path, report_page(folder.resolve().name, config, evaluation, report, run))
+        write_text(path, make(folder.resolve().name, config, evaluation, report, run))
     except Exception as error:
         logger.warning("%s could not be written: %s", path, " ".join(str(error).split()) or type(error).__name__)
         return None
@@ -80,27 +85,63 @@ def report_page(
     title: str, config: Config, evaluation: Evaluation, report: dict[str, Any], run: RunDirectory | None = None
 ) -> str:
     """The HTML of :func:`save_report_page`."""
-    defaults = leaves(Config)
     with report_style():
         content = {
-            "title": title,
             "agent": report["policies"][AGENT],
             "policies": sorted(report["policies"].items(), key=lambda item: -item[1]["weighted_sum_rate"]),
             "weighted": bool((evaluation.state.weights != 1).any()),
             "drops": report["drops"],
             "bound": report["interference_free_bound"],
             "schedule": schedule_line(report),
-            "timing": _timing(run),
             "training": _training(config, evaluation, run) if run and run.metrics.is_file() else [],
             "cells": _cells(evaluation),
             "channels": _kind_of_channels(evaluation),
             "distributions": _distributions(evaluation),
-            "changed": [
-                (k, v.value, defaults[k].value) for k, v in leaves(config).items() if v.value != defaults[k].value
-            ],
-            "yaml": to_yaml(config),
         }
-    return rendered(TEMPLATE, content)
+    return _page("page.html.j2", title, config, run, content)
+
+
+def episodes_page(
+    title: str, config: Any, evaluation: EpisodeEvaluation, report: dict[str, Any], run: RunDirectory | None = None
+) -> str:
+    """The HTML of :func:`save_report_page` where policies are judged over episodes."""
+    problem: Any = evaluation.problem
+    policies, metric = report["policies"], report["metric"]
+    keys = [key for key in report["units"] if any(key in metrics for metrics in policies.values())]
+    with report_style():
+        episodes = []
+        for draw, alt, caption in problem.pictures(evaluation.outcomes):
+            figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+            draw(figure.subplots())
+            episodes.append(picture(figure, alt, caption))
+        training = [] if run is None or not run.metrics.is_file() else _costs(run)
+        if training and (curve := read_metrics(run.metrics, "time/total", f"eval/{metric}")):
+            figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+            draw_learning_curve(figure.subplots(), run.metrics, {}, metric, report["units"][metric])
+            alt = f"Return from {curve[0][1]:.4g} to {curve[-1][1]:.4g} within {curve[-1][0]:.0f} s of training."
+            training.insert(0, picture(figure, alt, "Return of evaluation episodes over training time."))
+    content = {
+        "agent": policies[AGENT],
+        "policies": list(policies.items()),
+        "drops": report["drops"],
+        "shown": report["shown"],
+        "units": report["units"],
+        "columns": keys,
+        "episodes": episodes,
+        "training": training,
+    }
+    return _page("episodes.html.j2", title, config, run, content)
+
+
+def _page(template: str, title: str, config: Any, run: RunDirectory | None, content: dict[str, Any]) -> str:
+    defaults = leaves(type(config))
+    content |= {
+        "title": title,
+        "timing": _timing(run),
+        "changed": [(k, v.value, defaults[k].value) for k, v in leaves(config).items() if v.value != defaults[k].value],
+        "yaml": to_yaml(config),
+    }
+    return rendered(template, content)
 
 
 def rendered(template: str, content: dict[str, Any]) -> str:
@@ -115,9 +156,8 @@ def _timing(run: RunDirectory | None) -> dict[str, Any] | None:
 
 
 def _training(config: Config, evaluation: Evaluation, run: RunDirectory) -> list[Picture]:
-    """Learning curve, section times, stages and chi."""
+    """Learning curve, and what it cost."""
     curve = read_metrics(run.metrics, "time/total", "eval/sum_rate")
-    times = [time for (time,) in read_metrics(run.metrics, "time/total")]
     pictures = []
     if curve:
         same = _evaluated_in_training(config, run)
@@ -129,6 +169,13 @@ def _training(config: Config, evaluation: Evaluation, run: RunDirectory) -> list
             caption = "Learning curve on the drops of the training; this evaluation used others, so no references here."
         alt += f" References: {levels}." if levels else ""
         pictures.append(picture(learning_curve_figure(run.metrics, references), alt, caption))
+    return pictures + _costs(run)
+
+
+def _costs(run: RunDirectory) -> list[Picture]:
+    """Section times, stages and chi."""
+    times = [time for (time,) in read_metrics(run.metrics, "time/total")]
+    pictures = []
     if timing := _timing(run):
         seconds = timing["seconds"]
         parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())

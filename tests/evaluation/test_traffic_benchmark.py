@@ -41,10 +41,10 @@ def problem() -> Any:
 def test_a_rollout_meets_the_world_of_an_evaluation(traffic, problem):
     policy = problem.references()["round_robin"]
     outcome = traffic.rollout(problem, policy, cells=3, seed=5)
-    _, total = EpisodeEvaluation(problem, 3, 5).record(policy)
-    for name, tensor in total.tensors().items():
-        torch.testing.assert_close(outcome.total.tensors()[name], tensor)
-    assert outcome.backlog.sum() == pytest.approx(float(total.backlog.sum() / 3), rel=1e-4)
+    evaluation = EpisodeEvaluation(problem, 3, 5)
+    metrics = evaluation.score("round_robin", policy)
+    assert problem.summary(outcome.total).items() <= metrics.items()
+    assert outcome.course.sum() == pytest.approx(float(outcome.total.backlog.sum() / 3), rel=1e-4)
 
 
 def test_a_plan_is_told_what_then_happens(traffic, problem, monkeypatch):
@@ -89,6 +89,19 @@ def test_tables_and_figures_hold_every_policy_and_load(traffic, tmp_path, monkey
 
     monkeypatch.setattr(traffic, "rollout", None)  # what is known is not computed again
     traffic.traffic_command(asked)
+
+
+def test_bisection_finds_the_load_of_a_link_that_nothing_disturbs(traffic, problem, monkeypatch):
+    """A cell that sends everything is stable at any load, one that is silent at none."""
+    everything = traffic.stable_loads(problem, lambda state: problem.references()["round_robin"](state), 3, 5)
+    silent = traffic.stable_loads(
+        problem,
+        lambda state: tuple(torch.zeros_like(part) for part in problem.references()["round_robin"](state)),
+        3,
+        5,
+    )
+    assert (silent == traffic.LOADS[0]).all()
+    assert (everything > silent).any()
 
 
 @pytest.mark.parametrize(

@@ -25,27 +25,31 @@ PLAN_STEPS = 20  # for a plan; each decision is improved in H plans before it is
 Rates = Callable[[ChannelState, Tensor, Tensor], Tensor]
 
 
-def drift(queues: Tensor, rates: Tensor) -> Tensor:
+def drift(queues: Tensor, rates: Tensor, exponent: float = 2.0) -> Tensor:
     """Squares of what a slot leaves in the queues, sum of max(q - R, 0)^2: [B].
 
     :param queues: [B, K], bit/s/Hz-slots
     :param rates: [B, K], bit/s/Hz
+    :param exponent: in place of 2
     """
-    return (queues - rates).clamp_min(0).square().sum(-1)
+    return (queues - rates).clamp_min(0).pow(exponent).sum(-1)
 
 
-def drift_descent(channels: ChannelState, queues: Tensor, steps: int = STEPS, rates: Rates = link_rates) -> Decision:
+def drift_descent(
+    channels: ChannelState, queues: Tensor, steps: int = STEPS, rates: Rates = link_rates, exponent: float = 2.0
+) -> Decision:
     """The drift after service, descended from the decision of MaxWeight, and never above that one's.
 
     MaxWeight gives links more than they have to send; the drift counts only what is left.
 
     :param queues: [B, K], bit/s/Hz-slots
     :param rates: [B, K] that channels and a decision bring, differentiable
+    :param exponent: of what is left in a queue; 1: the backlog, whose sum over slots is the delay
     """
     with torch.inference_mode(False), torch.enable_grad():
         channels, queues = channels.map(torch.clone), queues.clone()  # tensors of inference mode have no gradient
         start = max_weight(channels, queues)
-        return descend(lambda decision: drift(queues, rates(channels, *decision)), start, steps)
+        return descend(lambda decision: drift(queues, rates(channels, *decision), exponent), start, steps)
 
 
 def foresight(

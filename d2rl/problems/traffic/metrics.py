@@ -57,6 +57,14 @@ def delay_quantile(delays: Tensor, share: float) -> float:
 
     :param delays: [B, K, A], bits by delay, from A - 1 slots down to 0
     """
-    by_delay = delays.double().sum((0, 1)).flip(0)
-    reached = by_delay.cumsum(0) >= share * by_delay.sum()
-    return float(reached.int().argmax())
+    return float((waiting_longer(delays) <= 1 - share).int().argmax())
+
+
+def waiting_longer(delays: Tensor) -> Tensor:
+    """Share of the bits that waited longer than 0, 1, ... A - 1 slots, [A].
+
+    :param delays: [B, K, A], bits by delay, from A - 1 slots down to 0
+    """
+    by_delay = delays.double().sum((0, 1))
+    longer = (by_delay.cumsum(0) - by_delay).flip(0)
+    return longer / by_delay.sum().clamp_min(1e-30)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.defaults import Config, FullDuplexConfig
-from d2rl.problems.base import Layout, Observation, Simulation, Sizes, Step
+from d2rl.problems.base import Drawing, Layout, Observation, Simulation, Sizes, Step
 from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.checks import check_cell
 from d2rl.problems.full_duplex.observation import EDGE_FEATURES
@@ -158,6 +158,16 @@ class TrafficProblem:
         if self.cells.has_deadlines or self.cells.has_buffers or self.config.arrivals == "full_buffer":
             return None
         return least_delay(self, episodes, seed, device)
+
+    def course(self, record: Record) -> Tensor:
+        """Mean backlog of a cell after a slot."""
+        return record.backlog.sum(-1).mean()
+
+    def pictures(self, outcomes: Mapping[str, Any]) -> list[Drawing]:
+        """What report.html shows of episodes: queues over time, and how long bits waited."""
+        from d2rl.problems.traffic.figures import drawings  # needs matplotlib, which a decision does not
+
+        return drawings({name: (one.course, one.total.delays) for name, one in outcomes.items()})
 
     def references(self) -> dict[str, Policy]:
         """Schedulers without learning, by name."""
