@@ -104,7 +104,8 @@ def traffic_command(arguments: list[str]) -> None:
         config = load_config(["conf=traffic", *keys, f"traffic.load={level:g}"])
         check_config(config)
         problem: Any = make_problems(config)[0]
-        setting = {"cells": asked.cells, "seed": asked.seed, **asdict(problem.config), **asdict(problem.scenario)}
+        world = asdict(replace(problem.config, load_low=None, load_high=None))  # those are for training
+        setting = {"cells": asked.cells, "seed": asked.seed, **world, **asdict(problem.scenario)}
         results[level] = {}
         for name in [*_chosen(asked.policies, problem), *learned]:
             place, outcome = out / "outcomes" / f"{name}-{level:g}.pt", None
@@ -303,7 +304,7 @@ def _tables(rows: list[dict[str, Any]]) -> str:
                 if "of_drift" in row
                 else ""
             )
-            others = " | ".join(f"{row[metric]:.3g}" for metric in list(METRICS)[1:])
+            others = " | ".join(f"{row[metric]:.4g}" for metric in list(METRICS)[1:])
             lines.append(f"| {_label(name)} | {share} | {others} |")
     return "\n".join(lines) + "\n"
 

@@ -347,7 +347,7 @@ def test_a_cell_of_other_size_has_as_much_traffic():
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ("traffic.load_low=2", r"traffic\.load_low \(2\) must be at most traffic\.load_high \(1\.2\)"),
+        ("traffic.load_low=2", r"traffic\.load_low \(2\) must be at most traffic\.load_high \(1\.3\)"),
         ("traffic.downlink_deadline=0", r"traffic\.downlink_deadline cannot be 0"),
         ("traffic.uplink_deadline=32", r"traffic\.uplink_deadline \(32\) must be below traffic\.ages \(32\)"),
         ("traffic.arrivals=trace", r"traffic\.arrivals=trace, but traffic\.trace=null; name the file"),
