@@ -114,12 +114,7 @@ def episodes_page(
             figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
             draw(figure.subplots())
             episodes.append(picture(figure, alt, caption))
-        training = [] if run is None or not run.metrics.is_file() else _costs(run)
-        if training and (curve := read_metrics(run.metrics, "time/total", f"eval/{metric}")):
-            figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
-            draw_learning_curve(figure.subplots(), run.metrics, {}, metric, report["units"][metric])
-            alt = f"Return from {curve[0][1]:.4g} to {curve[-1][1]:.4g} within {curve[-1][0]:.0f} s of training."
-            training.insert(0, picture(figure, alt, "Return of evaluation episodes over training time."))
+        training = _returns(run, metric, report["units"][metric]) if run and run.metrics.is_file() else []
     content = {
         "agent": policies[AGENT],
         "policies": list(policies.items()),
@@ -131,6 +126,17 @@ def episodes_page(
         "training": training,
     }
     return _page("episodes.html.j2", title, config, run, content)
+
+
+def _returns(run: RunDirectory, metric: str, unit: str) -> list[Picture]:
+    """Returns of evaluation episodes over training time, and what it cost."""
+    curve = read_metrics(run.metrics, "time/total", f"eval/{metric}")
+    if not curve:
+        return _costs(run)
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    draw_learning_curve(figure.subplots(), run.metrics, {}, metric, unit)
+    alt = f"Return from {curve[0][1]:.4g} to {curve[-1][1]:.4g} within {curve[-1][0]:.0f} s of training."
+    return [picture(figure, alt, "Return of evaluation episodes over training time."), *_costs(run)]
 
 
 def _page(template: str, title: str, config: Any, run: RunDirectory | None, content: dict[str, Any]) -> str:
