@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: train test test-slow test-all lint lock clean
+.PHONY: train test test-slow test-all lint docs lock clean
 
 train: .venv/installed
 	$(BIN)/python train.py conf=full_duplex
@@ -21,6 +21,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
 
 # Files whose hash is not in the lock are refused. A CUDA build of torch does not import without its libraries.
 .venv/installed: pyproject.toml requirements.lock requirements-cuda.lock

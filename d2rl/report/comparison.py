@@ -12,6 +12,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from d2rl.common.errors import ConfigError, InputError
+from d2rl.config.defaults import RunConfig
+from d2rl.config.key_use import unused
 from d2rl.config.schema import leaves
 from d2rl.evaluation.evaluate import AGENT
 from d2rl.problems import load_config
@@ -21,7 +23,7 @@ from d2rl.report.page import Picture, picture, rendered
 from d2rl.runs.run_directory import RunDirectory
 
 TEMPLATE = "comparison.html.j2"
-OF_THE_PLACE = ("run_dir", "resume")  # keys that say nothing of how a run was made
+OF_THE_PLACE = ("run_dir", "resume", "trainer.progress", "logger.")  # keys that say nothing of how a run was made
 LINES = ("-", "--", ":", "-.")  # once the colours are used up
 STEPS = "environment_steps"
 
@@ -95,7 +97,7 @@ def results(runs: Sequence[Finished]) -> list[Row]:
 
 def differing_keys(runs: Sequence[Finished]) -> list[tuple[str, list[Any]]]:
     """Keys of the configuration that are not alike in all runs, with the value of each run."""
-    keys = dict.fromkeys(key for run in runs for key in run.values if key not in OF_THE_PLACE)
+    keys = dict.fromkeys(key for run in runs for key in run.values if not key.startswith(OF_THE_PLACE))
     rows = [(key, [run.values.get(key, "none such") for run in runs]) for key in keys]
     return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
 
@@ -133,9 +135,16 @@ def comparison_page(runs: Sequence[Finished]) -> str:
             "results": results(runs),
             "curves": curves(runs),
             "differing": differing_keys(runs),
-            "same_drops": len({(run.report["drops"], run.values.get("evaluation.seed")) for run in runs}) == 1,
+            "same_drops": all(_judged_on(run) == _judged_on(runs[0]) for run in runs),
         }
     return rendered(TEMPLATE, content)
+
+
+def _judged_on(run: Finished) -> dict[str, Any]:
+    """Everything that decides the drops of a run's evaluation."""
+    learning = leaves(RunConfig())
+    world = {key: value for key, value in run.values.items() if key not in learning and not unused(key, "eval")}
+    return {**world, "drops": run.report["drops"], "seed": run.values.get("evaluation.seed")}
 
 
 def _read(path: Path, name: str) -> Finished:

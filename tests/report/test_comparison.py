@@ -52,7 +52,9 @@ def test_results_stand_beside_their_difference_from_the_first_run(make_run):
 
 
 def test_only_keys_that_differ_are_shown(make_run):
-    runs = read_runs([make_run("a", 90.0, "seed=1"), make_run("b", 90.0, "seed=1", "ddpg.batch=16")])
+    runs = read_runs(
+        [make_run("a", 90.0, "seed=1"), make_run("b", 90.0, "seed=1", "ddpg.batch=16", "logger.mode=disabled")]
+    )
     assert differing_keys(runs) == [("ddpg.batch", [32, 16])]
 
 
@@ -66,10 +68,15 @@ def test_the_page_holds_curves_tables_and_differences_and_needs_no_network(make_
     assert "same drops" not in page
 
 
-def test_runs_of_other_drops_are_told(make_run):
-    assert "not judged on the same drops" in comparison_page(
-        read_runs([make_run("a", 90.0), make_run("b", 90.0, drops=4)])
-    )
+@pytest.mark.parametrize("other", [{"drops": 4}, "evaluation.seed=3", "scenario.bs_power=30"])
+def test_runs_of_other_drops_are_told(make_run, other):
+    b = make_run("b", 90.0, **other) if isinstance(other, dict) else make_run("b", 90.0, other)
+    assert "not judged on the same drops" in comparison_page(read_runs([make_run("a", 90.0), b]))
+
+
+def test_runs_that_learned_otherwise_were_judged_alike(make_run):
+    runs = read_runs([make_run("a", 90.0), make_run("b", 90.0, "scenario.stored_states=50", "ddpg.gamma=0.5")])
+    assert "not judged on the same drops" not in comparison_page(runs)
 
 
 def test_runs_of_the_same_name_are_told_apart(make_run):
