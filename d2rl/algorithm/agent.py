@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,7 @@ from d2rl.problems.base import Generative, Observation, Problem, Transition
 
 HELD_OUT = 64  # states that SENPNN never trains on
 SATURATED = 0.99  # a number of an action beyond it stands on a flat end of tanh
+SENPNN_WEIGHTS = "senpnn."  # their names begin so
 Rows = Mapping[str, Tensor]
 
 
@@ -72,11 +73,14 @@ class D2RL(RLModule):
         self.target_actor, self.target_critic = deepcopy(self.actor), deepcopy(self.critic)
         self.aenpnn = explorer_class(config, "action").build(config, self.problem)
         self.renpnn = explorer_class(config, "reward").build(config, self.problem)
-        generative = isinstance(self.problem, Generative)
-        self.senpnn = explorer_class(config, "state").build(config, self.problem) if generative else None
+        planned = config.stages.state is not None and isinstance(self.problem, Generative)
+        self.senpnn = explorer_class(config, "state").build(config, self.problem) if planned else None
 
     def make_learners(self) -> dict[str, Learner]:
-        """Actor, critic and each explorer by name; all of them from the start, so that a checkpoint always loads."""
+        """Actor, critic and each explorer by name, from the start, so that a checkpoint loads at any stage.
+
+        SENPNN alone, which grows with the antennas, is left out where its stage is not planned.
+        """
         ddpg = self.config.ddpg
 
         def adam(module: nn.Module, rate: float) -> Callable[[], torch.optim.Optimizer]:
@@ -103,6 +107,28 @@ class D2RL(RLModule):
         if isinstance(self.problem, Generative):
             self.held_out, self.stored = self.problem.held_out(HELD_OUT, self.device)
         self.captured = CapturedUpdates(self, CudaGraphs(self.generator)) if self.config.trainer.cuda_graphs else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also where the state stage was planned then and is not now, or the other way round."""
+        super().on_load_checkpoint(checkpoint)
+        learned = has_state_explorer(checkpoint["state_dict"])
+        checkpoint["state_dict"] = self.with_own_state_explorer(checkpoint["state_dict"], keep=learned)
+        optimizers = checkpoint["optimizer_states"]  # SENPNN's is the last
+        if learned and self.senpnn is None:
+            del optimizers[-1]
+            self.stages["state"] = False
+        elif self.senpnn is not None and not learned:
+            optimizers.append(self.learners["senpnn"].optimizer().state_dict())
+
+    def with_own_state_explorer(self, weights: dict[str, Any], keep: bool) -> dict[str, Any]:
+        """Weights of another agent for this one, which may have no SENPNN, or one of other sizes.
+
+        :param keep: SENPNN's weights among them, else its own stay
+        """
+        if self.senpnn is not None and keep:
+            return weights
+        others = {key: value for key, value in weights.items() if not has_state_explorer([key])}
+        return others if self.senpnn is None else others | self.senpnn.state_dict(prefix=SENPNN_WEIGHTS)
 
     def on_fit_end(self) -> None:
         """Give up recorded updates: they hold memory, and read weights where they are now."""
@@ -136,7 +162,7 @@ class D2RL(RLModule):
             while not self.replay.ready:  # n-step returns are complete only after n slots
                 self.interact()
             self.learn()
-        if self.senpnn and self.config.stages.state is not None:
+        if self.senpnn:
             distributed.average_(*self.senpnn.networks.buffers())
 
     # ------------------------------------------------------------------ the world
@@ -433,3 +459,8 @@ class D2RL(RLModule):
         """``count`` actions for each state, [B, count, size], without exploration noise."""
         with self.autocast():
             return self.policy.sample(observation, count, generator).tanh()
+
+
+def has_state_explorer(names: Iterable[str]) -> bool:
+    """Whether SENPNN's weights are among these."""
+    return any(name.startswith(SENPNN_WEIGHTS) for name in names)

@@ -94,7 +94,9 @@ def installed_bytes() -> int:
 
 
 def _state_explorer(config: Config) -> int:
-    """SENPNN: weights and error covariances grow with the square of a row, a row of H_S with N_t N_r."""
+    """SENPNN, where it is planned: weights and error covariances grow with the square of a row, of H_S with N_t N_r."""
+    if config.stages.state is None:
+        return 0
     n_t, n_r, steps = config.scenario.transmit_antennas, config.scenario.receive_antennas, config.state.steps + 1
     total = 0
     for row in (2 * n_t, 2 * n_r, 2, 2 * n_t * n_r):

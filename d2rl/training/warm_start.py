@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from d2rl.algorithm.agent import D2RL, has_state_explorer
 from d2rl.algorithm.policy import described, same_shape
 from d2rl.common.errors import CheckpointError
 from d2rl.problems import make_problems
 from d2rl.training.checkpoint import config_of
-
-if TYPE_CHECKING:
-    from d2rl.algorithm.agent import D2RL
 
 
 def load_weights(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
@@ -22,9 +20,8 @@ def load_weights(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
     before = config_of(checkpoint)
     made_for, weights = make_problems(before)[0], dict(checkpoint["state_dict"])
     same = same_shape(made_for, agent.problem)
-    if not same and agent.senpnn is not None:  # its rows are others, and no decision needs it
-        weights = {key: value for key, value in weights.items() if not key.startswith("senpnn.")}
-        weights |= agent.senpnn.state_dict(prefix="senpnn.")
+    # in another cell its rows are others; no decision needs it
+    weights = agent.with_own_state_explorer(weights, keep=same and has_state_explorer(weights))
     try:
         if not same and before.network.kind == "mlp":  # another problem may have as many numbers
             raise RuntimeError

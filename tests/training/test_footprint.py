@@ -31,7 +31,7 @@ def nbytes(tensors) -> int:
     ids=str,
 )
 def test_the_state_explorer_needs_what_is_said(tiny, fit, overrides):
-    config = tiny(*overrides, "trainer.updates_per_epoch=2")
+    config = tiny(*overrides, "trainer.updates_per_epoch=2", "stages.state=0")
     agent, parts = D2RL(config), footprint(config)
     fit(agent)
     stays = nbytes(agent.senpnn.buffers()) + 4 * nbytes(agent.senpnn.parameters())

@@ -129,6 +129,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, uninterrupted, tmp_path
     assert differences(best[0]["state_dict"], best[1]["state_dict"]) == []
 
 
+@pytest.mark.parametrize(("first", "then"), [("null", "2"), ("0", "null")])
+def test_a_run_goes_on_with_a_state_stage_that_it_did_not_plan_or_no_longer_plans(tiny, tmp_path, first, then):
+    path = tmp_path / "run"
+    start(tiny("trainer.epochs=1", f"stages.state={first}"), path)
+    resumed = start(tiny("trainer.epochs=3", f"stages.state={then}"), path, path / "checkpoints/last.ckpt")
+    assert resumed.agent.updates == 3 * resumed.agent.config.trainer.updates_per_epoch
+    assert resumed.agent.stages["state"] == (then != "null")
+    assert (resumed.agent.senpnn is None) == (then == "null")
+
+
 @pytest.mark.slow
 def test_a_run_over_several_loads_goes_on_in_every_world(tiny, tmp_path):
     """From each of its checkpoints, which were written with another world next."""
