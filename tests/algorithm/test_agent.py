@@ -321,7 +321,7 @@ def test_a_slot_is_replaced_as_a_whole_or_not_at_all(tiny, fit):
 
 def test_what_is_due_by_chi_survives_a_checkpoint(tiny, fit):
     agent = with_state_stage(tiny, fit, 0.3)
-    checkpoint = {}
+    checkpoint = {"state_dict": agent.state_dict(), "optimizer_states": []}
     agent.on_save_checkpoint(checkpoint)
     assert checkpoint["d2rl"]["replacements_due"] == agent.replacements_due > 0
     again = build(agent.config)
