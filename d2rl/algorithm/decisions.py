@@ -48,6 +48,10 @@ def decide(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Ge
     if hasattr(problem, "notice_priorities"):
         problem.notice_priorities(state)
     observation, count = problem.observe(state), rule.best_of
+    objective = getattr(problem, "objective", None)
+    if objective is not None and not objective.plain:
+        decision = decide_in_rounds(policy, observation, count, generator)
+        return problem.refine(observation, decision, rule.refine) if rule.refine else decision
     if rule.priority_spread and count > 1:
         weights = diverse_weights(observation.weights, observation.layout, count, rule.priority_spread, generator)
         action = policy.propose(problem.with_priorities(observation, weights), 1, generator)
@@ -60,6 +64,33 @@ def decide(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Ge
         action = (action + noise).clamp(-1, 1)
     decision = best_decision(problem, observation, action)
     return problem.refine(observation, decision, rule.refine) if rule.refine else decision
+
+
+def decide_in_rounds(policy: Proposer, observation: Observation, count: int, generator: torch.Generator) -> Decision:
+    """The best decision by the problem's objective of some rounds, in each of which the policy is asked anew, with more
+    priority for the entities that fell short.
+
+    :param count: candidates of each round
+    """
+    problem: Any = policy.problem
+    objective, weights = problem.objective, observation.weights
+    rows, multipliers = torch.arange(len(weights), device=weights.device), torch.zeros_like(weights)
+    best: Decision = None
+    highest = torch.full_like(weights[:, 0], -torch.inf)
+    for _ in range(objective.rounds):
+        asked = problem.with_priorities(observation, objective.priorities(multipliers, weights).unsqueeze(1))
+        decision = problem.decode(observation, policy.propose(asked, count, generator))
+        utility = problem.utility(observation, decision)
+        score, chosen = objective.score(utility, weights.unsqueeze(1)).max(-1)
+        decision = tuple(part[rows * count + chosen] for part in decision)
+        better = score > highest
+        highest = torch.maximum(score, highest)
+        if best is not None:
+            pairs = zip(decision, best, strict=True)
+            decision = tuple(torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs)
+        best = decision
+        multipliers = objective.step(multipliers, utility[rows, chosen], weights)
+    return best
 
 
 def best_decision(problem: Any, observation: Observation, action: Tensor) -> Decision:

@@ -172,6 +172,7 @@ def evaluate_command(arguments: list[str]) -> None:
     from d2rl.deploy.pretrained import load_policy
 
     policy, path = load_policy(given["ckpt"], rest)
+    check_files(policy.config)
     evaluation, report = evaluate(policy)
     # a policy folder keeps the evaluation that it came with
     beside = RUNS / path.parent.name if path.suffix == ".safetensors" else run_of(path) or path.parent

@@ -63,6 +63,13 @@ class FullDuplexConfig:
         low=1,
         high=100,
     )
+    objective: str = option(
+        "weighted_sum",
+        "of link rates: their weighted sum, that with minimum_rate for each, or the largest minimum; a trained policy "
+        "reaches the others by its priorities",
+        choices=("weighted_sum", "minimum", "max_min"),
+    )
+    minimum_rate: float = option(0.0, "of each link with objective=minimum, bit/s/Hz", low=0, high=100)
     loads: str | None = option(
         None, "K_D+K_U of further cells that training visits in turn, @N for other antennas, such as 2+2,8+8,6+4@4"
     )

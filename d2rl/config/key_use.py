@@ -17,6 +17,7 @@ LEARNING = (  # what only a training has a use for; a name that ends with a dot 
     *("trainer.num_envs", "trainer.strategy", "trainer.devices", "trainer.nodes", "trainer.cuda_graphs"),
     *("trainer.checkpoint_every", "trainer.progress"),
 )
+OBJECTIVE = ("scenario.objective", "scenario.minimum_rate")
 TIME = ("scenario.speed", "scenario.slot")
 PRIORITIES = ("scenario.priority_direction", "scenario.priority_user", "scenario.priority_zero")
 DECIDING = ("network.", "action.", "trainer.", "evaluation.")  # sections of how decisions are made and judged
@@ -25,12 +26,12 @@ UNUSED = {
     "benchmark": ("evaluation.slots", "evaluation.references", "logger.project", "logger.name", "logger.level"),
     "eval": LEARNING,
     "export": (
-        *(*LEARNING, *TIME, *PRIORITIES, "scenario.carrier", "trainer.", "evaluation.drops"),
+        *(*LEARNING, *TIME, *PRIORITIES, *OBJECTIVE, "scenario.carrier", "trainer.", "evaluation.drops"),
         *("evaluation.priority_spread", "evaluation.weights", "evaluation.slots", "evaluation.references"),
     ),
     "channels": (
-        *(*LEARNING, *DECIDING, *TIME, *PRIORITIES, "scenario.path_loss", "scenario.rician", "scenario.csi_error"),
-        *("scenario.channel_bank", "scenario.head", "scenario.passes"),
+        *(*LEARNING, *DECIDING, *TIME, *PRIORITIES, *OBJECTIVE, "scenario.path_loss", "scenario.rician"),
+        *("scenario.csi_error", "scenario.channel_bank", "scenario.head", "scenario.passes"),
     ),
 }
 PLACES = {

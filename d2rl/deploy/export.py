@@ -59,6 +59,12 @@ def export_command(arguments: list[str]) -> None:
     asked = policy.config.evaluation
     if asked.refine or asked.noise:
         raise ConfigError("refine and evaluation.noise cannot be exported; leave them out.")
+    objective = getattr(policy.problem, "objective", None)
+    if objective is not None and not objective.plain:
+        raise ConfigError(
+            f"scenario.objective={objective.kind} asks the policy in rounds and cannot be exported; "
+            "export with scenario.objective=weighted_sum, and change the weights from call to call."
+        )
     decision = RealDecision(policy, asked.best_of)
     console = Console()
     console.print(f"exporting the policy of {path}, which takes a while", markup=False, soft_wrap=True)

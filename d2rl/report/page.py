@@ -88,9 +88,11 @@ def report_page(
     with report_style():
         content = {
             "agent": report["policies"][AGENT],
-            "policies": sorted(report["policies"].items(), key=lambda item: -item[1]["weighted_sum_rate"]),
+            "policies": sorted(report["policies"].items(), key=lambda item: -item[1][report["metric"]]),
             "weighted": bool((evaluation.state.weights != 1).any()),
             "drops": report["drops"],
+            "minimum": config.scenario.minimum_rate,
+            "metric": report["metric"],
             "bound": report["interference_free_bound"],
             "schedule": schedule_line(report),
             "training": _training(config, evaluation, run) if run and run.metrics.is_file() else [],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,6 +64,15 @@ class ChannelState(TensorStruct):
     def receive_antennas(self) -> int:
         """N_r."""
         return self.uplink.shape[-1]
+
+    def directions(self) -> list[ChannelState]:
+        """The downlink without the uplink, and the uplink without the downlink, those that have users."""
+        none, alone = slice(0, 0), []
+        if self.downlink_users:
+            alone.append(replace(self, uplink=self.uplink[:, none], cross=self.cross[:, none]))
+        if self.uplink_users:
+            alone.append(replace(self, downlink=self.downlink[:, none], cross=self.cross[..., none]))
+        return alone
 
     def double(self) -> ChannelState:
         """The same channels in double precision."""

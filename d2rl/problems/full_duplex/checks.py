@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 
 from d2rl.common.errors import ConfigError, InputError
+from d2rl.common.notices import notice_once
 from d2rl.config.defaults import Config, FullDuplexConfig
 from d2rl.problems.full_duplex.cell_sizes import check_loads
 from d2rl.problems.full_duplex.scenario_bank import scenario_bank
+from d2rl.problems.full_duplex.simulator import evaluation_states
+from d2rl.wireless.fairness import common_rate
+
+TRIED = 64  # drops on which a minimum is tried
 
 
 def check_cell(config: Config) -> None:
@@ -21,6 +26,16 @@ def check_cell(config: Config) -> None:
     if not c.downlink_users + c.uplink_users:
         raise ConfigError(
             "scenario.downlink_users=0 and scenario.uplink_users=0 leave nobody to serve; set one of them to 1 or more."
+        )
+    if c.objective != "weighted_sum" and not (c.priority_direction or c.priority_user):
+        raise ConfigError(
+            f"scenario.objective={c.objective} asks a policy under other priorities, which it knows only from training "
+            "with them; set scenario.priority_user or scenario.priority_direction above 0, such as 0.3."
+        )
+    if (c.objective == "minimum") != (c.minimum_rate > 0):
+        raise ConfigError(
+            f"scenario.objective={c.objective} and scenario.minimum_rate={c.minimum_rate:g} do not fit together; a "
+            "minimum needs objective=minimum and a minimum_rate above 0."
         )
     link_weights(config)
     if config.evaluation.slots:
@@ -44,6 +59,28 @@ def check_files(config: Config) -> None:
             scenario_bank(config.scenario)
         except InputError as error:
             raise ConfigError(f"scenario.channel_bank: {error.args[0]}") from None
+    if config.scenario.objective == "minimum":
+        check_minimum(config)
+
+
+def check_minimum(config: Config) -> None:
+    """Say in how many of some drops the minimum rate is out of reach, and by how much; refuse one that always is.
+
+    :raises ConfigError: no drop can have it
+    """
+    minimum, drops = config.scenario.minimum_rate, min(TRIED, config.evaluation.drops)
+    state = evaluation_states(config.scenario, drops, config.evaluation.seed)
+    possible = common_rate(state.channels, state.weights)
+    missed = int((possible < minimum).sum())
+    told = (
+        f"scenario.minimum_rate={minimum:g} bit/s/Hz cannot be given to all links of {missed} of {len(possible)} "
+        f"drops, whatever is decided: half of these drops can have {float(possible.median()):.2f} at most, the worst "
+        f"{float(possible.min()):.2f}"
+    )
+    if missed == len(possible):
+        raise ConfigError(f"{told}, the best {float(possible.max()):.2f}. Lower it, or serve fewer users.")
+    if missed:
+        notice_once(f"{told}.")
 
 
 def link_weights(config: Config) -> list[float] | None:

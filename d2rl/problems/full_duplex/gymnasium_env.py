@@ -251,6 +251,8 @@ def scenario_of(options: dict[str, Any]) -> FullDuplexConfig:
     """
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
     config = from_keywords(plain, FullDuplexConfig)
+    if config.objective != "weighted_sum":
+        raise ConfigError(f"objective={config.objective} is for policies; rewards here are weighted sums of rates.")
     check_cell(Config(scenario=config))
     return config
 

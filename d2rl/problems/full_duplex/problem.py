@@ -31,9 +31,11 @@ from d2rl.problems.full_duplex.simulator import Cells, CellState, evaluation_sta
 from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import scale, whiten
+from d2rl.wireless.fairness import common_rate, improve_by, max_min
 from d2rl.wireless.heads import make_head
 from d2rl.wireless.link_powers import link_powers
 from d2rl.wireless.link_rates import squared_magnitude
+from d2rl.wireless.objectives import MAX_MIN, Objective
 from d2rl.wireless.wmmse import check_weights, improve
 
 Decision = tuple[Tensor, Tensor]  # precoder [B M, N_t, K_D], total power 1 at most; uplink power [B M, K_U] in [0, 1]
@@ -64,7 +66,12 @@ class FullDuplexProblem:
         k_d, k_u = config.downlink_users, config.uplink_users
         self.layout = Layout((k_d, k_u), (self.head.layout.down, self.head.layout.up))
         both = k_d > 0 and k_u > 0
+        self.objective = Objective(config.objective, config.minimum_rate)
         self.shown: tuple[str, ...] = ("downlink_rate", "uplink_rate") if both else ("rate_p5", "jain")
+        if not self.objective.plain:
+            largest = self.objective.kind == MAX_MIN
+            self.metric = "min_rate" if largest else self.metric
+            self.shown = ("sum_rate", "jain") if largest else ("min_rate", "satisfied")
         n_t, n_r = config.transmit_antennas, config.receive_antennas
         coefficients = k_d * n_t + k_u * n_r + both * (k_u * k_d + n_r * n_t)
         self.sizes = Sizes(NODE_FEATURES, EDGE_FEATURES, view=2, flat=2 * coefficients + k_d + k_u)
@@ -176,10 +183,15 @@ class FullDuplexProblem:
 
     def references(self) -> dict[str, Policy]:
         """Decisions without learning, by name."""
-        return reference_policies()
+        found = reference_policies(objective=self.objective)
+        if self.objective.kind == MAX_MIN and not (self.config.downlink_users and self.config.uplink_users):
+            found["max_min"] = lambda state: max_min(state.estimate, state.weights)
+        return found
 
     def bound(self, state: CellState) -> Tensor:
-        """Weighted sum rate [B] without any interference, which nothing can pass."""
+        """What nothing can pass, [B]: the weighted sum rate without any interference, or the rate of all at once."""
+        if self.objective.kind == MAX_MIN:
+            return common_rate(state.channels, state.weights)
         return (interference_free_rates(state.channels, state.weights) * state.weights).sum(-1)
 
     def metrics(self, utility: Tensor, weights: Tensor) -> dict[str, float]:
@@ -190,15 +202,18 @@ class FullDuplexProblem:
         # one process evaluates alone; others would not answer
         measure = RateMetrics(self.config.downlink_users, sync_on_compute=False).to(utility.device)
         measure.update(utility, weights)
-        return {name: float(value) for name, value in measure.compute().items()}
+        found = {name: float(value) for name, value in measure.compute().items()}
+        return found if self.objective.plain else found | self.objective.metrics(utility, weights)
 
     def refine(self, observation: Observation, decision: Decision, iterations: int) -> Decision:
-        """The decision after WMMSE iterations from it, which can only raise the weighted rate on what is known.
+        """The decision after WMMSE iterations from it, which can only be better by the objective on what is known.
 
         :raises InputError: channels or weights that cannot be refined
         """
         channels = observation.known.channels
         check_weights(channels.validate(), observation.weights)
+        if not self.objective.plain:
+            return improve_by(self.objective, channels, *decision, observation.weights, iterations)
         return improve(channels, *decision, observation.weights, iterations)
 
     # ------------------------------------------------------------------ Exportable

@@ -1,0 +1,82 @@
+"""What is asked of the links together: their weighted sum, that and a minimum for each, or the largest minimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+WEIGHTED_SUM, MINIMUM, MAX_MIN = OBJECTIVES = ("weighted_sum", "minimum", "max_min")
+UP, DOWN, REACH = 0.25, 0.02, 2.4  # steps of a log multiplier, and how far it may go
+SHORTAGE = 20.0  # further weight of a link below the minimum in WMMSE
+SHARPNESS, MARGIN = 3.0, 2.0  # it sets in gradually, MARGIN / SHARPNESS bit/s/Hz above the minimum
+SEVERITY = 1e6  # a decision that meets the minimum is better than any that does not
+
+
+@dataclass(frozen=True)
+class Objective:
+    r"""What decides between two decisions for one state.
+
+    Methods for weighted sums reach the others by weights that follow the rates: WMMSE those of a concave utility
+    :math:`f`, :math:`f'(R_k)` anew in every iteration (Shi et al., IEEE TSP 2011); a policy that takes priorities as
+    inputs multipliers, raised for the links that fall short and asked again.
+
+    :param kind: ``weighted_sum``; ``minimum``: that, and no wanted link (weight above 0) below the minimum; ``max_min``
+    :param minimum: of every wanted link, bit/s/Hz
+    :param rounds: in which a policy is asked
+    """
+
+    kind: str = WEIGHTED_SUM
+    minimum: float = 0.0
+    rounds: int = 24
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the weighted sum alone."""
+        return self.kind == WEIGHTED_SUM
+
+    def score(self, rates: Tensor, weights: Tensor) -> Tensor:
+        """The larger, the better: [...] from rates [..., K] and weights [..., K]."""
+        if self.kind == MAX_MIN:
+            return rates.masked_fill(weights <= 0, float("inf")).amin(-1)
+        total = (rates * weights).sum(-1)
+        return total - SEVERITY * self.shortfall(rates, weights) if self.kind == MINIMUM else total
+
+    def shortfall(self, rates: Tensor, weights: Tensor) -> Tensor:
+        """By how much wanted links miss the minimum in all, bit/s/Hz."""
+        return ((self.minimum - rates).clamp_min(0) * (weights > 0)).sum(-1)
+
+    def slope(self, rates: Tensor, weights: Tensor) -> Tensor:
+        """f'(R_k) of the concave utility that stands for the objective, for the next iteration of WMMSE."""
+        if self.kind == MAX_MIN:
+            wanted = weights > 0
+            return torch.softmax((-rates).masked_fill(~wanted, -float("inf")), dim=-1) * wanted.sum(-1, keepdim=True)
+        if self.kind == MINIMUM:
+            short = torch.sigmoid(SHARPNESS * (self.minimum - rates) + MARGIN)
+            return weights + SHORTAGE * short * (weights > 0)
+        return weights
+
+    def priorities(self, multipliers: Tensor, weights: Tensor) -> Tensor:
+        """What a policy is asked under, from log multipliers [B, K] that begin at 0."""
+        return torch.exp(multipliers) * ((weights > 0).to(weights.dtype) if self.kind == MAX_MIN else weights)
+
+    def step(self, multipliers: Tensor, rates: Tensor, weights: Tensor) -> Tensor:
+        """Log multipliers of the next round: larger for the links that fall short."""
+        if self.kind == MINIMUM:
+            return torch.where(rates < self.minimum, multipliers + UP, multipliers - DOWN).clamp(0, REACH)
+        wanted = (weights > 0).to(rates.dtype)
+        count = wanted.sum(-1, keepdim=True).clamp_min(1)
+        mean = (rates * wanted).sum(-1, keepdim=True) / count
+        moved = multipliers - UP * (rates / mean.clamp_min(1e-6) - 1)
+        return (moved - (moved * wanted).sum(-1, keepdim=True) / count).clamp(-REACH / 2, REACH / 2)
+
+    def metrics(self, rates: Tensor, weights: Tensor) -> dict[str, float]:
+        """``min_rate``, mean over states of the smallest wanted rate; with a minimum ``satisfied``, share of the states
+        that meet it, and ``shortfall``, mean over states of what is missing in all."""
+        lowest = rates.masked_fill(weights <= 0, float("inf")).amin(-1)
+        found = {"min_rate": float(lowest.double().mean())}
+        if self.kind == MINIMUM:
+            missed = self.shortfall(rates, weights).double()
+            found |= {"satisfied": float((missed <= 1e-4).double().mean()), "shortfall": float(missed.mean())}
+        return found
