@@ -104,7 +104,7 @@ def descend(loss: Callable[[Decision], Tensor], start: Decision, steps: int) -> 
     variables, sizes = (beams, amplitude), (BEAM_STEP, AMPLITUDE_STEP)
     means = [torch.zeros_like(one) for one in variables]
     squares = [torch.zeros_like(one) for one in variables]
-    best, lowest = [one.detach().clone() for one in variables], torch.full_like(amplitude[:, 0], math.inf)
+    best, lowest = [one.detach().clone() for one in variables], amplitude.new_full((len(amplitude),), math.inf)
     for step in range(steps + 1):
         value = loss((torch.view_as_complex(beams), amplitude.square()))
         better, lowest = value.detach() < lowest, torch.minimum(lowest, value.detach())

@@ -82,6 +82,18 @@ def test_the_descent_follows_the_rates_that_it_is_given(channels):
     assert aware < plain - 0.5
 
 
+@pytest.mark.parametrize("users", [(4, 0), (0, 3)], ids=["downlink", "uplink"])
+def test_one_direction_alone(make_channels, users):
+    channels = make_channels(4, downlink_users=users[0], uplink_users=users[1])
+    queues = torch.linspace(20, 40, max(users)).expand(4, -1)
+    decision = drift_descent(channels, queues, 5)
+    assert feasible(decision)
+    left = [drift(queues, link_rates(channels, *d)) for d in (max_weight(channels, queues), decision)]
+    assert (left[1] <= left[0] * (1 + 1e-5)).all()
+    (planned,) = foresight([channels], queues, [], steps=2)
+    assert feasible(planned)
+
+
 def test_a_cell_decides_alone(channels, queues):
     together = link_rates(channels, *drift_descent(channels, queues, 10))
     alone = link_rates(channels[3:5], *drift_descent(channels[3:5], queues[3:5], 10))
