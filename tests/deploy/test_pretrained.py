@@ -18,6 +18,7 @@ from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.deploy.pretrained import CONFIG, FORMAT, REPORT, SHIPPED, WEIGHTS, _digest, load_policy, save_policy
 from d2rl.envs import evaluation_states
 from d2rl.evaluation import evaluate as evaluation
+from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import policy_of
 from d2rl.problems.full_duplex import references
 from d2rl.wireless import link_rates
@@ -87,6 +88,14 @@ def test_the_policy_for_any_load_serves_far_more_users_than_antennas(tmp_path):
     many = ("scenario.downlink_users=12", "scenario.uplink_users=12")
     evaluate_command(["ckpt=pretrained/any_load", f"out={tmp_path}", "drops=16", *many])
     assert json.loads((tmp_path / "eval.json").read_text())["policies"]["d2rl"]["wmmse_ratio"] > 0.7
+
+
+def test_the_policy_for_queues_lets_less_wait_than_maxweight():
+    policy, path = load_policy("pretrained/traffic", ["scenario.episode_length=15"])
+    assert path.stat().st_size < 1e6
+    evaluation = EpisodeEvaluation(policy.problem, 6, 3)
+    ours, other = policy_of(policy, DecisionRule()), evaluation.references["maxweight"]
+    assert evaluation.judge(ours)["mean_delay"] < 0.9 * evaluation.judge(other)["mean_delay"]
 
 
 @pytest.mark.parametrize("name", ["pretrained", "pretrained/any_load"])

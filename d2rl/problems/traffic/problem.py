@@ -56,7 +56,7 @@ class TrafficProblem:
         self.config, self.scenario, self.seed = traffic, scenario, seed
         self.links = FullDuplexProblem(scenario, seed)
         self.cells = TrafficCells(traffic, scenario, seed)
-        self.objective = self.cells.objective
+        self.worth = self.cells.objective
         self.layout: Layout = self.links.layout
         flat = self.links.sizes.flat + QUEUE_FEATURES * self.layout.entities
         self.sizes = Sizes(NODE_FEATURES, EDGE_FEATURES, view=2, flat=flat)
@@ -207,12 +207,12 @@ class TrafficProblem:
     def measure(self, state: TrafficState, decision: Decision) -> Tensor:
         """Utility [B, M, K] of what is sent on average on the true channels; without what finds no room afterwards."""
         sent = self.cells.transmission.mean(state.cell.channels, state.known, decision)
-        return self.objective(self.cells.waiting(state), sent, decision)
+        return self.worth(self.cells.waiting(state), sent, decision)
 
     def utility(self, observation: Observation, decision: Decision) -> Tensor:
         """Utility [B, M, K] on the known channels."""
         known = observation.known
-        return self.objective(known.waiting, self.cells.transmission.promised(known.channels, decision), decision)
+        return self.worth(known.waiting, self.cells.transmission.promised(known.channels, decision), decision)
 
     def refine(self, observation: Observation, decision: Decision, iterations: int) -> Decision:
         """The decision after steps of Adam from it, which can only raise the utility on what is known."""
@@ -222,6 +222,6 @@ class TrafficProblem:
 
             def loss(decided: Decision) -> Tensor:
                 sent = self.cells.transmission.promised(known.channels, decided)
-                return -self.objective(known.waiting, sent, decided).sum((-2, -1))
+                return -self.worth(known.waiting, sent, decided).sum((-2, -1))
 
             return descend(loss, start, iterations)
