@@ -15,6 +15,7 @@ from d2rl.algorithm.cuda_graphs import CapturedUpdates, CudaGraphs
 from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, polyak_update
 from d2rl.algorithm.explorers import AENPNN, explorer_class
 from d2rl.algorithm.explorers.reward import rank_correlation
+from d2rl.algorithm.fused_adam import FusedAdam
 from d2rl.algorithm.module import Learner, RLModule
 from d2rl.algorithm.networks import make_transition, make_view
 from d2rl.algorithm.policy import make_actor
@@ -84,7 +85,7 @@ class D2RL(RLModule):
         ddpg = self.config.ddpg
 
         def adam(module: nn.Module, rate: float) -> Callable[[], torch.optim.Optimizer]:
-            return lambda: torch.optim.Adam(module.parameters(), lr=rate, fused=True)
+            return lambda: FusedAdam(module.parameters(), lr=rate)
 
         actor, critic, explorer = self.actor, self.critic, self.aenpnn
         learners = {

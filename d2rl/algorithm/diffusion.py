@@ -91,7 +91,8 @@ class DiffusionSchedule(nn.Module):
 
         :returns: mean, shaped as ``x0``; variance, a number for an int step, else broadcastable to it
         """
-        mean = self._at("posterior_x0", step, xp) * x0 + self._at("posterior_xp", step, xp) * xp
+        by_x0, by_xp = self._at("posterior_x0", step, xp), self._at("posterior_xp", step, xp)
+        mean = torch.add(by_xp * xp, x0, alpha=by_x0) if isinstance(by_x0, float) else by_x0 * x0 + by_xp * xp
         return mean, self._at("posterior_variance", step, xp)
 
     def ancestral_step(self, x0: Tensor, xp: Tensor, step: int, noise: Tensor) -> Tensor:

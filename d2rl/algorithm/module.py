@@ -125,10 +125,13 @@ class RLModule(L.LightningModule):
     def step(self, name: str, loss: Tensor) -> None:
         """One step of a learner's optimizer; left out, and counted, unless loss and gradients are finite."""
         optimizer = self.optimizers()[list(self.learners).index(name)]
-        optimizer.zero_grad()
+        adam = optimizer.optimizer
+        parameters = [parameter for group in adam.param_groups for parameter in group["params"]]
+        for parameter in parameters:
+            parameter.grad = None
         self.manual_backward(loss)
-        broken, adam = (~torch.isfinite(loss.detach())).float(), optimizer.optimizer
-        gradients = [p.grad for group in adam.param_groups for p in group["params"] if p.grad is not None]
+        broken = (~torch.isfinite(loss.detach())).float()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         # GradScaler's own check, here with a scale of 1: sets ``broken`` and never waits for the device
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, broken, torch.ones_like(broken))
         distributed.largest_(broken)

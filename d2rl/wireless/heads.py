@@ -102,10 +102,10 @@ class StructuredHead:
         :returns: precoder [B, N_t, K_D], total power 1; uplink power [B, K_U] in [0, 1]
         """
         strength, share, power = self.read(_bounded(action, channels, self.layout), channels.downlink_users)
-        exact, down = channels.double(), channels.downlink_users
-        basis = beam_basis(exact) if basis is None else basis
+        down, basis = channels.downlink_users, beam_basis(channels) if basis is None else basis
         amplitude = (share.double() + FAINT_POWER).sqrt()  # that of a silent user keeps a finite gradient
         precoder = shaped_beams(basis, strength, amplitude)
+        exact = channels.double() if self.passes > 1 else channels
         for _ in range(1, self.passes):
             leakage = leakage_directions(exact, settled_combiners(exact, precoder, power.double()))
             precoder = shaped_beams(torch.cat([basis[..., :down], leakage], dim=-1), strength, amplitude)
@@ -246,4 +246,5 @@ def _bounded(action: Tensor, channels: ChannelState, layout: ActionLayout) -> Te
 
 def _log_scale(action: Tensor, bounds: tuple[float, float]) -> Tensor:
     low, high = bounds
-    return 10 ** (low + (high - low) * (action + 1) / 2)
+    half = math.log(10) * (high - low) / 2
+    return torch.exp(half * action + (math.log(10) * low + half))

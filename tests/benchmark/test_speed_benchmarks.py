@@ -159,3 +159,11 @@ def test_no_factorisation_of_a_training_step_is_left_uncounted(script, tiny):
     with script("machine").Work() as work:
         agent.training_step(0, 0)
     assert work.uncounted == set()
+
+
+def test_large_cells_are_measured_both_ways(script, tmp_path):
+    given = ["links=2,4", "pairs=64", "width=4", "rounds=1", "device=cpu", f"out={tmp_path / 'l.csv'}"]
+    script("large_cells").large_cells_command(given)
+    rows = read_csv(tmp_path / "l.csv")
+    assert [(row["links"], row["states"]) for row in rows] == [("2", "16"), ("4", "4")]
+    assert all(float(row["ns / pair, blocks"]) > 0 for row in rows)

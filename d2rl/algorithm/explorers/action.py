@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from d2rl.algorithm.ddpg import saturation
+from d2rl.algorithm.fused_adam import FusedAdam
 from d2rl.algorithm.networks import make_encoder
 from d2rl.algorithm.networks.action_chain import ActionChain
 from d2rl.config.defaults import AENPNNConfig, RunConfig
@@ -122,7 +123,7 @@ class AENPNN(ActionChain, L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over encoder and denoiser."""
-        return torch.optim.Adam(self.parameters(), lr=self.rate, fused=True)
+        return FusedAdam(self.parameters(), lr=self.rate)
 
 
 def group_weights(value: Tensor, temperature: float) -> Tensor:

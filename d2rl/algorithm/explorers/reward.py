@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2rl.algorithm.diffusion import DiffusionSchedule
+from d2rl.algorithm.fused_adam import FusedAdam
 from d2rl.algorithm.networks import make_transition, make_view
 from d2rl.algorithm.rewards import reward_case
 from d2rl.config.defaults import RunConfig
@@ -131,7 +132,7 @@ class RENPNN(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the conditioning network and the denoiser."""
-        return torch.optim.Adam(self.parameters(), lr=self.rate, fused=True)
+        return FusedAdam(self.parameters(), lr=self.rate)
 
     def _embed(self, observation: Observation, view: Tensor) -> Tensor:
         embedding = self.transition(observation, view)

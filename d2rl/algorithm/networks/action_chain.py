@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2rl.algorithm.diffusion import DiffusionSchedule
+from d2rl.algorithm.diffusion import Denoiser, DiffusionSchedule
 from d2rl.config.defaults import AENPNNConfig
 from d2rl.problems.base import Layout, Observation
 
@@ -38,6 +38,17 @@ class ActionDenoiser(nn.Module):
         context = self.mean(noisy.mean(-2, keepdim=True)) + level
         hidden = F.relu(self.own(noisy) + embedding + context)
         return self.output(F.relu(self.hidden(hidden)))
+
+    def conditioned(self, embedding: Tensor) -> Denoiser:
+        """The same for one embedding, after tanh and without a gradient: what all steps share is computed once."""
+        offsets = self.step.weight + (self.own.bias + self.mean.bias)
+
+        def estimate(noisy: Tensor, step: int) -> Tensor:
+            context = F.linear(noisy.mean(-2, keepdim=True), self.mean.weight, offsets[step])
+            hidden = F.linear(noisy, self.own.weight).add_(embedding).add_(context).relu_()
+            return self.output(self.hidden(hidden).relu_()).float().tanh_()
+
+        return estimate
 
 
 class ActionChain(nn.Module):
@@ -95,7 +106,7 @@ class ActionChain(nn.Module):
         layout, schedule = observation.layout, self.schedule
         with torch.no_grad():
             noisy = schedule.reverse(
-                lambda xp, p: self.denoiser(embedding, xp, p).float().tanh(),
+                self.denoiser.conditioned(embedding),
                 None,
                 sampler=self.config.sampler,
                 noises=self.draw(observation, count, generator) if noises is None else noises,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from d2rl.algorithm.networks.exchange import exchange
 from d2rl.problems.base import Observation, Sizes
 
 
@@ -25,10 +26,7 @@ class MessageLayer(nn.Module):
     def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
         """Nodes [..., K, width] after one exchange over edges [..., K, K, edge_features], which broadcast."""
         receiver, sender = self.ends(nodes).chunk(2, dim=-1)
-        # in place: at this size the memory traffic of every pass over K x K costs more than its arithmetic;
-        # only the first sum is not, since edges may be shared by several sets of nodes
-        messages = (self.edge(edges) + receiver.unsqueeze(-2)).add_(sender.unsqueeze(-3)).relu_()
-        gathered = messages.sum(-2) * nodes.shape[-2] ** -0.5
+        gathered = exchange(receiver, sender, edges, self.edge.weight) * nodes.shape[-2] ** -0.5
         return nodes + F.relu(self.update(torch.cat([nodes, gathered], dim=-1)))
 
 

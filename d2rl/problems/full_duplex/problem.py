@@ -17,10 +17,10 @@ from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.checks import check_cell, check_files
 from d2rl.problems.full_duplex.given_state import given_state
 from d2rl.problems.full_duplex.observation import (
+    DECADES,
     EDGE_FEATURES,
     NODE_FEATURES,
     flat_cell,
-    log_gain,
     notice_priorities,
     observe,
     with_priorities,
@@ -118,9 +118,12 @@ class FullDuplexProblem:
 
         A link of weight 0 stays silent, whatever the action says: it could only disturb the others.
         """
-        known, count = observation.known, action.shape[1]
-        channels = known.channels.repeat(count)
-        precoder, power = self.head.decode(channels, action.float().flatten(0, 1), repeated(known.basis, count))
+        return self._decode(observation, action, observation.known.channels.repeat(action.shape[1]))
+
+    def _decode(self, observation: Observation, action: Tensor, channels: ChannelState) -> Decision:
+        """The same, with the channels of every action at hand."""
+        count, basis = action.shape[1], observation.known.basis
+        precoder, power = self.head.decode(channels, action.float().flatten(0, 1), repeated(basis, count))
         wanted = repeated((observation.weights > 0).to(power.dtype), count)
         down, up = wanted.tensor_split([channels.downlink_users], dim=-1)
         return precoder * down.unsqueeze(-2), power * up
@@ -147,9 +150,9 @@ class FullDuplexProblem:
         """
         with torch.autocast(action.device.type, enabled=False):
             channels = observation.known.channels.repeat(action.shape[1])
-            decision = self.decode(observation, action) if decision is None else decision
+            decision = self._decode(observation, action, channels) if decision is None else decision
             signal, disturbance = link_powers(channels, *decision)
-            view = torch.stack([log_gain(signal), log_gain(disturbance - 1)], dim=-1)
+            view = torch.stack([signal + 1, disturbance], dim=-1).log10() / DECADES
         return view.unflatten(0, (-1, action.shape[1]))
 
     def flat(self, observation: Observation) -> Tensor:

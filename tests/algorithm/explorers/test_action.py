@@ -98,6 +98,24 @@ def test_the_generator_only_supplies_the_noises(channels):
     assert torch.equal(drawn, given)
 
 
+def watch(explorer: AENPNN, note) -> None:
+    """Note the noisy numbers and the step of everything that the denoiser estimates."""
+    denoiser = explorer.denoiser
+    denoiser.register_forward_pre_hook(lambda module, args: note(*args[1:]))
+    conditioned = denoiser.conditioned
+
+    def watched(embedding):
+        estimate = conditioned(embedding)
+
+        def noted(noisy, step):
+            note(noisy, step)
+            return estimate(noisy, step)
+
+        return noted
+
+    denoiser.conditioned = watched
+
+
 def test_only_the_ancestral_chain_adds_noise_on_its_way(channels):
     observation = seen(channels)
     for sampler in ("ancestral", "ddim"):
@@ -170,7 +188,7 @@ def test_every_number_of_steps_works(channels, steps, sampler):
     observation, explorer = seen(channels), build(channels, steps=steps, sampler=sampler, lively=True)
     action, visited = explorer.sample(observation, 2, seeded()), []
     assert torch.isfinite(action).all()
-    explorer.denoiser.register_forward_pre_hook(lambda module, args: visited.append(args[2]))
+    watch(explorer, lambda noisy, step: visited.append(step))
     for step in range(1, steps + 1):
         visited.clear()
         explorer.zero_grad()
@@ -186,7 +204,7 @@ def test_no_step_leaves_the_range_of_actions(channels):
     with torch.no_grad():
         explorer.denoiser.output.weight.normal_(std=100, generator=seeded())
     inputs = []
-    explorer.denoiser.register_forward_pre_hook(lambda module, args: inputs.append(args[1]))
+    watch(explorer, lambda noisy, step: inputs.append(noisy.clone()))
     noises = draw_noises(explorer, observation, 2)
     action = explorer.sample(observation, 2, noises=noises).tanh()
     assert len(inputs) == 6

@@ -1,0 +1,21 @@
+"""What the reverse chain computes once for all its steps changes none of them."""
+
+from __future__ import annotations
+
+import torch
+
+from d2rl.algorithm.networks.action_chain import ActionDenoiser
+
+
+def test_a_denoiser_that_is_conditioned_once_gives_the_estimates_of_one_that_is_not(generator):
+    torch.manual_seed(0)
+    denoiser = ActionDenoiser(numbers=3, width=8, steps=4)
+    torch.nn.init.normal_(denoiser.output.weight)  # it starts near zero, where everything would be alike
+    embedding = torch.randn(5, 1, 6, 8, generator=generator)
+    noisy = torch.randn(5, 2, 6, 3, generator=generator)
+    with torch.no_grad():
+        estimate = denoiser.conditioned(embedding)
+        found = torch.stack([estimate(noisy, step) for step in range(1, 5)])
+        expected = torch.stack([denoiser(embedding, noisy, step).tanh() for step in range(1, 5)])
+    torch.testing.assert_close(found, expected)
+    assert (found[0] - found[1]).abs().max() > 1e-2
