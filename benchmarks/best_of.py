@@ -1,4 +1,5 @@
-"""Best of N candidates and WMMSE refinement: sum rate against latency, beside WMMSE with one and many starts.
+"""Best of N candidates and WMMSE refinement: sum rate against latency, beside WMMSE with one and many starts,
+for so many iterations and until it has converged.
 
     python benchmarks/best_of.py NAME=CHECKPOINT[,CHECKPOINT...] [NAME=...] [--drops 256]
 
@@ -48,17 +49,22 @@ def main() -> None:
         name, _, paths = given.partition("=")
         agents = [load_policy(path)[0] for path in paths.split(",")]
         evaluation = evaluation or Evaluation(agents[0].problem, arguments.drops, seed=0)
+        evaluation.score_references()
         for label, rule in RULES.items():
             scores = [evaluation.score(label, policy_of(agent, rule)) for agent in agents]
             ratio = statistics.mean(score["wmmse_ratio"] for score in scores)
             rate = statistics.mean(score["sum_rate"] for score in scores)
             rows.append((f"{name}: {label}", rate, ratio, evaluation.latency(policy_of(agents[0], rule))))
+    for name, label in (("wmmse", "1 start"), ("best_known", "12 starts")):
+        converged, search = evaluation.policies[name], evaluation.references[name]
+        latency = evaluation.latency(search)
+        rows.append((f"WMMSE, converged, {label}", converged["sum_rate"], converged["wmmse_ratio"], latency))
     for iterations, starts in WMMSE_RUNS:
 
         def policy(state, iterations=iterations, starts=starts):
             return wmmse(state.estimate, iterations, starts)
 
-        score = evaluation.score("wmmse", policy)
+        score = evaluation.score("iterations", policy)
         label = f"WMMSE, {counted(iterations, 'iteration')}, {counted(starts, 'start')}"
         rows.append((label, score["sum_rate"], score["wmmse_ratio"], evaluation.latency(policy)))
     table = Table("decision", "sum rate (bit/s/Hz)", "share of WMMSE", "latency (ms)")

@@ -27,9 +27,9 @@ from d2rl.deploy.real_decision import RealDecision
 from d2rl.evaluation.evaluate import BEST_OF, policy_of
 from d2rl.problems import load_config
 from d2rl.problems.full_duplex.problem import Decision
-from d2rl.problems.full_duplex.references import WMMSE_ITERATIONS, Policy, reference_policies
+from d2rl.problems.full_duplex.references import Policy
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
-from d2rl.wireless.wmmse import improve
+from d2rl.wireless.wmmse import improve, wmmse
 
 AXES = ("batch", "users", "antennas")
 RULES = {
@@ -43,6 +43,7 @@ EXPORTED = {
     f"best of {BEST_OF}, ONNX": (BEST_OF, 0),
     f"best of {BEST_OF}, ONNX, refine 5": (BEST_OF, 5),
 }
+WMMSE_ITERATIONS = 200
 REFERENCE = f"WMMSE, {WMMSE_ITERATIONS} iterations"
 COLUMNS = {
     "axis": "",
@@ -89,7 +90,7 @@ def decision_command(arguments: list[str]) -> None:
         policies = {name: policy_of(agent, rule) for name, rule in RULES.items()}
         if axis == "batch" and batch == 1 and asked.onnx and machine.device.type == "cpu":
             policies |= exported(agent, state)
-        policies[REFERENCE] = reference_policies()["wmmse"]
+        policies[REFERENCE] = lambda state: wmmse(state.estimate, WMMSE_ITERATIONS, weights=state.weights)
         subjects = {name: lambda policy=policy, state=state: policy(state) for name, policy in policies.items()}
         with torch.inference_mode():  # as a base station would, for the policy and for WMMSE
             times = medians(subjects, asked.rounds, asked.seconds, machine.device)

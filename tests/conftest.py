@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from pathlib import Path
@@ -13,6 +16,8 @@ import pytest
 import torch
 
 from d2rl.config.defaults import FullDuplexConfig
+from d2rl.problems.full_duplex import references
+from d2rl.problems.full_duplex.kept_decisions import DIRECTORY
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.wireless import ChannelState
 from d2rl.wireless.fading import complex_normal, rician, scale
@@ -22,6 +27,12 @@ from d2rl.wireless.propagation import LinkBudget, LinkGains, thermal_noise, user
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 CPU = torch.device("cpu")
+
+# Nobody's cache is read or written, and references of small sets need not converge; those of the package have.
+if DIRECTORY not in os.environ:
+    os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="d2rl-")
+    atexit.register(shutil.rmtree, os.environ[DIRECTORY], ignore_errors=True)
+references.LIMIT = 30
 
 
 def draw_channels(

@@ -13,7 +13,7 @@ PLAN = (
     *("conf=full_duplex", "seed=0", "trainer.epochs=5", "trainer.updates_per_epoch=30", "stages.state=4"),
     *("trainer.accelerator=cpu", "trainer.progress=false", "logger.mode=disabled"),
 )
-LEVEL, SPEED = 0.90, 0.87
+LEVEL, SPEED = 0.82, 0.79
 
 
 @pytest.mark.slow
@@ -21,10 +21,10 @@ LEVEL, SPEED = 0.90, 0.87
 def test_150_updates_close_as_much_of_the_gap_as_they_did(tmp_path):
     """Gap closed on 256 drops, evaluated every 10 updates: at the end, and on average over the 15 evaluations.
 
-    Measured with this plan and seeds 0 to 9 on one thread of an x86-64 processor with AVX-512: 0.922 to 0.964 at the
-    end (mean 0.946, standard deviation 0.015) and 0.888 to 0.918 on average (0.900, 0.010). Other kernels make other
-    runs of a seed, as if it were another one: with ``ATEN_CPU_CAPABILITY=default`` seeds 0 to 4 gave 0.920 to 0.964
-    and 0.881 to 0.910. The limits are three standard deviations below the means.
+    Measured with this plan and seeds 0 to 9 on one thread of an x86-64 processor with AVX-512: 0.840 to 0.878 at the
+    end (mean 0.862, standard deviation 0.014) and 0.809 to 0.836 on average (0.820, 0.009). Other kernels make other
+    runs of a seed, as if it were another one: with ``ATEN_CPU_CAPABILITY=default`` seeds 0 to 4 gave 0.838 to 0.878
+    and 0.802 to 0.829. The limits are three standard deviations below the means.
     """
     config = load([*PLAN, f"run_dir={tmp_path / 'run'}"])
     run = RunDirectory.create(config, "test")

@@ -16,6 +16,7 @@ from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Proposer
 from d2rl.common.errors import ConfigError
 from d2rl.common.host import left_as_found
+from d2rl.common.notices import notice_once
 from d2rl.config.defaults import Config, RunConfig
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.problems import settings_of
@@ -77,9 +78,11 @@ def score_agent(
             if evaluation.episodic:
                 for name, policy in (evaluation.references | {AGENT: policy_of(proposer, rule)}).items():
                     evaluation.policies[name]["latency_ms"] = latency(policy, evaluation.first(), proposer.device)
-        elif references:
+        else:
+            evaluation.score_references()
             for name, policy in evaluation.references.items():
-                evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
+                if references and getattr(policy, "timed", True):
+                    evaluation.policies[name]["latency_ms"] = evaluation.latency(policy)
         return evaluation.report()
 
 
@@ -133,12 +136,21 @@ class Evaluation:
             self.state = replace(self.state, weights=weights.to(self.state.weights).expand_as(self.state.weights))
         self.policies: dict[str, dict[str, float]] = {}
         self.outcomes: dict[str, Outcome] = {}
-        self.references = problem.references()
-        for name, policy in self.references.items():
-            self.score(name, policy)
+        known = problem.references()
+        self.references = {name: policy for name, policy in known.items() if drops <= (_most(policy) or drops)}
+        for name in known.keys() - self.references.keys():
+            notice_once(f"{name} is left out: it is computed for {_most(known[name])} drops at most, not {drops}")
+        for name in problem.anchors:
+            self.score(name, self.references[name])
         self.floor, self.reference = (self.policies[name][self.metric] for name in problem.anchors)
         for metrics in self.policies.values():
             self._compare(metrics)
+
+    def score_references(self) -> None:
+        """Score those that have not been: a training needs the two ends of the gap alone."""
+        for name, policy in self.references.items():
+            if name not in self.policies:
+                self.score(name, policy)
 
     def rates(self, policy: Policy) -> Tensor:
         """Utility [B, K] that a policy really reaches."""
@@ -170,11 +182,12 @@ class Evaluation:
         return float(self.problem.bound(self.state).mean())
 
     def latency(self, policy: Policy) -> float:
-        """Median milliseconds of one decision for one cell."""
-        return latency(policy, self.state[:1], self.state.weights.device)
+        """Median milliseconds of one decision for one cell; a reference that is kept is found anew."""
+        return latency(getattr(policy, "fresh", policy), self.state[:1], self.state.weights.device)
 
     def report(self) -> dict[str, Any]:
         """Content of eval.json."""
+        self.score_references()
         return {
             "scenario": vars(self.problem.config),
             "drops": self.state.weights.shape[0],
@@ -193,6 +206,11 @@ class Evaluation:
         return metrics
 
 
+def _most(policy: Policy) -> int | None:
+    """Drops that a reference is made for; None: any number."""
+    return getattr(policy, "most", None)
+
+
 def ratio(value: float, reference: float) -> float:
     """``value / reference``; NaN, which is unknown, where the reference is 0."""
     return value / reference if reference else math.nan
@@ -208,7 +226,9 @@ def latency(policy: Policy, state: Any, device: torch.device) -> float:
         policy(state)
         _wait(device)
         times.append(time.perf_counter() - begin)
-    return 1e3 * statistics.median(times[3:])
+        if sum(times) > 2 * max(LATENCY_SECONDS, 1.0):  # seconds each: none of them to warm up
+            break
+    return 1e3 * statistics.median(times[3:] or times)
 
 
 def _wait(device: torch.device) -> None:

@@ -70,7 +70,7 @@ def test_environment_steps_are_measured(script, tmp_path):
 
 
 def test_decisions_are_timed_beside_wmmse(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 5)
+    monkeypatch.setattr(references, "LIMIT", 5)
     given = ["batch=1,2", "users=3", "antennas=2", "onnx=false", f"out={tmp_path / 'd.csv'}"]
     decision = script("decision")
     decision.decision_command([*TINY, *given])

@@ -56,7 +56,7 @@ def process() -> dict[str, Any]:
 def quick_references(monkeypatch):
     """What is timed, and how well WMMSE does, is tested elsewhere."""
     monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 2)
+    monkeypatch.setattr(references, "LIMIT", 2)
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def trained(tiny, tmp_path_factory) -> Path:
     """A run to evaluate."""
     path = tmp_path_factory.mktemp("host") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(references, "WMMSE_ITERATIONS", 2)
+        patch.setattr(references, "LIMIT", 2)
         config = tiny("trainer.epochs=1", f"run_dir={path}")
         train(config, RunDirectory.create(config, "test"))
     return path

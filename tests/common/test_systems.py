@@ -47,7 +47,7 @@ def macos(monkeypatch):
 
 def test_windows_trains_and_evaluates(windows, tiny_arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 2)
+    monkeypatch.setattr(references, "LIMIT", 2)
     monkeypatch.setattr("d2rl.report.page.save_report_page", lambda *_: None)
     train_command([*tiny_arguments, "trainer.epochs=1", f"run_dir={tmp_path / 'run'}"])
     evaluate_command([f"ckpt={tmp_path / 'run'}", "drops=2"])

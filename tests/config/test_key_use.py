@@ -122,7 +122,7 @@ def test_a_command_refuses_what_it_would_not_use(command, arguments, named, tmp_
 def quick_references():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-        patch.setattr(references, "WMMSE_ITERATIONS", 5)
+        patch.setattr(references, "LIMIT", 5)
         yield
 
 

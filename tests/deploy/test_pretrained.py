@@ -31,7 +31,7 @@ def quick_references(monkeypatch, request):
     """What is timed, and how well WMMSE does, is tested elsewhere."""
     monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
     if "beats" not in request.node.name:
-        monkeypatch.setattr(references, "WMMSE_ITERATIONS", 10)
+        monkeypatch.setattr(references, "LIMIT", 10)
 
 
 @pytest.fixture(

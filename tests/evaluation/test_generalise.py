@@ -42,7 +42,7 @@ def generalise():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 5)
+    monkeypatch.setattr(references, "LIMIT", 5)
 
 
 @pytest.fixture(scope="module")

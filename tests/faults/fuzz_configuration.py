@@ -60,13 +60,13 @@ class Hang(BaseException):
 def one_step() -> Iterator[None]:
     """Trainings stop after one step; what is timed, and how well WMMSE does, is tested elsewhere."""
     limited = partial(_trainer, L.Trainer)
-    before = (training.L, evaluation.LATENCY_SECONDS, references.WMMSE_ITERATIONS, evaluation.LATENCY_REPEATS)
+    before = (training.L, evaluation.LATENCY_SECONDS, references.LIMIT, evaluation.LATENCY_REPEATS)
     training.L = types.SimpleNamespace(Trainer=limited, seed_everything=L.seed_everything)
-    evaluation.LATENCY_SECONDS, references.WMMSE_ITERATIONS, evaluation.LATENCY_REPEATS = 0.0, 2, 3
+    evaluation.LATENCY_SECONDS, references.LIMIT, evaluation.LATENCY_REPEATS = 0.0, 2, 3
     try:
         yield
     finally:
-        training.L, evaluation.LATENCY_SECONDS, references.WMMSE_ITERATIONS, evaluation.LATENCY_REPEATS = before
+        training.L, evaluation.LATENCY_SECONDS, references.LIMIT, evaluation.LATENCY_REPEATS = before
 
 
 def _trainer(make: Any, **options: Any) -> Any:

@@ -160,7 +160,7 @@ def test_a_training_with_nothing_finite_left_stops_and_its_checkpoint_is_whole(t
             super().step(name, loss * float("nan") if where == "losses" and self.updates >= 4 else loss)
 
     monkeypatch.setattr(training, "D2RL", Broken)
-    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 5)
+    monkeypatch.setattr(references, "LIMIT", 5)
     config = tiny(*EVERYTHING, "trainer.epochs=20", f"run_dir={tmp_path / 'run'}")
     with pytest.raises(
         TrainingError, match=rf"stopped at update 1[0-2]\..* checkpoints in .*{tmp_path.name}"

@@ -66,7 +66,7 @@ def test_wandb_writes_offline_without_network_or_questions(tiny, tmp_path, monke
 def trained(tiny, tmp_path, monkeypatch):
     """Trains offline in ``tmp_path`` / name: ``trained("run", "seed=1", resume=...)``."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 2)
+    monkeypatch.setattr(references, "LIMIT", 2)
 
     def run(name: str, *overrides: str, resume: Path | None = None) -> Path:
         config = tiny("logger.mode=offline", f"run_dir={tmp_path / name}", *overrides)

@@ -83,7 +83,7 @@ def contents(path: Path) -> dict[str, Any]:
 def quick_references():
     """How well WMMSE does is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(references, "WMMSE_ITERATIONS", 10)
+        patch.setattr(references, "LIMIT", 10)
         yield
 
 

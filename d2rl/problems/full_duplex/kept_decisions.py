@@ -1,0 +1,125 @@
+"""Decisions that took long to find, kept in files: those that come with the package, and the user's cache directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from torch import Tensor
+
+from d2rl.common.errors import InputError
+from d2rl.common.notices import notice_once
+from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.wmmse import check_decision
+
+SHIPPED = Path(__file__).parent / "reference_decisions"
+DIRECTORY = "D2RL_CACHE"  # environment variable with another folder for the cache
+ALIKE = 1e-4  # relative difference up to which sums over a drop's channels are the same drop on another processor
+
+Decision = tuple[Tensor, Tensor]
+
+
+def kept(method: str, limit: int, channels: ChannelState, weights: Tensor, find: Callable[[], Decision]) -> Decision:
+    """Decisions of a method in some states, from a file if there is one, else found and written to the cache.
+
+    A cache that is damaged, belongs to other states or cannot be written is told once; the decisions are found anew.
+
+    :param method: its name, a space, and all that its decisions depend on beside the states
+    :param limit: iterations that it may take; what more were allowed for is as good
+    :param channels: B states, as the method knows them      :param weights: [B, K_D + K_U]
+    :param find: the method itself
+    :returns: precoder and uplink power on the device of the channels
+    """
+    sums = _sums(channels, weights)
+    cached = cache_directory() / _file_name(method, channels, sums)
+    for path in _candidates(cached):
+        found = _read(path, method, limit, channels, sums)
+        if found is not None:
+            return found
+    decision = find()
+    try:
+        write(cached, method, limit, sums, decision)
+    except OSError as error:
+        notice_once(f"the cache of references {cached.parent} cannot be written: {error.strerror or error}")
+    return decision
+
+
+def cache_directory() -> Path:
+    """Where references are kept: ``D2RL_CACHE``, or the platform's folder for caches."""
+    return Path(os.environ.get(DIRECTORY) or platformdirs.user_cache_path("d2rl") / "references")
+
+
+def ship(method: str, limit: int, channels: ChannelState, weights: Tensor, decision: Decision) -> Path:
+    """Write decisions to where those of the package lie."""
+    sums = _sums(channels, weights)
+    path = SHIPPED / _file_name(method, channels, sums)
+    write(path, method, limit, sums, decision)
+    return path
+
+
+def write(path: Path, method: str, limit: int, sums: np.ndarray, decision: Decision) -> None:
+    """Write a file whole or not at all.
+
+    :raises OSError: it cannot be written
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    precoder, power = (part.detach().cpu().numpy() for part in decision)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez_compressed(file, method=method, limit=limit, sums=sums, precoder=precoder, power=power)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _sums(channels: ChannelState, weights: Tensor) -> np.ndarray:
+    """What tells states apart, [B, 12 + K]: sums and norms of their channels, and the weights."""
+    parts = []
+    for tensor in channels.tensors().values():
+        values = torch.view_as_real(tensor.detach().cpu().to(torch.complex128).resolve_conj()).flatten(1, -2)
+        parts += [values.sum(1), values.square().sum((1, 2)).sqrt().unsqueeze(-1)]
+    return torch.cat([*parts, weights.cpu().double()], dim=-1).float().numpy()
+
+
+def _file_name(method: str, channels: ChannelState, sums: np.ndarray) -> str:
+    antennas = f"{channels.transmit_antennas}+{channels.receive_antennas}"
+    links = f"{channels.downlink_users}+{channels.uplink_users}"
+    digest = hashlib.sha256(method.encode() + sums.tobytes()).hexdigest()[:16]
+    return f"{method.split()[0]}-{channels.batch}-{links}@{antennas}-{digest}.npz"
+
+
+def _candidates(cached: Path) -> Iterator[Path]:
+    """The file of this name, and those of the package for as many drops of such a cell.
+
+    On another processor the last digits of the drops differ, and with them the digest.
+    """
+    if cached.is_file():
+        yield cached
+    yield from sorted(SHIPPED.glob(f"{cached.name.rpartition('-')[0]}-*.npz"))
+
+
+def _read(path: Path, method: str, limit: int, channels: ChannelState, sums: np.ndarray) -> Decision | None:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            same = content["sums"].shape == sums.shape and np.allclose(content["sums"], sums, ALIKE, ALIKE)
+            if str(content["method"]) != method or not same:
+                if path.parent != SHIPPED:
+                    notice_once(f"the reference in {path} belongs to other drops; it is computed again")
+                return None
+            if int(content["limit"]) < limit:
+                return None
+            precoder, power = (torch.from_numpy(content[name]) for name in ("precoder", "power"))
+        precoder, power = precoder.to(channels.downlink), power.to(channels.downlink.real)
+        return check_decision(channels, precoder, power)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, InputError, TypeError) as error:
+        notice_once(f"the reference in {path} cannot be used ({error or type(error).__name__}); it is computed again")
+        return None
