@@ -3,7 +3,7 @@
     python benchmarks/generalise.py ckpt=PATH [out=DIR] [drops=128] [bank=PATH,...] [only=users,antennas,...]
 
 Each row changes one thing of the scenario that the policy was trained in; the group ``box`` changes the users of both
-directions and the antennas together. WMMSE (one start, 200 iterations), RZF at full power and the policy decide on the
+directions and the antennas together. WMMSE (one start, converged), RZF at full power and the policy decide on the
 same drops.
 """
 

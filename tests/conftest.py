@@ -33,6 +33,7 @@ if DIRECTORY not in os.environ:
     os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="d2rl-")
     atexit.register(shutil.rmtree, os.environ[DIRECTORY], ignore_errors=True)
 references.LIMIT = 30
+references.ITERATIONS = 10
 
 
 def draw_channels(

@@ -21,7 +21,15 @@ from d2rl.report.learning_curve import COLOURS, read_metrics
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # seconds, gap closed
 TOGETHER = 6  # curves that one panel can hold; more get a panel each, beside the baseline
 BACK_FIGURE = "retraining"
-LABELS = {"best_known": "best known", "wmmse": "WMMSE", "rzf": "RZF", "zf": "ZF", "mrt": "MRT", "random": "random"}
+LABELS = {
+    "best_known": "best known",
+    "wmmse": "WMMSE",
+    "wmmse_200": "WMMSE(200)",
+    "rzf": "RZF",
+    "zf": "ZF",
+    "mrt": "MRT",
+    "random": "random",
+}
 
 
 def draw_figures(matrix: Matrix, results: Sequence[Result], summary: dict[str, Any]) -> list[Path]:

@@ -41,7 +41,7 @@ PLAN = (
     *("trainer.updates_per_epoch=4", "trainer.epochs=2", "trainer.num_envs=8", "trainer.checkpoint_every=1"),
     *("trainer.accelerator=cpu", "trainer.threads=1", "evaluation.drops=8", "logger.mode=disabled"),
 )
-POLICIES = {"d2rl", "d2rl best of 16", "wmmse", "rzf", "zf", "mrt", "random"}
+POLICIES = {"d2rl", "d2rl best of 16", "best_known", "wmmse", "wmmse_200", "rzf", "zf", "mrt", "random"}
 METRICS = {"sum_rate", "gap_closed", "wmmse_ratio", "downlink_rate", "uplink_rate", "rate_p5", "jain", "latency_ms"}
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

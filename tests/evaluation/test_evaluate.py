@@ -244,7 +244,7 @@ def test_the_report_holds_what_eval_json_needs(small):
     report = small.report()
     assert report["drops"] == 16
     assert report["scenario"]["downlink_users"] == 3
-    assert set(report["policies"]) == {"best_known", "wmmse", "rzf", "zf", "mrt", "random"}
+    assert set(report["policies"]) == {"best_known", "wmmse", "wmmse_200", "rzf", "zf", "mrt", "random"}
     assert report["interference_free_bound"] > report["policies"]["wmmse"]["sum_rate"]
 
 

@@ -107,7 +107,7 @@ def test_every_number_of_the_results_carries_its_label(run):
     rows = [re.findall(r'<td data-label="([^"]+)">[^<]+</td>', row) for row in table.split("<tr")[2:]]
     assert policy == "policy"
     assert {"sum rate", "gap closed", "latency (ms)"} < set(heads)
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert all(row == heads for row in rows)
 
 
