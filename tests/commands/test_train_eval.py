@@ -106,7 +106,8 @@ def test_train_leaves_a_complete_run(finished):
     assert done.returncode == 0, done.stderr
     report, timing = (json.loads((path / name).read_text()) for name in ("eval.json", "timing.json"))
     assert set(report["policies"]) == POLICIES
-    assert all(set(policy) >= METRICS for policy in report["policies"].values())
+    untimed = {"best_known": {"latency_ms"}}
+    assert all(set(found) >= METRICS - untimed.get(name, set()) for name, found in report["policies"].items())
     assert report["drops"] == 8
     assert report["scenario"]["downlink_users"] == 3
     assert timing["updates"] == 8
