@@ -90,7 +90,7 @@ def test_channels_that_cannot_be_used_are_told(policy, arrays, change, weights, 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_training_gives_a_policy_and_leaves_the_process_alone(tiny_arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 2)
+    monkeypatch.setattr(references, "LIMIT", 2)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(4)
     before = torch.get_rng_state(), torch.get_num_threads(), dict(os.environ)

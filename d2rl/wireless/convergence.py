@@ -61,7 +61,7 @@ def converged_wmmse(
         raise InputError(f"WMMSE needs a limit of 1 iteration or more, got {limit}")
     start = prepare(channels, starts, weights, initial)
     ends, moving = [], 0
-    together = max(1, VALUES // start.precoder[0].numel())
+    together = max(1, VALUES // max(1, start.precoder[0].numel()))
     for begin in range(0, start.channels.batch, together):
         part = slice(begin, begin + together)
         ascent = Ascent(start.channels[part].double(), start.precoder[part], start.power[part], start.weights[part])

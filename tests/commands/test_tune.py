@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 def search(tiny_arguments, tmp_path, monkeypatch) -> list[str]:
     """Arguments of a search of small trainings in an empty folder."""
     monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 2)
+    monkeypatch.setattr(references, "LIMIT", 2)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf/tune").mkdir(parents=True)
     (tmp_path / "conf/tune/mine.yaml").write_text(SPACE)

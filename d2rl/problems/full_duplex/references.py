@@ -15,9 +15,9 @@ from d2rl.problems.base import stream
 from d2rl.problems.full_duplex.kept_decisions import cache_directory, kept
 from d2rl.problems.full_duplex.simulator import CellState
 from d2rl.wireless import ChannelState, converged_wmmse, full_uplink_power, mrt, random_decision, rzf, wmmse, zf
+from d2rl.wireless.convergence import LIMIT as CONVERGENCE_LIMIT
 from d2rl.wireless.fairness import fair_wmmse
 from d2rl.wireless.objectives import Objective
-from d2rl.wireless.convergence import LIMIT as CONVERGENCE_LIMIT
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -178,7 +178,7 @@ def test_generated_channels_are_compared_where_they_play_a_part(direction, gener
 @pytest.mark.parametrize("direction", ALONE)
 def test_the_report_shows_the_one_direction(tiny, monkeypatch, direction):
     monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 3)
+    monkeypatch.setattr(references, "LIMIT", 3)
     config = tiny(*ARGUMENTS[direction])
     agent = D2RL(config)
     result = Evaluation(agent.problem, 8, 0)

@@ -146,7 +146,7 @@ def test_shipped_decisions_hold_for_drops_that_differ_in_the_last_digits(cache, 
     assert found.times == 2
 
 
-@pytest.mark.parametrize("conf", ["full_duplex"])
+@pytest.mark.parametrize("conf", ["full_duplex", "nlos", "imperfect_csi"])
 def test_the_default_evaluation_sets_come_with_the_package(cache, conf, monkeypatch):
     """Converged, better than 200 iterations of WMMSE, and the best known better than that in every drop."""
     monkeypatch.setattr(references, "LIMIT", LIMIT)

@@ -62,7 +62,7 @@ def test_the_report_says_how_far_it_came(tiny, monkeypatch, arguments, metric, w
     from d2rl.algorithm.agent import D2RL
 
     monkeypatch.setattr(evaluation, "LATENCY_SECONDS", 0.0)
-    monkeypatch.setattr(references, "WMMSE_ITERATIONS", 20)
+    monkeypatch.setattr(references, "ITERATIONS", 20)
     config = tiny("scenario.priority_user=0.3", *arguments)
     agent = D2RL(config)
     agent.problem.objective = replace(agent.problem.objective, rounds=2)
