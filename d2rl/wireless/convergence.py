@@ -190,7 +190,7 @@ class Ascent:
     def _split(self, point: Tensor) -> tuple[Tensor, Tensor]:
         n_t, k_d = self.shape
         coefficients, amplitude = point.tensor_split([2 * n_t * k_d], dim=-1)
-        pairs = coefficients.reshape(-1, n_t, k_d, 2)
+        pairs = coefficients.reshape(len(point), n_t, k_d, 2)
         return torch.complex(pairs[..., 0], pairs[..., 1]), amplitude
 
 

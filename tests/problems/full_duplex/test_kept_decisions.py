@@ -157,7 +157,7 @@ def test_the_default_evaluation_sets_come_with_the_package(cache, conf, monkeypa
         monkeypatch.setattr(search, "_found", lambda _: pytest.fail("not shipped"))
     best, one = (link_rates(state.estimate, *search(state)).sum(-1) for search in searches)
     plain = link_rates(state.estimate[:8], *wmmse(state.estimate[:8], 100)).sum(-1)
-    assert (best >= one - 1e-3).all()
+    assert (best >= 0.999 * one).all()  # rounding leads a search elsewhere now and then
     assert best.mean() > 1.01 * one.mean()
     assert one[:8].mean() > 1.02 * plain.mean()
     assert not cache.exists()
