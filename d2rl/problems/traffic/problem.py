@@ -64,8 +64,8 @@ class TrafficProblem:
     @classmethod
     def check(cls, config: Any) -> None:
         """Refuse values that do not fit together. :raises ConfigError: names the keys"""
-        check_cell(Config(scenario=config.scenario, network=config.network, stages=config.stages))
         check_traffic(config.traffic, config.scenario)
+        check_cell(Config(scenario=config.scenario, network=config.network, stages=config.stages))
         if config.scenario.objective != "weighted_sum":
             raise ConfigError(
                 f"scenario.objective={config.scenario.objective} is for cells of one slot; here queues decide what is "

@@ -354,6 +354,7 @@ def test_a_cell_of_other_size_has_as_much_traffic():
         ("traffic.trace=a.csv", r"set traffic\.arrivals=trace, or traffic\.trace=null"),
         ("traffic.on_share=0.95", r"traffic\.burst=5 is too short for traffic\.on_share=0\.95"),
         ("scenario.minimum_distance=200", r"scenario\.minimum_distance \(200\) must be below scenario\.cell_radius"),
+        ("scenario.objective=max_min", r"scenario\.objective=max_min is of the rates of one slot"),
         ("scenario.stored_states=9", r"set scenario\.stored_states=0"),
     ],
 )
