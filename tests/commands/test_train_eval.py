@@ -150,8 +150,9 @@ def test_a_level_leaves_messages_out(tmp_path, level, told):
     assert ("stage reward: begins" in call("train.py", *arguments, cwd=tmp_path).stderr) is told
 
 
-def test_eval_of_a_checkpoint_equals_the_last_evaluation_in_training(finished, tmp_path):
+def test_eval_of_a_checkpoint_equals_the_last_evaluation_in_training(finished, tmp_path, monkeypatch):
     """Up to rounding: training ran in a process of its own."""
+    monkeypatch.setattr(references, "ITERATIONS", 200)  # as there
     _, path = finished
     evaluate_command([f"ckpt={path / 'checkpoints/last.ckpt'}", f"out={tmp_path / 'there'}"])
     report, before = (json.loads((folder / "eval.json").read_text()) for folder in (tmp_path / "there", path))
