@@ -18,6 +18,7 @@ from typing import Any
 from d2rl.common.errors import ConfigError
 
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+WIDEST_DEFAULT = 16  # of the column of --help, before it wraps
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 LIMITS = {"low": "at least", "above": "above", "high": "at most", "below": "below"}
 
@@ -175,7 +176,9 @@ def help_text(schema: Any, shown: Callable[[str], bool], width: int | None = Non
     from rich.text import Text
 
     known = {key: leaf for key, leaf in leaves(schema).items() if shown(key)}
-    table = Table(Column("key", no_wrap=True, min_width=max(map(len, known))), "default", "meaning", "range")
+    widest = min(WIDEST_DEFAULT, max(len(str(leaf.value)) for leaf in known.values()))
+    columns = [Column("key", no_wrap=True, min_width=max(map(len, known))), Column("default", min_width=widest)]
+    table = Table(*columns, "meaning", "range")
     table.box = box.SIMPLE_HEAD
     section = None
     for key, leaf in known.items():

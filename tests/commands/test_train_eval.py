@@ -436,7 +436,7 @@ def test_a_run_is_not_written_over(run):
         (("trainer.updates_per_epoch=5",), r"trainer.updates_per_epoch \(5\) must be a multiple"),
         (("ddpg.replay=7",), r"ddpg.batch \(8\) is more than ddpg.replay \(7\)"),
         (("trainer.num_envs=65",), r"trainer.num_envs \(65\) is more than ddpg.replay \(64\)"),
-        (("scenario.downlink_users=0",), "scenario.downlink_users"),
+        (("scenario.downlink_users=-1",), "scenario.downlink_users"),
         (("scenario.channel_bank=none.pt",), "none.pt does not exist; give the path of a channel bank"),
         (("scenario.bs_power=loud",), "scenario.bs_power"),
         (("scenario.csi_error=-0.1",), "scenario.csi_error"),
