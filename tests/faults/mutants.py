@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 600  # that the tests of a mutant may take
+POWERS, SHAPED = "wireless/link_powers.py", "wireless/shaped_beams.py"
 RATES, HEADS, WMMSE = "wireless/link_rates.py", "wireless/heads.py", "wireless/wmmse.py"
 PRECODERS, PROPAGATION, FADING = "wireless/precoders.py", "wireless/propagation.py", "wireless/fading.py"
 BOUNDS, REWARD, NUMBERS = "wireless/bounds.py", "algorithm/rewards.py", "algorithm/networks/actions.py"
@@ -29,7 +30,9 @@ PROBLEM, BANK = "problems/full_duplex/problem.py", "problems/full_duplex/scenari
 SIMULATOR, VIEWS = "tests/problems/full_duplex/test_simulator.py", "tests/problems/full_duplex/test_views.py"
 TESTS = {  # of a part; the first file that fails ends a mutant
     RATES: "tests/wireless/test_link_rates.py",
+    POWERS: "tests/wireless/test_link_rates.py tests/wireless/test_channel_levels.py",
     HEADS: "tests/wireless/test_heads.py",
+    SHAPED: "tests/wireless/test_shaped_beams.py tests/wireless/test_heads.py",
     WMMSE: "tests/wireless/test_wmmse.py",
     PRECODERS: "tests/wireless/test_precoders.py",
     PROPAGATION: "tests/wireless/test_propagation.py",
@@ -101,15 +104,14 @@ MUTANTS = (
         "uplink before downlink", RATES, "torch.cat([downlink, uplink], dim=-1)",
         "torch.cat([uplink, downlink], dim=-1)",
     ),
-    Mutant("uplink signal at full power", RATES, "sent = (power * gain)", "sent = gain"),
+    Mutant("uplink signal at full power", POWERS, "sent = (power.clamp_min(0) * gain)", "sent = gain"),
     Mutant(
-        "uplink disturbance over the error", RATES, "(inverse.conj() * (inverse @ (streams.mH @ streams)))",
-        "(inverse.conj() * inverse)",
+        "uplink disturbance over the error", POWERS, "(half.conj() * (half @ gram))", "(half.conj() * half)",
     ),
-    Mutant("uplink disturbance below the noise", RATES, "/ caught).clamp_min(1)", "/ caught)"),
-    Mutant("uplink disturbance of a silent user 0 / 0", RATES, "heard = power + HEARD_POWER", "heard = power"),
+    Mutant("uplink disturbance below the noise", POWERS, "lost.clamp_min(1).to(powers.dtype)", "lost.to(powers.dtype)"),
+    Mutant("uplink disturbance of a silent user 0 / 0", POWERS, ".clamp_min(0) + HEARD_POWER", ".clamp_min(0)"),
     # what critics see, and the estimates of the action explorer
-    Mutant("interference with the noise in it", PROBLEM, "log_gain(disturbance - 1)", "log_gain(disturbance)"),
+    Mutant("interference with the noise in it", PROBLEM, "[signal + 1, disturbance]", "[signal + 1, disturbance + 1]"),
     Mutant("numbers of both directions alike", NUMBERS, "numbers * (kinds == kind)", "numbers * (kinds == 0)"),
     Mutant("estimate of the step before", ACTION, "stop=step,", "stop=step - 1,"),
     # layouts of actions
@@ -117,8 +119,8 @@ MUTANTS = (
     Mutant("flat numbers with their padding", BASE, "part[..., :own].flatten(-2)", "part.flatten(-2)"),
     # action heads
     Mutant("power shares not normalised", HEADS, "torch.softmax(self.share_range", "torch.sigmoid(self.share_range"),
-    Mutant("power share as amplitude", HEADS, "share.sqrt().unsqueeze(-2)", "share.unsqueeze(-2)"),
-    Mutant("beams without unit norm", HEADS, "(beams / norm).to", "beams.to"),
+    Mutant("power share as amplitude", HEADS, "+ FAINT_POWER).sqrt()", "+ FAINT_POWER)"),
+    Mutant("beams without unit norm", SHAPED, "direction = shape / norm", "direction = shape"),
     Mutant("no power ball", HEADS, "return precoder / norm, (power", "return precoder, (power"),
     Mutant("uplink power up to 2", HEADS, "(power.squeeze(-1) + 1) / 2", "(power.squeeze(-1) + 1)"),
     Mutant(
@@ -158,7 +160,7 @@ MUTANTS = (
     Mutant("WMMSE blind to uplink priorities", WMMSE, "b = priority_up /", "b = torch.ones_like(priority_up) /"),
     Mutant("WMMSE picks the worst start", WMMSE, ".argmax(-1)", ".argmin(-1)"),
     # precoders and bound
-    Mutant("RZF with the regularisation of one user", PRECODERS, "channels.downlink_users * torch.eye", "torch.eye"),
+    Mutant("RZF with the regularisation of one user", PRECODERS, "(channels.downlink), channels.downlink_users", "(channels.downlink), 1"),
     Mutant("every user at full power", PRECODERS, " / beams.shape[-1] ** 0.5", ""),
     Mutant(
         "ZF of the conjugate", PRECODERS, "channels.downlink.to(torch.complex128).conj()",
@@ -209,7 +211,7 @@ MUTANTS = (
         "decisions on the truth", ENV, "decided_rates(self.head, state.channels, several, state.estimate)",
         "decided_rates(self.head, state.channels, several)",
     ),
-    Mutant("features of the truth", PROBLEM, "return observe(state.estimate,", "return observe(state.channels,"),
+    Mutant("features of the truth", PROBLEM, "**state.estimate.tensors(), ", "**state.channels.tensors(), "),
     Mutant(
         "a cut episode that goes on with other users", CELL,
         "return state.with_rows(ended, self._measured(moved[ended], generator)), state, truncated",

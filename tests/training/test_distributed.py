@@ -42,9 +42,10 @@ from d2rl.commands import train_eval as commands
 from d2rl.common import command_line as cli
 from d2rl.common import distributed
 from d2rl.algorithm.agent import D2RL
+from d2rl.training import train as training
 
 STEERED = ("stages", "chi", "replacements_due", "fallback", "updates")
-whole_train, whole_step = commands.train, D2RL.step
+whole_train, whole_step = training.train, D2RL.step
 
 def step(self, name, loss):
     broken = distributed.rank() == 1 and self.updates == 3 and name == "critic"
@@ -71,7 +72,7 @@ def train(*arguments):
     torch.distributed.barrier()
     sys.exit(0)  # the evaluation that follows has tests of its own
 
-commands.train, D2RL.step = train, step
+training.train, D2RL.step = train, step
 cli.run(commands.train_command)
 """
 
@@ -115,18 +116,21 @@ def equal(first: Any, second: Any) -> bool:
     return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
 
 
+@pytest.mark.slow
 def test_weights_targets_and_running_moments_are_equal_in_both_processes(ranks):
     first, second = (rank["weights"] for rank in ranks)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     assert all(bool(tensor.isfinite().all()) for tensor in first.values())
 
 
+@pytest.mark.slow
 def test_every_decision_of_the_callbacks_is_the_same_in_both_processes(ranks):
     assert ranks[0]["steered"] == ranks[1]["steered"]
     assert ranks[0]["steered"]["stages"] == {"action": True, "reward": True, "state": True}
     assert ranks[0]["steered"]["chi"] > 0
 
 
+@pytest.mark.slow
 def test_the_world_is_split_not_doubled(ranks):
     assert [rank["cells"] for rank in ranks] == [4, 4]
     assert [rank["capacity"] for rank in ranks] == [32, 32]
@@ -136,12 +140,14 @@ def test_the_world_is_split_not_doubled(ranks):
     assert not torch.equal(ranks[0]["generator"], ranks[1]["generator"])
 
 
+@pytest.mark.slow
 def test_a_loss_that_breaks_in_one_process_is_skipped_in_both(ranks, folder):
     with open(folder / "run" / "metrics.csv", newline="") as file:
         alerts = [row["charts/alert_skipped_steps"] for row in csv.DictReader(file)]
     assert [float(alert) for alert in alerts if alert] == [1.0]
 
 
+@pytest.mark.slow
 def test_one_run_directory_with_one_row_for_each_step(ranks, folder):
     with open(folder / "run" / "metrics.csv", newline="") as file:
         steps = [int(row["environment_steps"]) for row in csv.DictReader(file)]
@@ -151,6 +157,7 @@ def test_one_run_directory_with_one_row_for_each_step(ranks, folder):
     assert {path.name for path in (folder / "whole").iterdir()} == {"train.py", "rank-0.pt", "rank-1.pt"}
 
 
+@pytest.mark.slow
 def test_reductions_are_mean_maximum_sum_and_all_states_by_rank(ranks):
     assert [rank["reduced"] for rank in ranks] == [[[0.5, 5.0], 1.0, 3]] * 2
     assert ranks[0]["gathered"] == [0, 1]
@@ -164,6 +171,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_in_both_processes(ranks, fol
         assert [name for name in before if not equal(before[name], after[name])] == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_processes_is_not_resumed_in_one(ranks, folder):
     checkpoint = folder / "run" / "checkpoints" / "last.ckpt"
     with pytest.raises(CheckpointError, match=r"on 2 processes.*trainer\.devices x trainer\.nodes is 1"):

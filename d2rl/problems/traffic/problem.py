@@ -66,11 +66,6 @@ class TrafficProblem:
         """Refuse values that do not fit together. :raises ConfigError: names the keys"""
         check_traffic(config.traffic, config.scenario)
         check_cell(Config(scenario=config.scenario, network=config.network, stages=config.stages))
-        if config.scenario.objective != "weighted_sum":
-            raise ConfigError(
-                f"scenario.objective={config.scenario.objective} is for cells of one slot; here queues decide what is "
-                "urgent. Leave it out."
-            )
 
     @classmethod
     def check_files(cls, config: Any) -> None:

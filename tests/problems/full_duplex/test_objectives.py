@@ -98,7 +98,7 @@ def test_one_that_some_drops_cannot_have_is_told(caplog):
     [
         (["conf=full_duplex", "scenario.objective=minimum"], "minimum_rate above 0"),
         (["conf=full_duplex", "scenario.minimum_rate=1"], "needs objective=minimum"),
-        (["conf=traffic", "scenario.objective=max_min", "scenario.priority_user=0.3"], "is for cells of one slot"),
+        (["conf=traffic", "scenario.objective=max_min", "scenario.priority_user=0.3"], "is of the rates of one slot"),
         (["conf=ddpg", "scenario.objective=max_min"], "set scenario.priority_user"),
     ],
 )
