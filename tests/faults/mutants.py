@@ -160,7 +160,7 @@ MUTANTS = (
     Mutant("WMMSE blind to uplink priorities", WMMSE, "b = priority_up /", "b = torch.ones_like(priority_up) /"),
     Mutant("WMMSE picks the worst start", WMMSE, ".argmax(-1)", ".argmin(-1)"),
     # precoders and bound
-    Mutant("RZF with the regularisation of one user", PRECODERS, "(channels.downlink), channels.downlink_users", "(channels.downlink), 1"),
+    Mutant("RZF with the regularisation of one user", PRECODERS, ", channels.downlink_users))", ", 1))"),
     Mutant("every user at full power", PRECODERS, " / beams.shape[-1] ** 0.5", ""),
     Mutant(
         "ZF of the conjugate", PRECODERS, "channels.downlink.to(torch.complex128).conj()",
