@@ -29,7 +29,8 @@ from d2rl.problems import load_config
 from d2rl.problems.full_duplex.problem import Decision
 from d2rl.problems.full_duplex.references import Policy
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
-from d2rl.wireless.wmmse import improve, wmmse
+from d2rl.wireless.convergence import refined
+from d2rl.wireless.wmmse import wmmse
 
 AXES = ("batch", "users", "antennas")
 RULES = {
@@ -121,7 +122,7 @@ def exported(agent: D2RL, state: CellState) -> dict[str, Policy]:
             session, feed = feeds[best_of]
             pairs, power = (torch.from_numpy(array) for array in session.run(list(agent.problem.outputs), feed))
             precoder = torch.view_as_complex(pairs)
-            return improve(state.estimate, precoder, power, state.weights, refine) if refine else (precoder, power)
+            return refined(state.estimate, precoder, power, state.weights, refine) if refine else (precoder, power)
 
         policies[name] = policy
     return policies

@@ -245,7 +245,7 @@ class EvaluationConfig:
     drops: int = option(256, "states, the same for every policy", low=1, high=10**7)
     seed: int = option(0, "of the evaluation drops", low=0)
     best_of: int = option(1, "N, candidates of one decision", low=1, high=10**5)
-    refine: int = option(0, "K, WMMSE iterations from the chosen action", low=0, high=10**4)
+    refine: int = option(0, "K, iterations of accelerated WMMSE from the chosen action", low=0, high=10**4)
     priority_spread: float = option(
         0.0, "candidates after the first are made for weights changed by this spread", low=0, high=3
     )

@@ -78,6 +78,23 @@ def converged_wmmse(
     return start.best(precoder.to(kind), power.to(kind.to_real()))
 
 
+def refined(
+    channels: ChannelState, precoder: Tensor, power: Tensor, weights: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """The best decisions on the way of some iterations from given ones, which respect the limits.
+
+    Checks nothing; :func:`converged_wmmse` with ``initial`` does.
+
+    :param channels: B states      :param precoder: [B, N_t, K_D]      :param power: [B, K_U]
+    :param weights: [B, K_D + K_U], priority of every link      :param iterations: 1 or more
+    :returns: precoder and uplink power, in the precision of the channels
+    """
+    ascent = Ascent(channels.double(), precoder, power, weights)
+    ascent.run(TOLERANCE, iterations)
+    precoder, power = ascent.decision()
+    return precoder.to(channels.downlink.dtype), power.to(channels.downlink.real.dtype)
+
+
 class Ascent:
     """Iterations of B states, each of which leaves the batch when it has converged.
 

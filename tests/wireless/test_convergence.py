@@ -10,8 +10,8 @@ import torch
 from d2rl.common.errors import InputError
 from d2rl.common.notices import notice_once
 from d2rl.wireless import converged_wmmse, full_uplink_power, link_rates, random_decision, rzf, wmmse
-from d2rl.wireless.convergence import Ascent, priced_step
-from d2rl.wireless.wmmse import wmmse_iteration
+from d2rl.wireless.convergence import Ascent, priced_step, refined
+from d2rl.wireless.wmmse import improve, wmmse_iteration
 
 
 @pytest.fixture
@@ -126,3 +126,11 @@ def test_a_tolerance_that_is_never_met_is_refused(channels, tolerance):
 def test_a_limit_without_iterations_is_refused(channels):
     with pytest.raises(InputError, match="limit of 1 iteration or more, got 0"):
         converged_wmmse(channels, limit=0)
+
+
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_refining_is_never_worse_and_gains_more_than_as_many_wmmse_iterations(channels, generator, iterations):
+    start, weights = random_decision(channels, generator), torch.ones(8, channels.links)
+    found = weighted(channels, refined(channels, *start, weights, iterations))
+    assert (found >= weighted(channels, start) - 1e-3).all()
+    assert found.mean() > weighted(channels, improve(channels, *start, weights, iterations)).mean()

@@ -30,13 +30,14 @@ from d2rl.problems.full_duplex.scenario_bank import CELL
 from d2rl.problems.full_duplex.simulator import Cells, CellState, evaluation_states, rates_of
 from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.convergence import refined
 from d2rl.wireless.fading import scale, whiten
 from d2rl.wireless.fairness import common_rate, improve_by, max_min
 from d2rl.wireless.heads import make_head
 from d2rl.wireless.link_powers import link_powers
 from d2rl.wireless.link_rates import squared_magnitude
 from d2rl.wireless.objectives import MAX_MIN, Objective
-from d2rl.wireless.wmmse import check_weights, improve
+from d2rl.wireless.wmmse import check_weights
 
 Decision = tuple[Tensor, Tensor]  # precoder [B M, N_t, K_D], total power 1 at most; uplink power [B M, K_U] in [0, 1]
 
@@ -209,7 +210,7 @@ class FullDuplexProblem:
         return found if self.objective.plain else found | self.objective.metrics(utility, weights)
 
     def refine(self, observation: Observation, decision: Decision, iterations: int) -> Decision:
-        """The decision after WMMSE iterations from it, which can only be better by the objective on what is known.
+        """The best decision, by the objective on what is known, on the way of iterations of accelerated WMMSE from it.
 
         :raises InputError: channels or weights that cannot be refined
         """
@@ -217,7 +218,7 @@ class FullDuplexProblem:
         check_weights(channels.validate(), observation.weights)
         if not self.objective.plain:
             return improve_by(self.objective, channels, *decision, observation.weights, iterations)
-        return improve(channels, *decision, observation.weights, iterations)
+        return refined(channels, *decision, observation.weights, iterations)
 
     # ------------------------------------------------------------------ Exportable
 
