@@ -53,14 +53,15 @@ def draw_learning_curve(
     levels = {name: reference[metric] for name, reference in references.items()}
     everything = [*values, *levels.values()]
     apart = LABEL_HEIGHT * (max(everything, default=0) - min(everything, default=0))
-    labelled: list[float] = []
+    labels: dict[float, str] = {}
     for name, level in levels.items():
         axes.axhline(level, color="0.55", linewidth=0.8)
-        if any(abs(level - other) < apart for other in labelled):
-            continue  # two names on one another could not be read
-        labelled.append(level)
+        near = [other for other in labels if abs(level - other) < apart]  # two names on one another cannot be read
+        place = near[0] if near else level
+        labels[place] = ", ".join([*([labels[place]] if near else []), name])
+    for level, names in labels.items():
         axes.annotate(
-            name,
+            names,
             (1, level),
             xycoords=("axes fraction", "data"),
             xytext=(3, 0),
