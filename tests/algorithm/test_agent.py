@@ -339,6 +339,7 @@ def test_a_state_can_be_replaced_outside_a_training_step(tiny, fit):
     assert bool(same_channels(made.estimate, made.channels).all())
 
 
+@pytest.mark.slow
 def test_replaced_states_keep_their_large_scale_gains(tiny, fit):
     size = ("trainer.num_envs=128", "ddpg.replay=128", "trainer.updates_per_epoch=100")
     agent = with_state_stage(tiny, fit, 1.0, *size)

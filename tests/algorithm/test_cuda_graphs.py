@@ -224,6 +224,7 @@ def test_an_update_of_a_kind_is_rehearsed_then_recorded_then_replayed(tiny, fit)
     assert (emulator.rehearsed, emulator.recorded, emulator.replayed) == (2, 2, 32)
 
 
+@pytest.mark.slow
 def test_optimizers_are_told_that_they_are_captured_only_while_they_are(tiny, fit):
     told, agents = [], []
 
@@ -284,6 +285,7 @@ def forgotten_steps(monkeypatch) -> None:
     monkeypatch.setattr("d2rl.algorithm.cuda_graphs._count_in_trainer", lambda agent, steps: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mistake", "seen"),
     [
@@ -348,6 +350,7 @@ def test_the_reason_is_that_of_the_capture_whatever_was_handled_before(tiny, fit
         trained(tiny(*ALL), fit, Refusing())
 
 
+@pytest.mark.slow
 def test_recorded_updates_are_given_up_when_training_ends(tiny, fit):
     agent = D2RL(tiny(*ALL))
 

@@ -58,6 +58,7 @@ def test_every_part_gives_a_result_within_its_least_work(gpu, tmp_path):
     assert all(part["results"] and "error" not in part for part in found.values())
 
 
+@pytest.mark.slow
 def test_what_matters_of_updates_and_trainings_is_in_the_files(gpu, tmp_path):
     found = {name: part["results"] for name, part in performed(gpu, tmp_path, "capture", "updates", "headline").items()}
     assert found["capture"]["D2RL"] == {"waits": [], "captured": None}

@@ -69,6 +69,7 @@ def test_environment_steps_are_measured(script, tmp_path):
     assert [float(row["growth"]) for row in rows if row["value"] == "2" and row["axis"] == "cells"] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_decisions_are_timed_beside_wmmse(script, tmp_path, monkeypatch):
     monkeypatch.setattr(references, "LIMIT", 5)
     given = ["batch=1,2", "users=3", "antennas=2", "onnx=false", f"out={tmp_path / 'd.csv'}"]
@@ -100,6 +101,7 @@ def test_exported_decisions_are_those_of_the_policy_and_are_refined(script, tiny
     assert refined > plain
 
 
+@pytest.mark.slow
 def test_the_profile_lists_sections_and_operators(script, tmp_path):
     script("profile_update").profile_command([*TINY, "steps=1", "replay=64", f"out={tmp_path / 'cpu.txt'}"])
     text = (tmp_path / "cpu.txt").read_text()

@@ -136,6 +136,7 @@ def test_train_says_what_it_did(finished):
     assert "chi.threshold=0.1 (T) is not above the floor" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_quick_look_says_what_a_full_run_would_take(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     train_command(["conf=smoke", *PLAN, "trainer.epochs=1", f"run_dir={tmp_path / 'run'}", "trainer.progress=false"])

@@ -57,6 +57,7 @@ def test_parameters_are_keys_of_the_configuration(sweep):
     assert set(sweep["parameters"]) - {"conf"} <= set(leaves(load([])))
 
 
+@pytest.mark.slow
 def test_every_combination_is_a_configuration_that_runs(sweep, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)  # online runs want one; nothing is sent here
     lines = commands(sweep)

@@ -54,7 +54,8 @@ def make_agent(diffusion: bool, *overrides: str, seed: int = 0) -> D2RL:
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param("link graph, diffusion", marks=pytest.mark.slow), "mlp, deterministic"]
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.slow) for kind in ("link graph, diffusion", "mlp, deterministic")],
 )
 def exported(request, tmp_path_factory):
     """A file that the command wrote, the agent behind it and what the command printed."""

@@ -70,6 +70,7 @@ def test_a_plan_is_told_what_then_happens(traffic, problem, monkeypatch):
             torch.testing.assert_close(arrived, seen[slot + later + 1].arrived)
 
 
+@pytest.mark.slow
 def test_tables_and_figures_hold_every_policy_and_load(traffic, tmp_path, monkeypatch):
     monkeypatch.setattr(traffic, "RESAMPLES", 20)
     monkeypatch.setattr(traffic, "DRIFT", "maxweight")  # which takes less time

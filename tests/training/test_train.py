@@ -166,6 +166,7 @@ def test_a_run_can_be_resumed_where_a_stage_began(tiny, uninterrupted, tmp_path,
     assert before == sorted((p.name, p.stat().st_mtime_ns) for p in uninterrupted.run.checkpoints.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_where_the_policy_levelled_off(tiny, tmp_path):
     """In the middle of an epoch, and at the end of one."""
     config = tiny(
