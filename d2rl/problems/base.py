@@ -167,8 +167,8 @@ class Problem(Protocol[State]):
 
     Optional parts are :class:`Measurable`, :class:`Benchmarked`, :class:`Exportable`, :class:`Generative`,
     :class:`Prioritised`, :class:`Remembering`, and two methods that only tests ask for: ``feasible(decision)``,
-    [B M] bool, whether all limits are kept, and
-    ``permuted(state, orders)``, the same states with the entities of each kind in another order.
+    [B M] bool, whether all limits are kept, and ``permuted(state, orders)``, the same states with the entities of each
+    kind in another order.
     ``check_problem`` of :mod:`d2rl.testing` holds a problem against all that is said here.
 
     ``name`` stands in messages; ``layout`` is that of every action; ``exogenous`` says that the next state does not
