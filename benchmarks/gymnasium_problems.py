@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from d2rl.benchmark.estimates import estimate
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.problems import load_config
 from d2rl.problems.gymnasium import Episodes, GymnasiumConfig, GymnasiumProblem
-from d2rl.report.learning_curve import COLOURS, plt, read_metrics
+from d2rl.report.learning_curve import COLOURS, read_metrics
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.train import train
 
@@ -206,7 +207,8 @@ def curves(rows: list[dict[str, str]], environment: str, variant: str) -> tuple[
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
     """Interquartile mean of the return over environment steps, 95 % intervals as bands, seeds faint."""
-    figure, panels = plt.subplots(2, 1, figsize=(7, 7.5), constrained_layout=True)
+    figure = Figure(figsize=(7, 7.5), layout="constrained")
+    panels = figure.subplots(2, 1)
     for axes, (environment, task) in zip(panels, TASKS.items(), strict=True):
         for variant, colour in zip((*OURS, *PEERS), COLOURS, strict=False):
             steps, returns, _ = curves(rows, environment, variant)
@@ -236,7 +238,6 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     panels[0].legend(frameon=False, fontsize=8, loc="lower right")
     panels[-1].set_xlabel("environment steps")
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def table(rows: list[dict[str, str]]) -> str:

@@ -133,6 +133,7 @@ def to_bytes(decision: RealDecision) -> bytes:
         )
     model = program.model_proto
     _forget_sources(model.graph)
+    _shape_what_is_empty(model.graph)
     made = {"problem": decision.problem, "best_of": decision.best_of}
     made["calm_first"] = decision.diffusion and decision.policy.config.calm_first
     made["policy"] = "diffusion" if decision.diffusion else "deterministic"
@@ -146,6 +147,40 @@ def _forget_sources(graph: Any) -> None:
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
+
+
+def _shape_what_is_empty(graph: Any) -> None:
+    """Make empty tensors from their shape where users are in one direction alone.
+
+    onnxruntime refuses a Reshape that leaves the batch open and has no elements. Such a tensor has a multiple of the
+    batch as its first dimension, which value_info has as ``batch`` or ``4*batch``.
+    """
+    from onnx import helper, numpy_helper
+
+    shapes = {info.name: info.type.tensor_type for info in graph.value_info}
+    for index in reversed(range(len(graph.node))):
+        (output, *_), kind = graph.node[index].output, graph.node[index].op_type
+        dims = shapes[output].shape.dim if kind == "Reshape" and output in shapes else []
+        if not any(dim.HasField("dim_value") and dim.dim_value == 0 for dim in dims):
+            continue
+        copies = int(dims[0].dim_param.rpartition("*")[0] or 1)
+        names = [f"{output}_{part}" for part in ("batch", "copies", "rows", "rest", "shape")]
+        batch, factor, rows, rest, shape = names
+        for name, numbers in ((factor, [copies]), (rest, [dim.dim_value for dim in dims[1:]])):
+            graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
+        nothing = helper.make_tensor("value", shapes[output].elem_type, [1], [0])
+        made = [
+            helper.make_node("Shape", [graph.input[0].name], [batch], start=0, end=1),
+            helper.make_node("Mul", [batch, factor], [rows]),
+            helper.make_node("Concat", [rows, rest], [shape], axis=0),
+            helper.make_node("ConstantOfShape", [shape], [output], value=nothing),
+        ]
+        del graph.node[index]
+        for node in reversed(made):
+            graph.node.insert(index, node)
+    used = {name for node in graph.node for name in node.input}
+    for unused in [one for one in graph.initializer if one.name not in used]:
+        graph.initializer.remove(unused)
 
 
 def whiten(system_real, system_imag, right_real, right_imag):
@@ -194,8 +229,8 @@ def parity(decision: RealDecision, session: Any, known: dict[str, Tensor]) -> tu
     inputs, problem = decision.inputs(known, torch.Generator().manual_seed(0)), decision.problem
     expected = decision.decide(known, *list(inputs.values())[len(known) :])
     parts = [torch.from_numpy(array) for array in session.run(list(decision.outputs), arrays(inputs))]
-    found = [torch.view_as_complex(a) if b.is_complex() else a for a, b in zip(parts, expected, strict=True)]
-    numbers = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+    found = [torch.complex(*a.unbind(-1)) if b.is_complex() else a for a, b in zip(parts, expected, strict=True)]
+    numbers = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True) if a.numel())
     seen = problem.observe_known(known)
     worth, asked = (
         (problem.utility(seen, tuple(each)).squeeze(1) * seen.weights).sum(-1) for each in (found, expected)

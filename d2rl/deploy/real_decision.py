@@ -43,11 +43,6 @@ class RealDecision(nn.Module):
         self.problem, self.best_of = cast(Any, policy.problem), best_of
         self.outputs: tuple[str, ...] = self.problem.outputs
         self.state: dict[str, Tensor] = self.problem.known(self.problem.examples(1, 0))
-        if empty := [name for name, tensor in self.state.items() if not tensor.numel()]:
-            raise ConfigError(
-                f"{' and '.join(empty)} of this cell are empty, which ONNX runtimes refuse: a policy for users in one "
-                "direction alone cannot be exported."
-            )
         self.policy: Any = deepcopy(policy.policy).cpu().eval().requires_grad_(False)
         self.diffusion = isinstance(self.policy, ActionChain)
         self.several = best_of > 1 and isinstance(self.problem, Prioritised)

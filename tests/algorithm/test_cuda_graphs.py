@@ -201,7 +201,11 @@ CHANGES = [
     ("change", "during"),
     [
         *(pytest.param(change, None, marks=pytest.mark.slow) for change in CHANGES),
-        (("stages.action=1", "stages.reward=1", "stages.state=1", "reward.every=1", "state.every=1"), late_stages),
+        pytest.param(
+            ("stages.action=1", "stages.reward=1", "stages.state=1", "reward.every=1", "state.every=1"),
+            late_stages,
+            marks=pytest.mark.slow,
+        ),
         pytest.param((), precision, marks=pytest.mark.slow),
         ((), lost_numbers),
     ],

@@ -68,6 +68,7 @@ def test_what_matters_of_updates_and_trainings_is_in_the_files(gpu, tmp_path):
     assert run["time_to_gap"].keys() == {"0.80", "0.90", "0.95"}
 
 
+@pytest.mark.slow
 def test_the_seeds_part_goes_on_where_the_headline_stopped(gpu, tmp_path):
     found = performed(gpu, tmp_path, "headline", "seeds")
     first, second = (found[name]["results"][0]["variant"] for name in ("headline", "seeds"))

@@ -34,6 +34,11 @@ def test_no_script_hides_a_module_of_the_standard_library(script):
     assert not {path.stem for path in SCRIPTS.glob("*.py")} & sys.stdlib_module_names
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in SCRIPTS.glob("*.py")))
+def test_every_script_finds_what_it_imports(script, name):
+    script(name)
+
+
 def test_the_machine_is_measured(script, tmp_path):
     script("machine").machine_command([*TINY, f"out={tmp_path / 'm.csv'}"])
     (row,) = read_csv(tmp_path / "m.csv")

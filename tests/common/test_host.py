@@ -182,6 +182,7 @@ print([name for name in before if before[name] != after[name]])
 """
 
 
+@pytest.mark.slow
 def test_an_import_needs_no_linux_and_changes_nothing():
     """Without what Windows lacks; neither a backend for figures is chosen nor W&B's mode."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

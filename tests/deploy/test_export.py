@@ -39,6 +39,7 @@ OVERLOADED = (
 KINDS = {  # diffusion or deterministic, best_of, configuration; an export takes its time, so each covers a lot
     "link graph, diffusion": (True, 1, ()),
     "mlp, deterministic": (False, 2, ("network.kind=mlp", "scenario.head=beamforming", "network.width=16")),
+    "downlink alone": (True, 3, ("scenario.uplink_users=0", "network.width=16", "action.steps=2", *OVERLOADED[2:])),
     "overloaded": (True, 3, ("scenario.head=switching", "network.width=16", "action.steps=2", *OVERLOADED)),
 }
 
@@ -55,7 +56,7 @@ def make_agent(diffusion: bool, *overrides: str, seed: int = 0) -> D2RL:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(kind, marks=pytest.mark.slow) for kind in ("link graph, diffusion", "mlp, deterministic")],
+    params=[pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
 )
 def exported(request, tmp_path_factory):
     """A file that the command wrote, the agent behind it and what the command printed."""
@@ -84,8 +85,8 @@ def test_onnxruntime_decides_as_torch_does(exported, batch):
     with torch.no_grad():
         expected = decision.decide(known, *list(inputs.values())[len(known) :])
     assert precoder.dtype == power.dtype == np.float32
-    assert np.abs(precoder - torch.view_as_real(expected[0]).numpy()).max() < 1e-5
-    assert np.abs(power - expected[1].numpy()).max() < 1e-5
+    np.testing.assert_allclose(precoder, torch.view_as_real(expected[0]).numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(power, expected[1].numpy(), rtol=0, atol=1e-5)
 
 
 def test_the_memory_of_complex_arrays_can_be_given_as_it_is(exported):

@@ -84,6 +84,7 @@ def test_what_ships_serves_other_users_and_antennas(tmp_path):
     assert report["policies"]["d2rl"]["sum_rate"] > report["policies"]["rzf"]["sum_rate"]
 
 
+@pytest.mark.slow
 def test_the_policy_for_any_load_serves_far_more_users_than_antennas(tmp_path):
     many = ("scenario.downlink_users=12", "scenario.uplink_users=12")
     evaluate_command(["ckpt=pretrained/any_load", f"out={tmp_path}", "drops=16", *many])
@@ -143,6 +144,7 @@ def test_evaluating_a_policy_folder_leaves_its_evaluation_alone(folder, tmp_path
     assert json.loads((tmp_path / "runs/policy/eval.json").read_text())["drops"] == 4
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_folder_of_what_eval_can_evaluate(folder, tmp_path, capsys):
     pretrained_command([f"ckpt={folder}", f"out={tmp_path / 'mine'}", "drops=4"])
     assert f"written: {tmp_path / 'mine' / WEIGHTS}" in capsys.readouterr().out

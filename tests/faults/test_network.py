@@ -83,6 +83,7 @@ def test_a_run_outlives_the_process_of_its_dashboard(tmp_path):
     assert [row.split(",")[0] for row in rows[1:]] == ["0", *(str(80 * n) for n in range(1, 17))]
 
 
+@pytest.mark.slow
 def test_a_dashboard_out_of_reach_is_kept_offline(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "PATIENCE", 2.0)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
