@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sys
@@ -57,7 +56,7 @@ def test_a_run_that_is_asked_to_end_saves_and_goes_on_exactly(tmp_path, monkeypa
 
     def asked(agent: D2RL) -> None:
         if agent.updates == update:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         learn(agent)
 
     with monkeypatch.context() as patch:
@@ -86,7 +85,7 @@ def test_a_second_signal_ends_a_call_at_once_and_leaves_the_process_that_made_it
     def asked(agent: D2RL) -> None:
         calls.append(agent.updates)
         for _ in range(2):
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     monkeypatch.setattr(D2RL, "learn", asked)
     with pytest.raises(Interrupted, match="once more: ended at once") as caught:
@@ -100,7 +99,7 @@ def test_a_second_signal_ends_a_call_at_once_and_leaves_the_process_that_made_it
 def test_ctrl_c_before_the_first_update_is_a_keyboard_interrupt_and_leaves_the_next_one_heard(tmp_path, monkeypatch):
     """Lightning would end the process, and ignore Ctrl-C from then on."""
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(D2RL, "on_fit_start", lambda agent: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(D2RL, "on_fit_start", lambda agent: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) == before

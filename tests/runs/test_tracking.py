@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import sys
 import time
@@ -101,7 +100,7 @@ def test_the_parts_of_a_resumed_run_are_those_of_one_run(trained, tmp_path, monk
 
     def asked(agent: D2RL) -> None:
         if agent.updates == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         learn(agent)
 
     with monkeypatch.context() as patch:
