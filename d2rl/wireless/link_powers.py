@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import add_noise, squared_magnitude
+from d2rl.wireless.link_rates import add_noise, own_beams, squared_magnitude, told_apart
 
 HEARD_POWER = 1e-10  # added where a user's signal is divided by its SINR, which a silent user would make 0 / 0
 
@@ -43,11 +43,8 @@ class LinkPowers(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Both powers, in the precision of the channels; the uplink's algebra in double."""
         received = downlink.conj() @ precoder
-        powers = squared_magnitude(received)
-        crossed = squared_magnitude(cross)
-        wanted = powers.diagonal(dim1=-2, dim2=-1)
-        own = torch.eye(wanted.shape[-1], dtype=torch.bool, device=wanted.device)
-        others = powers.masked_fill(own, 0).sum(-1) + (power.unsqueeze(-2) @ crossed).squeeze(-2) + 1
+        own, crossed = own_beams(received), squared_magnitude(cross)
+        wanted, others = told_apart(squared_magnitude(received), own, crossed, power)
 
         leakage = (leak @ precoder).to(torch.complex128)
         streams = uplink.to(torch.complex128).mT
@@ -69,9 +66,9 @@ class LinkPowers(torch.autograd.Function):
             *(received, own, downlink, crossed, leak, leakage, factor, whitened, amplitude, gram, half),
             *(caught, lost, gain, power),
         )
-        sent = (power.clamp_min(0) * gain).to(powers.dtype)
+        sent = (power.clamp_min(0) * gain).to(wanted.dtype)
         signal = torch.cat([wanted, sent], dim=-1)
-        return signal, torch.cat([others, lost.clamp_min(1).to(powers.dtype)], dim=-1)  # never below the noise
+        return signal, torch.cat([others, lost.clamp_min(1).to(wanted.dtype)], dim=-1)  # never below the noise
 
     @staticmethod
     @once_differentiable

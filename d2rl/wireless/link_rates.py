@@ -42,10 +42,22 @@ def link_rates(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -
 def downlink_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
     """What every downlink user receives: its signal, and interference plus noise, each [B, K_D]."""
     received = squared_magnitude(channels.downlink.conj() @ precoder)
-    signal = received.diagonal(dim1=-2, dim2=-1)
-    others = received.masked_fill(torch.eye(signal.shape[-1], dtype=torch.bool, device=received.device), 0)
-    cross = (uplink_power.unsqueeze(-2) @ squared_magnitude(channels.cross)).squeeze(-2)
-    return signal, others.sum(-1) + cross + 1
+    return told_apart(received, own_beams(received), squared_magnitude(channels.cross), uplink_power)
+
+
+def own_beams(received: Tensor) -> Tensor:
+    """Which of all beams at every user are meant for it, [K_D, K_D] bool."""
+    return torch.eye(received.shape[-1], dtype=torch.bool, device=received.device)
+
+
+def told_apart(received: Tensor, own: Tensor, crossed: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
+    """Signal, and interference plus noise, of every downlink user, each [B, K_D].
+
+    :param received: [B, K_D, K_D], power of every beam at every user      :param own: of :func:`own_beams`
+    :param crossed: [B, K_U, K_D], gains from uplink to downlink users      :param uplink_power: [B, K_U]
+    """
+    others = received.masked_fill(own, 0).sum(-1) + (uplink_power.unsqueeze(-2) @ crossed).squeeze(-2)
+    return received.diagonal(dim1=-2, dim2=-1), others + 1
 
 
 def downlink_sinr(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
