@@ -6,6 +6,7 @@ import atexit
 import csv
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
@@ -25,6 +26,10 @@ from d2rl.wireless.propagation import LinkBudget, LinkGains, thermal_noise, user
 
 # Tests run on all cores already; programs that they start read the variable.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+
+# A shell that starts the tests in the background has them, and the programs that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CPU = torch.device("cpu")
 
