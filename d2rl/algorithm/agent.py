@@ -13,18 +13,20 @@ from torch import Tensor, nn
 from d2rl.algorithm.checks import check_algorithm
 from d2rl.algorithm.cuda_graphs import CapturedUpdates, CudaGraphs
 from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, polyak_update
-from d2rl.algorithm.explorers import AENPNN, explorer_class
+from d2rl.algorithm.explorers import AENPNN, explorer_class, reward_explorer
 from d2rl.algorithm.explorers.reward import rank_correlation
 from d2rl.algorithm.fused_adam import FusedAdam
 from d2rl.algorithm.module import Learner, RLModule
 from d2rl.algorithm.networks import make_transition, make_view
 from d2rl.algorithm.policy import make_actor
+from d2rl.algorithm.reports import beyond_baselines, splits_reports
 from d2rl.algorithm.rewards import raw_reward, reward_case, to_scalar
 from d2rl.common import distributed
 from d2rl.config.defaults import RunConfig
 from d2rl.problems import make_problems
 from d2rl.problems.base import Generative, Observation, Problem, Transition
 
+JUDGED = 2  # times of reports by which it is judged in a slot
 HELD_OUT = 64  # states that SENPNN never trains on
 SATURATED = 0.99  # a number of an action beyond it stands on a flat end of tanh
 SENPNN_WEIGHTS = "senpnn."  # their names begin so
@@ -53,7 +55,8 @@ class D2RL(RLModule):
     def __init__(self, config: RunConfig, problems: Sequence[Problem] | None = None):
         super().__init__(config, make_problems(config) if problems is None else problems)
         check_algorithm(config, self.problem)
-        self.case = reward_case(config.reward.case)
+        case = reward_case(config.reward.case)  # what is generated of reports is of every link
+        self.case = case if case.per_entity or not splits_reports(config, self.problem) else reward_case("each")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed % 2**32)
             self.make_networks(config)
@@ -73,7 +76,7 @@ class D2RL(RLModule):
         self.critic = Critic(make_transition(network, self.problem, view_size), network.width)
         self.target_actor, self.target_critic = deepcopy(self.actor), deepcopy(self.critic)
         self.aenpnn = explorer_class(config, "action").build(config, self.problem)
-        self.renpnn = explorer_class(config, "reward").build(config, self.problem)
+        self.renpnn = reward_explorer(config, self.problem)
         planned = config.stages.state is not None and isinstance(self.problem, Generative)
         self.senpnn = explorer_class(config, "state").build(config, self.problem) if planned else None
 
@@ -160,7 +163,7 @@ class D2RL(RLModule):
         for update in range(trainer.updates_per_step):
             if update % trainer.updates_per_slot == 0:
                 self.interact()
-            while not self.replay.ready:  # n-step returns are complete only after n slots
+            while not self.world.ready:  # n-step returns and reports are complete only after n slots
                 self.interact()
             self.learn()
         if self.senpnn:
@@ -188,10 +191,8 @@ class D2RL(RLModule):
             with self.sections("environment"):
                 following, terminated = problem.observe(step.following), step.terminated
         with self.sections("replay"):
-            transition = Transition(seen, action, view, step.utility, generated, following, terminated)
-            complete = world.returns.add(transition, step)
-            if complete is not None:
-                self.replay.add(complete)
+            world.remember(Transition(seen, action, view, step.utility, generated, following, terminated), step)
+        self.judge_split()
         self.environment_steps += world.batch * self.processes
 
     def explore_state(self) -> None:
@@ -241,8 +242,8 @@ class D2RL(RLModule):
 
     def explore_reward(self, observation: Observation, view: Tensor, utility: Tensor) -> Tensor | None:
         """RENPNN, Mode I: the reward generated for (S_t, A_t), where that is asked for."""
-        if not self.generates_reward:
-            return None
+        if not self.generates_reward or self.splits_reports:
+            return None  # out of reports it is generated when it is learned from, by what RENPNN knows then
         measured = self.case_reward(utility, observation)
         with self.sections("renpnn"), self.autocast():
             generated = self.renpnn.generate(observation, view, self.config.reward.samples, self.generator)
@@ -252,6 +253,20 @@ class D2RL(RLModule):
         self.means.add("renpnn/rank_correlation", rank_correlation(*ranked))
         # nothing that was not trusted when it was generated may be learned from later
         return generated if self.trusts_generated else measured
+
+    def judge_split(self) -> None:
+        """How RENPNN ranks reports of cells that it does not learn from, beside those of the same time."""
+        windows = self.world.windows
+        if windows is None or not windows.ready:
+            return
+        batch = windows.judged(JUDGED, self.generator)
+        with self.sections("renpnn"), self.autocast():
+            generated = self.renpnn.generate(batch.observation, batch.view, self.config.reward.samples, self.generator)
+        made = generated.sum(-1).unflatten(0, (-1, windows.slots)).sum(1)
+        ranked = [
+            one.unflatten(0, (JUDGED, -1)).mT.flatten(0, 1) for one in (made, beyond_baselines(batch, windows.slots))
+        ]
+        self.means.add("renpnn/rank_correlation", rank_correlation(*ranked))
 
     # ------------------------------------------------------------------ rewards
 
@@ -270,6 +285,10 @@ class D2RL(RLModule):
 
     def reward_of(self, batch: Transition) -> Tensor:
         """The reward to learn from: generated where RENPNN's stage has begun and it is trusted, else measured."""
+        if self.trusts_generated and self.splits_reports:
+            with torch.no_grad():
+                beyond = self.renpnn.generate(batch.observation, batch.view, self.config.reward.samples, self.generator)
+            return self.case_reward(batch.observation.baseline.unsqueeze(1) + beyond, batch.observation)
         if self.trusts_generated:
             assert batch.generated is not None  # every transition has one where rewards are generated
             return batch.generated
@@ -284,6 +303,11 @@ class D2RL(RLModule):
     def generates_reward(self) -> bool:
         """Whether RENPNN takes part."""
         return self.config.stages.reward is not None and self.config.reward.generated
+
+    @property
+    def splits_reports(self) -> bool:
+        """Whether RENPNN generates what links and slots had of reports."""
+        return self.world.windows is not None
 
     @property
     def trusts_generated(self) -> bool:
@@ -318,7 +342,8 @@ class D2RL(RLModule):
         if ddpg.analytic or not self.warming:
             self.improve(self.policy_name)
         if self.reward_explorer_due:
-            self.improve("renpnn")
+            for _ in range(self.config.reward.updates):
+                self.improve("renpnn", self.windows_due())
         if rows is not None:
             self.improve("senpnn", rows)
 
@@ -370,18 +395,35 @@ class D2RL(RLModule):
         if bool(measured.isfinite().all()):
             self.critic.calibrate(batch.observation, batch.view, measured)
             if not self.reward_unit_known:
-                self.renpnn.calibrate(self.case_reward(batch.utility, batch.observation))
+                self.renpnn.calibrate(self.rewards_to_explore(batch))
         distributed.average_(self.critic.out.bias, self.renpnn.centre, self.renpnn.spread)
+
+    def rewards_to_explore(self, batch: Transition) -> Tensor:
+        """What RENPNN's unit is made of: measured rewards, or for reports their equal shares beyond the baselines."""
+        if self.splits_reports:
+            return beyond_baselines(batch, 1) / self.problem.layout.entities
+        return self.case_reward(batch.utility, batch.observation)
+
+    def windows_due(self) -> Transition | None:
+        """The slots of the reports that RENPNN learns from in this update, where it does from reports."""
+        windows = self.world.windows
+        if windows is None:
+            return None
+        count = max(self.config.reward.windows, self.config.ddpg.critic_batch // windows.slots) // self.processes
+        with self.sections("replay"):
+            return windows.sample(max(1, count), self.generator)
 
     def draw(self, count: int) -> Transition:
         """``count`` transitions, over all processes, of the replay."""
         with self.sections("replay"):
+            if self.world.windows is not None and not self.trusts_generated:
+                return self.world.windows.sample_slots(count // self.processes, self.generator)
             return self.replay.sample(count // self.processes, self.generator)
 
-    def improve(self, name: str, rows: Rows | None = None) -> None:
-        """One step of one learner on a batch of its own, or on rows of states."""
+    def improve(self, name: str, given: Any = None) -> None:
+        """One step of one learner on a batch of its own, or on what is given: rows of states, windows of reports."""
         learner = self.learners[name]
-        given = self.draw(learner.batch) if rows is None else rows
+        given = self.draw(learner.batch) if given is None else given
         with self.sections(learner.section), self.autocast():
             self.step(name, learner.loss(given))
             for own, target in ((self.critic, self.target_critic), (self.actor, self.target_actor)):
@@ -442,7 +484,13 @@ class D2RL(RLModule):
         return to_scalar(value, observation.weights) if self.learns_per_entity else value.sum(-1)
 
     def reward_loss(self, batch: Transition) -> Tensor:
-        """RENPNN's denoising loss on measured rewards."""
+        """RENPNN's denoising loss on measured rewards, or on sums of them."""
+        if self.world.windows is not None:
+            total = beyond_baselines(batch, self.world.windows.slots)
+            loss, metrics = self.renpnn.loss_of_sums(batch.observation, batch.view, total, self.generator)
+            self.means.add("losses/renpnn", metrics["loss"])
+            self.means.add("renpnn/left_over", metrics["left_over"])
+            return loss
         reward = self.case_reward(batch.utility, batch.observation)
         loss, metrics = self.renpnn.loss(batch.observation, batch.view, reward, self.generator)
         self.means.add("losses/renpnn", metrics["loss"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from d2rl.algorithm.reports import REGRESSION, splits_reports
 from d2rl.algorithm.rewards import reward_case
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, EvaluationConfig, RunConfig
@@ -64,6 +65,18 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
         raise ConfigError(
             f"reward.generated=true needs trainer.num_envs of 2 at least for each process, got "
             f"{config.trainer.num_envs}: in {name} generated rewards are trusted by how they rank states side by side."
+        )
+    splits = splits_reports(config, problem)
+    if splits and config.trainer.num_envs < 4 * processes(config.trainer):
+        raise ConfigError(
+            f"reward.generated=true needs trainer.num_envs of 4 at least for each process, got "
+            f"{config.trainer.num_envs}: of some cells the reports are kept to judge what is generated of the others."
+        )
+    if config.reward.explorer == REGRESSION and not splits:
+        raise ConfigError(
+            f"reward.explorer={REGRESSION} splits what is told of all links at once, and with reward.generated="
+            f"{str(config.reward.generated).lower()} {name} does not ask for that; set reward.explorer=renpnn, or "
+            "reward.generated=true where sums are told, as with traffic.feedback=report."
         )
     check_evaluation(config, problem)
 

@@ -73,6 +73,11 @@ class ReplayBuffer:
         uniform = torch.rand(count, dtype=torch.float64, generator=generator, device=self.bound.device)
         # the largest number below 1 times the bound rounds to less than the bound: float64 has digits to spare
         index = (uniform * self.bound).long()
+        return self.at(index)
+
+    def at(self, index: Tensor) -> Transition:
+        """The transitions in these rows of the ring."""
+        assert self.form is not None
         return self.form.with_tensors({name: tensor.index_select(0, index) for name, tensor in self.storage.items()})
 
     def refused_transitions(self) -> int:

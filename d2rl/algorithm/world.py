@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from d2rl.algorithm.replay import ReplayBuffer
+from d2rl.algorithm.reports import ReportWindows, splits_reports
 from d2rl.algorithm.returns import ReturnWindow
 from d2rl.config.defaults import RunConfig
-from d2rl.problems.base import Problem, Simulation
+from d2rl.problems.base import Problem, Simulation, Step, Transition
 
 
 class World(Simulation):
@@ -24,7 +25,23 @@ class World(Simulation):
         super().__init__(*simulation)
         self.replay = ReplayBuffer(config.ddpg.replay)
         self.returns = ReturnWindow.of(config, self.problem)
+        slots = getattr(self.problem, "report_slots", 1)
+        splits = splits_reports(config, self.problem)
+        self.windows = ReportWindows(self.replay, slots, self.batch) if splits else None
         self.noise: Tensor | None = None  # of the exploration in the latest slot, where it is correlated
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to learn from."""
+        return self.replay.ready if self.windows is None else self.windows.ready
+
+    def remember(self, transition: Transition, step: Step) -> None:
+        """Store the slot, or the one of which all is known by now."""
+        complete = self.returns.add(transition, step)
+        if complete is not None:
+            self.replay.add(complete)
+        if self.windows is not None:
+            self.windows.add(step)
 
     def correlated(self, draw: Tensor, correlation: float) -> Tensor:
         """White noise of unit deviation as noise that is correlated with that of the slot before."""
@@ -36,6 +53,8 @@ class World(Simulation):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly from here, as plain containers."""
         own = {"replay": self.replay.state_dict(), "returns": self.returns.state_dict(), "noise": self.noise}
+        if self.windows is not None:
+            own["windows"] = self.windows.state_dict()
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -43,6 +62,8 @@ class World(Simulation):
         super().load_state_dict(saved)
         self.replay.load_state_dict(saved["replay"], self.device)
         self.returns.load_state_dict(saved.get("returns", []))
+        if self.windows is not None:
+            self.windows.load_state_dict(saved["windows"])
         noise = saved.get("noise")
         self.noise = None if noise is None else noise.to(self.device)
 

@@ -50,13 +50,23 @@ class TensorStruct:
         return self._with(tensors, "")
 
     def values(self) -> dict[str, Any]:
-        """The numbers and texts among its own fields."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        return {name: value for name, value in own.items() if isinstance(value, bool | int | float | str)}
+        """All numbers and texts by dotted name."""
+        found: dict[str, Any] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, bool | int | float | str):
+                found[field.name] = value
+            elif isinstance(value, TensorStruct):
+                found |= {f"{field.name}.{name}": one for name, one in value.values().items()}
+        return found
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
-        """The same struct with other numbers and texts."""
-        return replace(self, **values)  # type: ignore[type-var]
+        """The same struct with other numbers and texts, by dotted name; those that are not named stay."""
+        changed: dict[str, Any] = {}
+        for name, value in values.items():
+            own, _, inner = name.partition(".")
+            changed[own] = changed.get(own, getattr(self, own)).with_values({inner: value}) if inner else value
+        return replace(self, **changed)  # type: ignore[type-var]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply ``function`` to each tensor."""

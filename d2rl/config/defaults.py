@@ -149,10 +149,14 @@ class AENPNNConfig:
 class RENPNNConfig:
     """Reward explorer (Mode I)."""
 
-    explorer: str = option("renpnn", "renpnn, or MODULE:CLASS")
+    explorer: str = option(
+        "renpnn",
+        "renpnn; regression: of reports, the mean of what links and slots had, without diffusion; or MODULE:CLASS",
+    )
     case: str = option(
         "designed",
-        "raw: the weighted sum; designed: one for each entity, beyond a simple decision; _gdm: generated",
+        "raw: the weighted sum; designed: one for each entity, beyond a simple decision; each: one for each entity; "
+        "_gdm: generated, out of a report for each entity and slot that it is of",
     )
     generated: bool = option(False, "learn from rewards that RENPNN generates, where they can be trusted")
     share_reports: bool = option(
@@ -161,6 +165,13 @@ class RENPNNConfig:
     steps: int = option(6, "P, denoising steps", low=1, high=1000)
     rate: float = option(3e-3, "learning rate", above=0, high=1)
     every: int = option(4, "updates of the agent for each update of the explorer", low=1)
+    updates: int = option(1, "updates of the explorer each time", low=1, high=1000)
+    windows: int = option(
+        32,
+        "reports whose windows it learns from in an update, where reports are told; more where they are short",
+        low=1,
+        high=10**5,
+    )
     samples: int = option(1, "rewards generated for one state and action", low=1, high=1024)
     risk: str = option("mean", "what is taken of the generated rewards", choices=("mean", "cvar"))
     quantile: float = option(0.25, "worst part of them that cvar averages", above=0, high=1)

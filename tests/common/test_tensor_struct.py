@@ -62,6 +62,10 @@ def test_values_are_the_plain_ones_and_can_be_replaced():
     again = struct.with_values({"slot": 5})
     assert again.values() == {"slot": 5, "name": "a"}
     assert again.flag is struct.flag
+    outer = Outer(numbered(2, slot=4, name="a"), torch.ones(2), slot=1)
+    assert outer.values() == {"inner.slot": 4, "inner.name": "a", "slot": 1, "name": "cell"}
+    moved = outer.with_values({"inner.slot": 7, "inner.name": "b", "slot": 2})
+    assert moved.values() == {"inner.slot": 7, "inner.name": "b", "slot": 2, "name": "cell"}
 
 
 def test_map_reaches_every_tensor_and_changes_no_original():

@@ -54,7 +54,8 @@ USES = {
         action.objective action.samples action.gradient_steps action.candidates action.temperature
         action.weighted_scale
         reward.explorer reward.case reward.generated reward.share_reports
-        reward.steps reward.rate reward.every reward.samples reward.risk reward.quantile reward.guard
+        reward.steps reward.rate reward.every reward.updates reward.windows
+        reward.samples reward.risk reward.quantile reward.guard
         state.explorer state.steps state.corrupt state.rate state.width state.every
         chi.policy chi.eta chi.maximum chi.threshold
         stages.action stages.reward stages.state stages.plateau

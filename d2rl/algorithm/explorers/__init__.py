@@ -10,11 +10,15 @@ from typing import Any
 
 from d2rl.algorithm.explorers.action import AENPNN
 from d2rl.algorithm.explorers.reward import RENPNN
+from d2rl.algorithm.explorers.split import SplitRENPNN
 from d2rl.algorithm.explorers.state import SENPNN
+from d2rl.algorithm.reports import REGRESSION, splits_reports
 from d2rl.common.imports import named_class
 from d2rl.config.defaults import RunConfig
+from d2rl.problems.base import Problem
 
 EXPLORERS = {"aenpnn": AENPNN, "renpnn": RENPNN, "senpnn": SENPNN}
+SPLITTERS = ("renpnn", REGRESSION)
 
 
 def explorer_class(config: RunConfig, stage: str) -> Any:
@@ -26,4 +30,13 @@ def explorer_class(config: RunConfig, stage: str) -> Any:
     return named_class(getattr(config, stage).explorer, EXPLORERS, f"{stage}.explorer")
 
 
-__all__ = ["AENPNN", "EXPLORERS", "RENPNN", "SENPNN", "explorer_class"]
+def reward_explorer(config: RunConfig, problem: Problem) -> Any:
+    """RENPNN, for rewards that are measured or for those that are told as sums.
+
+    :raises ConfigError: there is none of the name
+    """
+    own = splits_reports(config, problem) and config.reward.explorer in SPLITTERS
+    return (SplitRENPNN if own else explorer_class(config, "reward")).build(config, problem)
+
+
+__all__ = ["AENPNN", "EXPLORERS", "RENPNN", "SENPNN", "SplitRENPNN", "explorer_class", "reward_explorer"]

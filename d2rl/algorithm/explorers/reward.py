@@ -30,9 +30,13 @@ class RewardDenoiser(nn.Module):
 
     def forward(self, embedding: Tensor, noisy: Tensor, step: int | Tensor) -> Tensor:
         """The clean reward [..., K or 1] from embeddings [..., K or 1, width], at one step or at those of a tensor."""
+        return self.out(self.features(embedding, noisy, step)).squeeze(-1)
+
+    def features(self, embedding: Tensor, noisy: Tensor, step: int | Tensor) -> Tensor:
+        """What the estimate is made of, [..., K or 1, width]."""
         level = self.step(step).unsqueeze(-2) if isinstance(step, Tensor) else self.step.weight[step]
         hidden = F.relu(embedding + self.noisy(noisy.unsqueeze(-1)) + level)
-        return self.out(F.relu(self.hidden(hidden))).squeeze(-1)
+        return F.relu(self.hidden(hidden))
 
 
 class RENPNN(L.LightningModule):
@@ -110,12 +114,15 @@ class RENPNN(L.LightningModule):
         def denoise(noisy: Tensor, step: int) -> Tensor:
             return self.denoiser(embedding, noisy, step).float()
 
-        drawn = self.schedule.reverse(denoise, shape, generator=generator)
+        return self._risked(self.schedule.reverse(denoise, shape, generator=generator)) * self.spread + self.centre
+
+    def _risked(self, drawn: Tensor) -> Tensor:
+        """One reward [B, M, K or 1] of several samples [B, M, samples, K or 1]."""
         if self.risk == "cvar":
-            worst = max(1, round(self.quantile * samples))
+            worst = max(1, round(self.quantile * drawn.shape[2]))
             order = drawn.sum(-1).argsort(dim=2)[:, :, :worst]
             drawn = drawn.gather(2, order.unsqueeze(-1).expand(-1, -1, -1, drawn.shape[-1]))
-        return drawn.mean(2) * self.spread + self.centre
+        return drawn.mean(2)
 
     @torch.no_grad()
     def calibrate(self, reward: Tensor) -> None:

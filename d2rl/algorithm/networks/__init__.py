@@ -33,15 +33,16 @@ def make_view(config: NetworkConfig, problem: Problem) -> tuple[View, int]:
     return view, view.size
 
 
-def make_transition(config: NetworkConfig, problem: Problem, view: int) -> nn.Module:
+def make_transition(config: NetworkConfig, problem: Problem, view: int, alone: bool = False) -> nn.Module:
     """State and views of M actions -> embeddings [B, M, K, width].
 
     :param view: numbers of a view for each entity; bare ones ask for message passing
+    :param alone: a link that is told its powers need not know of the average link
     """
     if config.kind == "mlp":
         return MLPTransition(problem, config.width, config.layers, extra=view * problem.layout.entities)
     if config.critic == "powers":
-        return LinkTransition(problem.sizes, view, config.width)
+        return LinkTransition(problem.sizes, view, config.width, alone)
     return LinkGraphTransition(problem.sizes, view, config.width, config.layers)
 
 

@@ -75,21 +75,25 @@ class LinkGraphTransition(nn.Module):
 
 
 class LinkTransition(nn.Module):
-    """Embeds every link by itself, together with what an action means for it and for the average link.
+    """Embeds every link by itself, together with what an action means for it and, unless alone, for the average link.
 
     Enough where the view tells the powers that a link receives: nothing else decides its reward.
 
     :param sizes: of nodes
     :param view: numbers that tell a link what an action does
     :param width: size of an embedding
+    :param alone: leave the average link out: links cannot be confused where sums of them are all that is told
     """
 
-    def __init__(self, sizes: Sizes, view: int, width: int):
+    def __init__(self, sizes: Sizes, view: int, width: int, alone: bool = False):
         super().__init__()
         self.state, self.view = nn.Linear(sizes.nodes, width), nn.Linear(view, width, bias=False)
-        self.hidden, self.mean = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.hidden = nn.Linear(width, width)
+        self.mean = None if alone else nn.Linear(width, width, bias=False)
 
     def forward(self, observation: Observation, view: Tensor) -> Tensor:
         """Embeddings [B, M, K, width] from views [B, M, K, view] of M actions for each state."""
         links = F.relu(self.view(view) + self.state(observation.nodes).unsqueeze(1))
+        if self.mean is None:
+            return F.relu(self.hidden(links))
         return F.relu(self.hidden(links) + self.mean(links.mean(-2, keepdim=True)))

@@ -137,6 +137,11 @@ class TrafficProblem:
         """Slots between two reports."""
         return self.config.report_slots if self.config.feedback == "report" else 1
 
+    @property
+    def tells_sums(self) -> bool:
+        """Whether the learner is told of the cell alone, and not of its links."""
+        return self.config.feedback in ("scalar", "report")
+
     # ------------------------------------------------------------------ Episodic
 
     @property

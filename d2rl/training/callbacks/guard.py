@@ -40,7 +40,10 @@ class RewardGuard(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
-        """Judge the rewards generated since the last time."""
+        """Judge the rewards generated since the last time; reports that did not come end the run."""
+        for world in agent.worlds:
+            if world.windows is not None:
+                world.windows.check()
         value = agent.means.current("renpnn/rank_correlation")
         if value is None:
             return

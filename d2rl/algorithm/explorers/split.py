@@ -1,0 +1,125 @@
+"""RENPNN where rewards are told as sums: what every link and slot had of a report, generated so that it adds up."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2rl.algorithm.explorers.reward import RENPNN
+from d2rl.algorithm.networks import make_transition, make_view
+from d2rl.algorithm.reports import REGRESSION
+from d2rl.config.defaults import RunConfig
+from d2rl.problems.base import Observation, Problem
+
+DOUBT = 7.0  # logarithms of variances, in squared units of diffusion, lie within this of the middle one
+MIDDLE = -3.0
+
+
+class SplitRENPNN(RENPNN):
+    r"""Reward explorer that learns from sums of rewards alone.
+
+    A report T is the sum of the rewards of all links in the n slots of a window. Mean and variance C of every one are
+    fitted to the reports: sums of means by regression, sums of variances by likelihood. Then rewards of the window are
+    drawn and conditioned on their sum, by which those that are less sure take more of what is left over,
+
+    .. math:: r_i \leftarrow r_i + \frac{C_i}{\sum_j C_j} \Big(T - \sum_j r_j\Big)
+
+    and the chain learns to denoise towards these draws, in units of their own deviation from their mean (after CARD,
+    Han et al., NeurIPS 2022). Draws of the chain itself would feed on their own errors: a report moves each of its many
+    rewards by little, and their variances grow without end. The reverse chain adds what its estimates leave open
+    (:meth:`DiffusionSchedule.noise_factors`), so that few steps keep the spread.
+
+    :param regresses: the same network says the mean, and nothing is drawn (a control)
+    """
+
+    def __init__(self, *args: Any, regresses: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.regresses = regresses
+        width = self.denoiser.out.in_features
+        unexplained = 1 - self.schedule.alphas_bar  # of a Gaussian of unit variance, at each step
+        self.register_buffer("factors", self.schedule.noise_factors(unexplained[:, None, None]), persistent=False)
+        self.hidden, self.mean, self.doubt = nn.Linear(width, width), nn.Linear(width, 1), nn.Linear(width, 1)
+
+    @classmethod
+    def build(cls, config: RunConfig, problem: Problem) -> SplitRENPNN:
+        """The explorer of a configuration."""
+        reward, width = config.reward, config.network.width
+        view = make_view(config.network, problem)[1]
+        transition = make_transition(config.network, problem, view, alone=True)
+        risk = reward.risk, reward.quantile, reward.rate
+        return cls(transition, width, reward.steps, True, *risk, regresses=reward.explorer == REGRESSION)
+
+    def loss_of_sums(
+        self, observation: Observation, view: Tensor, total: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Error of rewards against draws that add up to the reports, and of their sums against the reports.
+
+        :param view: of the actions, [W n, M, K, view], the slots of a window side by side
+        :param total: T, [W, M], in the unit of the rewards
+        :returns: loss; metrics, detached
+        """
+        embedding = self._embed(observation, view)
+        windows, shape = len(total), embedding.shape[:3]
+        elements = math.prod(shape) / total.numel()
+        target = (total - self.centre * elements) / self.spread
+        mean, variance = self._moments(embedding)
+        sums = added(mean, windows)
+        left = (target - sums).detach()
+        loss = F.smooth_l1_loss(sums / elements**0.5, target / elements**0.5)
+        metrics = {"loss": loss.detach(), "left_over": left.square().mean().sqrt() * self.spread / elements}
+        if self.regresses:
+            return loss, metrics
+        total_variance = added(variance, windows)
+        likelihood = (total_variance.log() + left.square() / total_variance).mean() / 2
+        with torch.no_grad():
+            noise = torch.randn((2, *shape), generator=generator, device=mean.device)
+            drawn = adding_up(variance.sqrt() * noise[0], variance, left) / variance.sqrt()
+            step = torch.randint(1, self.schedule.steps + 1, shape[:2], generator=generator, device=mean.device)
+        estimate = self.denoiser(embedding.detach(), self.schedule.corrupt(drawn, step, noise[1]), step).float()
+        return loss + likelihood + F.mse_loss(estimate, drawn), metrics
+
+    def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Generated rewards after ``risk``: [B, M, K], in the unit of the reports."""
+        embedding = self._embed(observation, view)
+        mean, variance = self._moments(embedding)
+        if not self.regresses:
+            several = embedding.detach().unsqueeze(2)
+
+            def denoise(noisy: Tensor, step: int) -> Tensor:
+                return self.denoiser(several, noisy.squeeze(-1), step).unsqueeze(-1).float()
+
+            shape = (*mean.shape[:2], samples, mean.shape[2], 1)
+            drawn = self.schedule.reverse(denoise, shape, generator=generator, noise_factors=self.factors).squeeze(-1)
+            mean = self._risked(mean.unsqueeze(2) + variance.sqrt().unsqueeze(2) * drawn)
+        return mean * self.spread + self.centre
+
+    @torch.no_grad()
+    def calibrate(self, reward: Tensor) -> None:
+        """Fix the unit in which rewards are diffused.
+
+        :param reward: mean reward of the links and slots of a report, of several reports
+        """
+        self.centre.copy_(reward.mean())
+        self.spread.copy_(reward.square().mean().sqrt().clamp_min(1e-3))
+
+    def _moments(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every reward, [B, M, K] both, in units of diffusion."""
+        hidden = F.relu(self.hidden(embedding))
+        doubt = self.doubt(hidden.detach()).squeeze(-1).float()
+        return self.mean(hidden).squeeze(-1).float(), (MIDDLE + DOUBT * (doubt / DOUBT).tanh()).exp()
+
+
+def added(values: Tensor, windows: int) -> Tensor:
+    """Sums [W, M] of the links and slots of each window, from [W n, M, K]."""
+    return values.sum(-1).unflatten(0, (windows, len(values) // windows)).sum(1)
+
+
+def adding_up(drawn: Tensor, variance: Tensor, total: Tensor) -> Tensor:
+    """Independent Gaussian draws [W n, M, K] as draws under the condition that windows add up to totals [W, M]."""
+    missing = (total - added(drawn, len(total))) / added(variance, len(total))
+    slots = len(drawn) // len(total)
+    return drawn + variance * missing.repeat_interleave(slots, 0).unsqueeze(-1)
