@@ -17,7 +17,7 @@ from d2rl.algorithm.explorers import AENPNN, explorer_class, reward_explorer
 from d2rl.algorithm.explorers.reward import rank_correlation
 from d2rl.algorithm.fused_adam import FusedAdam
 from d2rl.algorithm.module import Learner, RLModule
-from d2rl.algorithm.networks import make_transition, make_view
+from d2rl.algorithm.networks import MLPEncoder, make_transition, make_view
 from d2rl.algorithm.policy import make_actor
 from d2rl.algorithm.reports import beyond_baselines, splits_reports
 from d2rl.algorithm.rewards import raw_reward, reward_case, to_scalar
@@ -391,6 +391,10 @@ class D2RL(RLModule):
         depends; a RENPNN that came from one keeps the unit in which it has learned.
         """
         batch = self.draw(self.config.ddpg.critic_batch)
+        for module in self.modules():
+            if isinstance(module, MLPEncoder) and module.standardise:
+                module.calibrate(batch.observation)
+                distributed.average_(*module.buffers())
         measured = self.measured_reward(batch)
         if bool(measured.isfinite().all()):
             self.critic.calibrate(batch.observation, batch.view, measured)

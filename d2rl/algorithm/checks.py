@@ -22,6 +22,16 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
             f"ddpg.analytic=true differentiates the utility, and {name} has none in closed form; set "
             "ddpg.analytic=false."
         )
+    if config.network.critic == "executed" and not hasattr(problem, "executed"):
+        raise ConfigError(
+            f"network.critic=executed sees what the power limit leaves of an action, and {name} has none; set "
+            "network.critic=numbers."
+        )
+    if config.network.standardise and config.network.kind != "mlp":
+        raise ConfigError(
+            f"network.standardise=true is of network.kind=mlp, and this run has {config.network.kind}; set "
+            "network.standardise=false."
+        )
     if config.stages.state is not None and not isinstance(problem, Generative):
         raise ConfigError(
             f"stages.state={config.stages.state} begins SENPNN, and {name} has no rows to diffuse; set "
@@ -56,15 +66,12 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
         raise ConfigError(
             "reward.generated=true makes the reward of one slot; set ddpg.steps=1 and reward.share_reports=false."
         )
-    if generates and config.action.candidates < 2 and problem.exogenous:
+    alone = config.action.candidates < 2
+    if generates and alone and config.trainer.num_envs < 2 * processes(config.trainer):
         raise ConfigError(
-            "reward.generated=true needs action.candidates of 2 at least, got 1: generated rewards are trusted by how "
-            "they rank the actions of one state."
-        )
-    if generates and config.trainer.num_envs < 2 * processes(config.trainer) and not problem.exogenous:
-        raise ConfigError(
-            f"reward.generated=true needs trainer.num_envs of 2 at least for each process, got "
-            f"{config.trainer.num_envs}: in {name} generated rewards are trusted by how they rank states side by side."
+            f"reward.generated=true needs action.candidates of 2 at least, or trainer.num_envs of 2 at least for each "
+            f"process, got {config.action.candidates} and {config.trainer.num_envs}: generated rewards are trusted by "
+            "how they rank the actions of one state, or where there is one alone those of states side by side."
         )
     splits = splits_reports(config, problem)
     if splits and config.trainer.num_envs < 4 * processes(config.trainer):

@@ -86,6 +86,7 @@ class Policy(nn.Module):
             if made_with.network.kind == "mlp" and not same_shape(before, policy.problem):
                 raise RuntimeError  # another problem may have as many numbers
             policy.load_state_dict(dict(weights))
+            notice_change(before, policy.problem)
         except RuntimeError:
             raise CheckpointError(
                 f"{name} was trained for {described(before, made_with.network)}; it cannot serve "
@@ -139,6 +140,12 @@ class Policy(nn.Module):
         enabled = self.autocast_type is not None
         with torch.autocast(self.device.type, dtype=self.autocast_type, enabled=enabled):
             return self.policy.sample(observation, count, generator).tanh()
+
+
+def notice_change(before: Problem, problem: Problem) -> None:
+    """Let the problem say what is no longer as it was where the weights were made."""
+    if hasattr(problem, "notice_change"):
+        problem.notice_change(before)
 
 
 def same_shape(first: Problem, second: Problem) -> bool:

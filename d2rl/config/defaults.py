@@ -50,6 +50,9 @@ class FullDuplexConfig:
     carrier: float = option(2.0, "GHz", low=1e-3, high=1e4)
     slot: float = option(10.0, "time between two decisions, ms", low=1e-6, high=1e6)
     episode_length: int = option(10, "slots before the users are dropped anew (a truncation)", low=1)
+    fixed_drop: int | None = option(
+        None, "number of the place where users stay, fading alone varies; null: they are dropped anew", low=0
+    )
     csi_error: float = option(0.0, "e of the channel estimate sqrt(1-e) h + sqrt(e) n", low=0, high=1)
     stored_states: int = option(
         0, "train on this many stored states (scarce CSI); 0: new drops without end", low=0, high=10**7
@@ -89,10 +92,13 @@ class NetworkConfig:
     )
     width: int = option(32, "size of an embedding (link_graph) or eight times a hidden layer (mlp)", low=1, high=4096)
     layers: int = option(2, "rounds of message passing (a critic of powers has none), or hidden layers", low=1, high=64)
+    standardise: bool = option(
+        False, "take each input of an mlp as its deviation from the first states, in standard deviations"
+    )
     critic: str = option(
         "powers",
-        "how Q sees an action: the powers it makes links receive, or its numbers",
-        choices=("powers", "numbers"),
+        "how Q sees an action: the powers it makes links receive, its numbers, or those left by the power limit",
+        choices=("powers", "numbers", "executed"),
     )
 
 

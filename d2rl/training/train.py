@@ -42,6 +42,7 @@ from d2rl.training.warm_start import begin_from, load_weights
 
 SHAPES = (  # what the shapes and the meaning of weights follow from, beside the cell
     *("scenario.head", "network.kind", "network.width", "network.layers", "network.critic"),
+    "network.standardise",
     *("action.steps", "reward.steps", "state.steps", "state.width"),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from d2rl.algorithm.agent import D2RL, has_state_explorer
-from d2rl.algorithm.policy import described, same_shape
+from d2rl.algorithm.policy import described, notice_change, same_shape
 from d2rl.common.errors import CheckpointError
 from d2rl.problems import make_problems
 from d2rl.training.checkpoint import config_of
@@ -26,6 +26,7 @@ def load_weights(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
         if not same and before.network.kind == "mlp":  # another problem may have as many numbers
             raise RuntimeError
         agent.load_state_dict(weights)
+        notice_change(made_for, agent.problem)
     except RuntimeError:
         raise CheckpointError(
             f"{name} was trained for {described(made_for, before.network)}; it cannot serve "

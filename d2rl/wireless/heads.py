@@ -168,6 +168,15 @@ class BeamformingHead:
         norm = squared_magnitude(precoder).sum((-2, -1), keepdim=True).clamp_min(1).sqrt()
         return precoder / norm, (power.squeeze(-1) + 1) / 2
 
+    def executed(self, action: Tensor, downlink_users: int) -> Tensor:
+        """The numbers of what is carried out: beams after the power limit, in units of what each number has on average.
+
+        :param action: [..., 2 N_t K_D + K_U] in [-1, 1]
+        """
+        beams, power = action.tensor_split([self.layout.down * downlink_users], dim=-1)
+        norm = beams.square().sum(-1, keepdim=True).clamp_min(1).sqrt()
+        return torch.cat([beams * (beams.shape[-1] ** 0.5 / norm), power], dim=-1)
+
 
 def settled_combiners(channels: ChannelState, precoder: Tensor, power: Tensor) -> Tensor:
     """MMSE combiners Q^-1 h_k under the self-interference of a decision, of any scale: [B, N_r, K_U].

@@ -34,10 +34,10 @@ USES = {
         scenario.transmit_antennas scenario.receive_antennas scenario.downlink_users scenario.uplink_users
         scenario.cell_radius scenario.minimum_distance scenario.bandwidth scenario.noise_density
         scenario.noise_figure_downlink scenario.noise_figure_uplink scenario.bs_power scenario.user_power
-        scenario.self_interference scenario.self_interference_rician""",
+        scenario.self_interference scenario.self_interference_rician scenario.fixed_drop""",
     "train benchmark eval channels": "scenario.carrier",
     "train benchmark eval export": """
-        scenario.path_loss scenario.rician scenario.csi_error scenario.channel_bank scenario.head
+        scenario.path_loss scenario.rician scenario.csi_error scenario.channel_bank network.standardise scenario.head
         scenario.passes network.kind network.width network.layers action.explorer action.steps action.sampler
         action.calm_first evaluation.seed evaluation.best_of evaluation.refine evaluation.noise""",
     "train benchmark eval": """

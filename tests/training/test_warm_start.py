@@ -107,6 +107,18 @@ def test_the_state_stage_of_another_cell_waits_for_its_epoch_since_its_explorer_
         assert agent.initial_stages == {"action": True, "reward": True, "state": begun}
 
 
+def test_weights_of_another_place_work_and_the_change_is_told(tiny, tmp_path, caplog):
+    here = tiny(*TEXTBOOK, "scenario.fixed_drop=1")
+    begin(here, tmp_path / "here")
+    start_from(D2RL(here), str(tmp_path / "here"))
+    assert "place has changed" not in caplog.text
+    agent = D2RL(tiny(*TEXTBOOK, "scenario.fixed_drop=2"))
+    start_from(agent, str(tmp_path / "here"))
+    assert "made with scenario.fixed_drop=1, and here users stay in those of 2: the place has changed" in caplog.text
+    saved = load_checkpoint(tmp_path / "here/checkpoints/best.ckpt")["state_dict"]
+    assert equal(weights(agent, ""), saved)
+
+
 def test_an_action_explorer_that_has_not_learned_takes_the_encoder_of_the_actor_that_has(tiny, before):
     agent = D2RL(tiny(*EXPLORERS, f"initial={before['ddpg']}"))
     start_from(agent, agent.config.initial)

@@ -392,3 +392,17 @@ def test_an_action_that_does_not_fit_is_refused_with_its_shape(channels, name, w
 def test_an_unknown_head_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'strutured' is unknown; choose structured, switching or beamforming"):
         make_head("strutured", 8)
+
+
+def test_the_executed_numbers_are_those_of_the_precoder_and_no_length_beyond_the_limit_changes_them(channels):
+    head = make_head("beamforming", channels.transmit_antennas)
+    size = head.layout.size(channels)
+    action = 2 * torch.rand(channels.batch, size, generator=torch.Generator().manual_seed(0)) - 1
+    seen = head.executed(action, channels.downlink_users)
+    precoder, _ = head.decode(channels, action)
+    beams = seen[:, : -channels.uplink_users]
+    rebuilt = torch.view_as_complex(beams.unflatten(-1, (channels.downlink_users, -1, 2)).contiguous()).mT
+    torch.testing.assert_close(rebuilt / beams.shape[-1] ** 0.5, precoder)
+    assert torch.equal(seen[:, -channels.uplink_users :], action[:, -channels.uplink_users :])
+    longer = torch.cat([0.7 * action[:, : beams.shape[-1]], action[:, beams.shape[-1] :]], dim=-1)
+    torch.testing.assert_close(head.executed(longer, channels.downlink_users), seen)

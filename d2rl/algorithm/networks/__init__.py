@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,17 +20,18 @@ def make_encoder(config: NetworkConfig, problem: Problem) -> nn.Module:
     """State -> embeddings [B, K, width]."""
     if config.kind == "link_graph":
         return LinkGraphEncoder(problem.sizes, config.width, config.layers)
-    return MLPEncoder(problem, config.width, config.layers)
+    return MLPEncoder(problem, config.width, config.layers, standardise=config.standardise)
 
 
-def make_view(config: NetworkConfig, problem: Problem) -> tuple[View, int]:
+def make_view(config: NetworkConfig, problem: Any) -> tuple[View, int]:
     """State and M actions -> what a critic sees of them, [B, M, K, view], and the size of that.
 
-    ``network.critic=powers`` is the problem's own view, what the actions bring about; ``numbers`` the bare action.
+    ``network.critic=powers`` is the problem's own view, what the actions bring about; ``numbers`` the bare action;
+    ``executed`` what its limits leave of that.
     """
     if config.critic == "powers":
         return problem.view, problem.sizes.view
-    view = NumbersView(problem.layout)
+    view = NumbersView(problem.layout, problem.executed if config.critic == "executed" else None)
     return view, view.size
 
 
@@ -40,10 +42,11 @@ def make_transition(config: NetworkConfig, problem: Problem, view: int, alone: b
     :param alone: a link that is told its powers need not know of the average link
     """
     if config.kind == "mlp":
-        return MLPTransition(problem, config.width, config.layers, extra=view * problem.layout.entities)
+        extra = view * problem.layout.entities
+        return MLPTransition(problem, config.width, config.layers, extra, config.standardise)
     if config.critic == "powers":
         return LinkTransition(problem.sizes, view, config.width, alone)
     return LinkGraphTransition(problem.sizes, view, config.width, config.layers)
 
 
-__all__ = ["ActionOutput", "NumbersView", "View", "make_encoder", "make_transition", "make_view"]
+__all__ = ["ActionOutput", "MLPEncoder", "NumbersView", "View", "make_encoder", "make_transition", "make_view"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -39,13 +41,16 @@ class NumbersView:
     What the numbers do to the other entities is left for the critic to learn.
 
     :param layout: of the action
+    :param executed: actions [..., size] -> the numbers of what is carried out, which stand in their place
     """
 
-    def __init__(self, layout: Layout):
+    def __init__(self, layout: Layout, executed: Callable[[Tensor], Tensor] | None = None):
         self.size = len(layout.counts) * layout.width
+        self.executed = executed
 
     def __call__(self, observation: Observation, action: Tensor, decision: Decision | None = None) -> Tensor:
         """[B, M, K, size] for M actions [B, M, size] of each state."""
         layout = observation.layout
+        action = action if self.executed is None else self.executed(action)
         numbers, kinds = layout.to_entities(action), layout.kinds(action.device)
         return torch.cat([numbers * (kinds == kind) for kind in range(len(layout.counts))], dim=-1)

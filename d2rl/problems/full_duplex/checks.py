@@ -37,6 +37,16 @@ def check_cell(config: Config) -> None:
             f"scenario.objective={c.objective} and scenario.minimum_rate={c.minimum_rate:g} do not fit together; a "
             "minimum needs objective=minimum and a minimum_rate above 0."
         )
+    if c.fixed_drop is not None and c.channel_bank:
+        raise ConfigError(
+            f"scenario.fixed_drop={c.fixed_drop} says where users stay, which the states of "
+            f"scenario.channel_bank={c.channel_bank} settle; set one of the two to null."
+        )
+    if config.network.critic == "executed" and c.head != "beamforming":
+        raise ConfigError(
+            f"network.critic=executed is of scenario.head=beamforming, whose numbers the power limit changes, and "
+            f"scenario.head={c.head} has no such numbers; set network.critic=numbers."
+        )
     link_weights(config)
     if config.evaluation.slots:
         check_schedule(c)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2rl.common.notices import notice_once
 from d2rl.common.tensor_struct import repeated
 from d2rl.config.defaults import Config, FullDuplexConfig
 from d2rl.problems.base import Layout, Observation, Sizes, Step, stream
@@ -33,7 +34,7 @@ from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.convergence import refined
 from d2rl.wireless.fading import scale, whiten
 from d2rl.wireless.fairness import common_rate, improve_by, max_min
-from d2rl.wireless.heads import make_head
+from d2rl.wireless.heads import BeamformingHead, make_head
 from d2rl.wireless.link_powers import link_powers
 from d2rl.wireless.link_rates import squared_magnitude
 from d2rl.wireless.objectives import MAX_MIN, Objective
@@ -55,7 +56,7 @@ class FullDuplexProblem:
     section = "scenario"
     settings = FullDuplexConfig
     exogenous = True
-    tied = (*CELL, "loads", "stored_states", "channel_bank")
+    tied = (*CELL, "loads", "stored_states", "channel_bank", "fixed_drop")
     metric = "weighted_sum_rate"
     unit = "bit/s/Hz"
     anchors = ("random", "wmmse")
@@ -128,6 +129,21 @@ class FullDuplexProblem:
         wanted = repeated((observation.weights > 0).to(power.dtype), count)
         down, up = wanted.tensor_split([channels.downlink_users], dim=-1)
         return precoder * down.unsqueeze(-2), power * up
+
+    def notice_change(self, before: Any) -> None:
+        """Say, once, that weights were made where users stay in other places."""
+        was, now = getattr(before.config, "fixed_drop", None), self.config.fixed_drop
+        if was is not None and was != now:
+            there = "are dropped anew" if now is None else f"stay in those of {now}"
+            notice_once(
+                f"the weights were made with scenario.fixed_drop={was}, and here users {there}: the place has changed, "
+                "and a plain network decides badly in another place until it is trained again."
+            )
+
+    def executed(self, action: Tensor) -> Tensor:
+        """The numbers of what is carried out of an action of the beamforming head, [..., size]."""
+        assert isinstance(self.head, BeamformingHead)  # others are refused
+        return self.head.executed(action, self.config.downlink_users)
 
     def feasible(self, decision: Decision) -> Tensor:
         """[B M] bool: total precoder power at most 1, uplink powers in [0, 1]."""

@@ -62,9 +62,10 @@ class CellState(TensorStruct):
 class Cells:
     """How cells begin and move on; the channels do so by themselves, whatever the base station decides.
 
-    Each cell keeps its users for ``episode_length`` slots of Gauss-Markov fading and is then dropped
-    again (a truncation, never a termination). Cells are staggered, so that every slot brings new drops.
-    With ``stored_states`` or a ``channel_bank`` every slot shows states of a fixed set instead, drawn at random.
+    Each cell keeps its users for ``episode_length`` slots of Gauss-Markov fading and is then dropped again (a
+    truncation, never a termination), with ``fixed_drop`` always in the same places. Cells are staggered, so that every
+    slot brings new drops. With ``stored_states`` or a ``channel_bank`` every slot shows states of a fixed set instead,
+    drawn at random.
 
     :param config: the scenario
     :param seed: of the fixed set of states
@@ -75,6 +76,7 @@ class Cells:
         self.budget = link_budget(config)
         self.correlation = jakes_correlation(config.speed / 3.6, config.carrier * 1e9, config.slot * 1e-3)
         self._stored: CellState | None = None
+        self._fixed: Positions | None = None
 
     def stored(self, device: torch.device) -> CellState | None:
         """The fixed set of states; None where every slot is new."""
@@ -149,9 +151,8 @@ class Cells:
 
     def _drop(self, count: int, generator: torch.Generator) -> CellState:
         """New users; the channels are still to be measured."""
-        c, draw = self.config, (generator, generator.device)
-        downlink = user_positions(count, c.downlink_users, c.cell_radius, c.minimum_distance, *draw)
-        uplink = user_positions(count, c.uplink_users, c.cell_radius, c.minimum_distance, *draw)
+        c = self.config
+        downlink, uplink = self._places(count, generator)
         shapes = ChannelState(
             downlink.new_empty(count, c.downlink_users, c.transmit_antennas),
             downlink.new_empty(count, c.uplink_users, c.receive_antennas),
@@ -161,6 +162,20 @@ class Cells:
         scattered = rayleigh(shapes, generator)
         gains, weights = self.budget.gains(downlink, uplink), self._weights(count, generator)
         return CellState(scattered, scattered, gains, weights, scattered, Positions(downlink, uplink))
+
+    def _places(self, count: int, generator: torch.Generator) -> Positions:
+        """Where users are dropped, or where they stay."""
+        if self.config.fixed_drop is None:
+            return self._drawn_places(count, generator)
+        if self._fixed is None or self._fixed.downlink.device != generator.device:
+            own = torch.Generator().manual_seed(stream(f"drop/{self.config.fixed_drop}"))  # one place on every device
+            self._fixed = self._drawn_places(1, own).map(lambda places: places.to(generator.device))
+        return self._fixed.repeat(count)
+
+    def _drawn_places(self, count: int, generator: torch.Generator) -> Positions:
+        c = self.config
+        ring = c.cell_radius, c.minimum_distance, generator, generator.device
+        return Positions(*(user_positions(count, users, *ring) for users in (c.downlink_users, c.uplink_users)))
 
     def _weights(self, count: int, generator: torch.Generator) -> Tensor:
         c, device = self.config, generator.device

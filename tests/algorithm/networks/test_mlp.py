@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import problem_of
 
+from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.networks import make_encoder, make_transition, make_view
-from d2rl.algorithm.networks.mlp import HIDDEN_FACTOR
+from d2rl.algorithm.networks.mlp import HIDDEN_FACTOR, MLPEncoder
 from d2rl.config.defaults import NetworkConfig
 from d2rl.problems.base import Observation
 from d2rl.problems.full_duplex.observation import observe
@@ -127,3 +128,29 @@ def test_candidates_are_embedded_as_if_each_were_alone(small, head, critic):
     together.sum().backward()
     assert torch.isfinite(action.grad).all()
     assert (action.grad.abs().amax((0, 1)) > 0).all()
+
+
+def test_standardised_inputs_forget_scale_and_offset_of_every_number(small):
+    problem, observation = problem_of(small), seen(small)
+    encoder = MLPEncoder(problem, 4, 1, standardise=True)
+    read = []
+    encoder.body[0].register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
+    encoder.calibrate(observation)
+    encoder(observation)
+    coefficients = read[0][:, : 2 * COEFFICIENTS]
+    torch.testing.assert_close(coefficients.mean(0), torch.zeros(2 * COEFFICIENTS), atol=1e-4, rtol=0)
+    torch.testing.assert_close(coefficients.std(0), torch.ones(2 * COEFFICIENTS), atol=1e-3, rtol=0)
+    assert torch.equal(read[0][:, 2 * COEFFICIENTS :], torch.zeros(6, 5))  # priorities that do not vary
+
+
+def test_an_agent_standardises_by_its_first_states_and_keeps_that_in_a_checkpoint(tiny, fit):
+    given = ("network.kind=mlp", "network.standardise=true", "stages.state=null")
+    agent = D2RL(tiny(*given))
+    assert torch.equal(agent.aenpnn.encoder.centre, torch.zeros_like(agent.aenpnn.encoder.centre))
+    fit(agent)
+    for part in (agent.aenpnn.encoder, agent.actor.encoder, agent.critic.transition, agent.renpnn.transition):
+        assert part.centre.abs().max() > 0.1
+        assert torch.equal(part.spread, agent.aenpnn.encoder.spread)
+    other = D2RL(tiny(*given, "seed=9"))
+    other.load_state_dict(agent.state_dict())
+    assert torch.equal(other.aenpnn.encoder.centre, agent.aenpnn.encoder.centre)

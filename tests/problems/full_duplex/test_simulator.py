@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -514,3 +515,27 @@ def test_cells_are_selected_together():
     index = torch.tensor([4, 1])
     for chosen, whole in zip(everything(state[index]), everything(state), strict=True):
         assert torch.equal(chosen, whole[[4, 1]])
+
+
+# ------------------------------------------------------------------ users that stay
+
+
+def test_users_of_a_fixed_drop_stay_while_fading_goes_on():
+    env = build(6, fixed_drop=3, episode_length=2, rician=10.0)
+    states = [env.state, *advances(env, 4)]
+    first = states[0].positions
+    for state in states:
+        for places, others in zip(state.positions, first, strict=True):
+            torch.testing.assert_close(places, others[:1].expand_as(places))
+        torch.testing.assert_close(state.gains.uplink, states[0].gains.uplink[:1].expand(6, -1))
+    assert len({state.channels.downlink[0, 0, 0].item() for state in states}) == len(states)
+    assert len(set(states[0].channels.downlink[:, 0, 0].tolist())) == 6
+
+
+def test_a_fixed_drop_is_one_place_for_every_seed_and_for_the_evaluation():
+    config = FullDuplexConfig(fixed_drop=3)
+    places = [build(2, seed=seed, fixed_drop=3).state.positions.downlink[0] for seed in (0, 1)]
+    places.append(evaluation_states(config, 4, 9).positions.downlink[2])
+    assert all(torch.equal(place, places[0]) for place in places)
+    other = evaluation_states(replace(config, fixed_drop=4), 4, 9).positions.downlink[2]
+    assert (other - places[0]).norm(dim=-1).min() > 0.1
