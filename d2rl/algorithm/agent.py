@@ -73,7 +73,8 @@ class D2RL(RLModule):
         view_size = make_view(network, self.problem)[1]
 
         self.actor = make_actor(config, self.problem)
-        self.critic = Critic(make_transition(network, self.problem, view_size), network.width)
+        entities = self.problem.layout.entities if network.standardise else None
+        self.critic = Critic(make_transition(network, self.problem, view_size), network.width, entities)
         self.target_actor, self.target_critic = deepcopy(self.actor), deepcopy(self.critic)
         self.aenpnn = explorer_class(config, "action").build(config, self.problem)
         self.renpnn = reward_explorer(config, self.problem)
@@ -400,7 +401,9 @@ class D2RL(RLModule):
             self.critic.calibrate(batch.observation, batch.view, measured)
             if not self.reward_unit_known:
                 self.renpnn.calibrate(self.rewards_to_explore(batch))
-        distributed.average_(self.critic.out.bias, self.renpnn.centre, self.renpnn.spread)
+        distributed.average_(
+            *self.critic.buffers(recurse=False), self.critic.out.bias, self.renpnn.centre, self.renpnn.spread
+        )
 
     def rewards_to_explore(self, batch: Transition) -> Tensor:
         """What RENPNN's unit is made of: measured rewards, or for reports their equal shares beyond the baselines."""
@@ -439,7 +442,8 @@ class D2RL(RLModule):
         gamma, reward = self.config.ddpg.gamma, self.reward_of(batch)
         discount = gamma if batch.discount is None else batch.discount[:, None, None]
         target = reward + discount * self.next_value(batch) if gamma > 0 else reward
-        loss = critic_loss(self.critic(batch.observation, batch.view), target)
+        unit = self.critic.unit if self.critic.own_units else None
+        loss = critic_loss(self.critic(batch.observation, batch.view), target, unit)
         self.means.add("losses/critic", loss)
         return loss
 

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from d2rl.algorithm.networks import ActionOutput
 from d2rl.problems.base import Layout, Observation, Transition
 
+LEAST_UNIT = 1e-2  # of a reward that hardly varies at first
+
 
 class DeterministicActor(nn.Module):
     """mu(s): one action for each state.
@@ -58,26 +60,44 @@ class Critic(nn.Module):
 
     :param transition: (state, views of actions) -> [B, M, K, width]
     :param width: of the embeddings
+    :param entities: each of them then has a level and a unit of its own, those of its first rewards; None: all share
+        one level, and the unit is 1
     """
 
-    def __init__(self, transition: nn.Module, width: int):
+    level: Tensor
+    unit: Tensor
+
+    def __init__(self, transition: nn.Module, width: int, entities: int | None = None):
         super().__init__()
-        self.transition, self.out = transition, nn.Linear(width, 1)
+        self.transition, self.out, self.own_units = transition, nn.Linear(width, 1), entities is not None
+        if entities is not None:
+            self.register_buffer("level", torch.zeros(entities))
+            self.register_buffer("unit", torch.ones(entities))
 
     def forward(self, observation: Observation, view: Tensor) -> Tensor:
         """Values [B, M, K] of M actions for each state, seen as views [B, M, K, view]."""
-        return self.out(self.transition(observation, view)).squeeze(-1).float()
+        value = self.out(self.transition(observation, view)).squeeze(-1).float()
+        return value * self.unit + self.level if self.own_units else value
 
     @torch.no_grad()
     def calibrate(self, observation: Observation, view: Tensor, reward: Tensor) -> None:
         """Shift the output to the mean of the first rewards, so that learning begins with differences."""
+        if self.own_units and reward.shape[-1] > 1:
+            self.level.copy_(reward.mean((0, 1)))
+            self.unit.copy_(reward.std((0, 1)).clamp_min(LEAST_UNIT))
+            return
         error = reward.sum(-1) - self(observation, view).sum(-1)
         self.out.bias.add_(error.mean() / observation.layout.entities)
 
 
-def critic_loss(value: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of values [B, M, K] against one target per link [B, M, K] or one in all [B, M, 1]."""
-    return F.mse_loss(value if target.shape[-1] > 1 else value.sum(-1, keepdim=True), target)
+def critic_loss(value: Tensor, target: Tensor, unit: Tensor | None = None) -> Tensor:
+    """Mean squared error of values [B, M, K] against one target per link [B, M, K] or one in all [B, M, 1].
+
+    :param unit: [K], in which the errors of links are counted; None: 1
+    """
+    if target.shape[-1] == 1:
+        return F.mse_loss(value.sum(-1, keepdim=True), target)
+    return F.mse_loss(value, target) if unit is None else F.mse_loss(value / unit, target / unit)
 
 
 def saturation(output: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class NetworkConfig:
     width: int = option(32, "size of an embedding (link_graph) or eight times a hidden layer (mlp)", low=1, high=4096)
     layers: int = option(2, "rounds of message passing (a critic of powers has none), or hidden layers", low=1, high=64)
     standardise: bool = option(
-        False, "take each input of an mlp as its deviation from the first states, in standard deviations"
+        False, "of an mlp: inputs, and rewards of entities, as deviations from the first ones in standard deviations"
     )
     critic: str = option(
         "powers",

@@ -237,3 +237,19 @@ def test_the_target_follows_by_a_fraction_of_the_distance(channels):
     polyak_update(target, source, 1.0)
     for p, goal in zip(target.parameters(), new, strict=True):
         torch.testing.assert_close(p.double(), goal, rtol=1e-5, atol=1e-6)
+
+
+def test_links_with_units_of_their_own_count_alike_however_small_their_rewards(channels):
+    problem, observation = problem_of(channels), seen(channels)
+    config = NetworkConfig(kind="mlp", width=WIDTH)
+    transition = make_transition(config, problem, make_view(config, problem)[1])
+    critic, view = Critic(transition, WIDTH, problem.layout.entities), look(observation, draw_actions(channels, 3))
+    size = torch.logspace(-1, 2, 10)
+    reward = size * (5 + torch.randn(16, 3, 10, generator=seeded(1)))
+    critic.calibrate(observation, view, reward)
+    torch.testing.assert_close(critic.level, reward.mean((0, 1)))
+    error = torch.randn(16, 3, 10, generator=seeded(2))
+    value = reward + error * critic.unit  # every link is wrong by as much of its own unit
+    torch.testing.assert_close(critic_loss(value, reward, critic.unit), error.square().mean(), rtol=1e-3, atol=1e-4)
+    plain = critic.out(critic.transition(observation, view)).squeeze(-1)
+    torch.testing.assert_close(critic(observation, view), plain * critic.unit + critic.level)

@@ -1,0 +1,114 @@
+"""Times of a finished ``python -m d2rl.benchmark conf=paper`` to parts of the level that DDPG reaches at last.
+
+    python -m d2rl.benchmark conf=paper seeds=3 out=DIR
+    python benchmarks/paper_table.py DIR
+
+Writes DIR/levels.md, and DIR/downlink.png: the downlink and the saturated numbers of each variant over its updates.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from d2rl.benchmark.estimates import Estimate, estimate, interquartile_mean, ratio
+from d2rl.benchmark.matrix import Matrix, read_matrix
+from d2rl.report.learning_curve import COLOURS, read_metrics
+
+PARTS = (0.6, 0.8, 0.95)  # of the gap that DDPG has closed at its end
+SHOWN = ("ddpg", "a", "ddpg_numbers", "a_numbers")
+PANELS = {"eval/downlink_rate": "downlink (bit/s/Hz)", "charts/saturated_actions": "saturated numbers (share)"}
+
+
+def read_cells(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Finished cells of each variant, rows of cells.csv."""
+    with open(folder / "cells.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
+    return {name: [row for row in rows if row["variant"] == name] for name in dict.fromkeys(r["variant"] for r in rows)}
+
+
+def metrics_of(folder: Path, row: dict[str, str]) -> Path:
+    """metrics.csv of a cell."""
+    return folder / "cells" / "{variant}-{scenario}-{seed}".format(**row) / "metrics.csv"
+
+
+def time_to(curve: list[tuple[float, ...]], level: float) -> float:
+    """Seconds until a curve of (seconds, gap closed) first has a level; infinite if never."""
+    return next((seconds for seconds, gap in curve if gap >= level), math.inf)
+
+
+def shown(found: Estimate, digits: int) -> str:
+    """A value with its interval; m marks a median."""
+    if found.value is None:
+        return "-"
+    ends = ("∞" if end is None else f"{end:.{digits}f}" for end in found.interval)
+    interval = "" if found.interval[0] is None else " [{}, {}]".format(*ends)
+    return f"{found.value:.{digits}f}{' m' if found.statistic == 'median' else ''}{interval}"
+
+
+def levels_table(matrix: Matrix, folder: Path) -> list[str]:
+    """Lines of Markdown: final and best values, cost, and times to the levels with their ratios over DDPG's."""
+    cells = read_cells(folder)
+    curves = {
+        name: [read_metrics(metrics_of(folder, row), "time/total", "eval/gap_closed") for row in rows]
+        for name, rows in cells.items()
+    }
+    level = float(interquartile_mean([float(row["gap_closed"]) for row in cells[matrix.baseline]]))
+    head = ["variant", "seeds", "gap closed", "best", "downlink", "uplink", "s an epoch"]
+    for part in PARTS:
+        head += [f"s to {part * level:.3f}", "over DDPG"]
+    lines = [f"| {' | '.join(head)} |", f"| --- {'| ---: ' * (len(head) - 1)}|"]
+    for name, rows in cells.items():
+        best = [max(gap for _, gap in curve) for curve in curves[name]]
+        last = [
+            [read_metrics(metrics_of(folder, row), "time/total", f"eval/{way}_rate")[-1][1] for row in rows]
+            for way in ("downlink", "uplink")
+        ]
+        values = [shown(estimate([float(row["gap_closed"]) for row in rows]), 3), shown(estimate(best), 3)]
+        values += [f"{float(interquartile_mean(rates)):.1f}" for rates in last]
+        values += [f"{float(interquartile_mean([float(row['seconds_per_epoch']) for row in rows])):.2f}"]
+        for part in PARTS:
+            times = {one: [time_to(curve, part * level) for curve in curves[one]] for one in (name, matrix.baseline)}
+            reached = sum(map(math.isfinite, times[name]))
+            values += [f"{shown(estimate(times[name]), 1)}, {reached}/{len(rows)}", shown(ratio(*times.values()), 2)]
+            if name == matrix.baseline:
+                values[-1] = "1"
+        lines.append(f"| {matrix.variants[name].title} | {len(rows)} | {' | '.join(values)} |")
+    return lines
+
+
+def draw_downlink(matrix: Matrix, folder: Path) -> Figure:
+    """Two panels over updates, seeds faint, their mean strong."""
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, (column, label) in zip(panels, PANELS.items(), strict=True):
+        for (name, rows), colour in zip(read_cells(folder).items(), COLOURS * 3, strict=False):
+            if name not in SHOWN:
+                continue
+            drawn = [np.array(read_metrics(metrics_of(folder, row), "charts/updates", column)) for row in rows]
+            for one in drawn:
+                axes.plot(*one.T, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(*np.mean(drawn, axis=0).T, color=colour, label=matrix.variants[name].title)
+        axes.set_xlabel("updates")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def main(folder: Path) -> None:
+    """Write both files, and print the table."""
+    matrix = read_matrix(["conf=paper"])
+    lines = levels_table(matrix, folder)
+    (folder / "levels.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    draw_downlink(matrix, folder).savefig(folder / "downlink.png", dpi=150)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
