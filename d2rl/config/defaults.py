@@ -73,6 +73,12 @@ class FullDuplexConfig:
         choices=("weighted_sum", "minimum", "max_min"),
     )
     minimum_rate: float = option(0.0, "of each link with objective=minimum, bit/s/Hz", low=0, high=100)
+    antenna_power: float | None = option(
+        None,
+        "limit on the power of every antenna of the base station, 1 is bs_power / N_t; null: only their sum is limited",
+        above=0,
+        high=1024,
+    )
     loads: str | None = option(
         None, "K_D+K_U of further cells that training visits in turn, @N for other antennas, such as 2+2,8+8,6+4@4"
     )

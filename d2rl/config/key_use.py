@@ -31,7 +31,7 @@ UNUSED = {
     ),
     "channels": (
         *(*LEARNING, *DECIDING, *TIME, *PRIORITIES, *OBJECTIVE, "scenario.path_loss", "scenario.rician"),
-        *("scenario.csi_error", "scenario.channel_bank", "scenario.head", "scenario.passes"),
+        *("scenario.csi_error", "scenario.channel_bank", "scenario.head", "scenario.passes", "scenario.antenna_power"),
     ),
 }
 PLACES = {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from d2rl.common.errors import InputError
+from d2rl.wireless.antenna_power import AntennaPrices, within_antenna_power
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.link_rates import link_rates, solve, squared_magnitude
 from d2rl.wireless.objectives import MAX_MIN, MINIMUM, Objective
@@ -18,30 +19,53 @@ STEPS = 200  # of the fixed point, which converges geometrically
 Decision = tuple[Tensor, Tensor]
 
 
-def fair_wmmse(channels: ChannelState, weights: Tensor, objective: Objective, iterations: int = 200) -> Decision:
+def fair_wmmse(
+    channels: ChannelState,
+    weights: Tensor,
+    objective: Objective,
+    iterations: int = 200,
+    antenna_power: float | None = None,
+) -> Decision:
     """A good decision by an objective: WMMSE from RZF, with weights that follow the rates.
 
-    A minimum is sought from where all links have about the same rate, since a link that is off stays off.
+    A minimum is sought from where all links have about the same rate, since a link that is off stays off, and limits on
+    antennas are kept only after a stage without them, which decides faster who is served.
 
     :param weights: [B, K_D + K_U]      :param iterations: of each of its stages
+    :param antenna_power: limit of every antenna, in units of 1 / N_t; None: there is none
     :returns: precoder [B, N_t, K_D] and uplink power [B, K_U]
     """
     decision = rzf(channels), full_uplink_power(channels)
+    stages = [(objective, antenna_power)]
+    if antenna_power is not None:
+        stages.insert(0, (objective, None))
     if objective.kind == MINIMUM:
-        decision = improve_by(replace(objective, kind=MAX_MIN), channels, *decision, weights, iterations)
-    return improve_by(objective, channels, *decision, weights, iterations)
+        stages.insert(0, (replace(objective, kind=MAX_MIN), None))
+    for sought, limit in stages:
+        decision = improve_by(sought, channels, *decision, weights, iterations, limit)
+    return decision
 
 
 def improve_by(
-    objective: Objective, channels: ChannelState, precoder: Tensor, power: Tensor, weights: Tensor, iterations: int
+    objective: Objective,
+    channels: ChannelState,
+    precoder: Tensor,
+    power: Tensor,
+    weights: Tensor,
+    iterations: int,
+    antenna_power: float | None = None,
 ) -> Decision:
     """The best decision by an objective among a given one and those of WMMSE iterations from it.
 
     :param precoder: [B, N_t, K_D]      :param power: [B, K_U]      :param weights: [B, K_D + K_U]
+    :param antenna_power: limit of every antenna, in units of 1 / N_t; None: there is none
     :returns: precoder and uplink power, in the precision of the channels
     """
     problem, weights = channels.double(), weights.double()
+    prices = None if antenna_power is None else AntennaPrices(antenna_power)
     found = precoder.to(torch.complex128), power.double().sqrt()
+    if antenna_power is not None:
+        found = within_antenna_power(found[0], antenna_power), found[1]
     best, highest = found, None
     for turn in range(iterations + 1):
         rates = link_rates(problem, found[0], found[1].square())
@@ -50,8 +74,15 @@ def improve_by(
         highest = score if highest is None else torch.maximum(score, highest)
         best = torch.where(better[:, None, None], found[0], best[0]), torch.where(better[:, None], found[1], best[1])
         if turn < iterations:
-            found = wmmse_iteration(problem, *found, objective.slope(rates, weights))
+            if prices is not None and not turn:  # receivers of full power ask for more than the limits allow, so that
+                found = _at_full_power(found[0]), found[1]  # they are reached at once and not by steps of 1 / SINR
+            found = wmmse_iteration(problem, *found, objective.slope(rates, weights), prices)
     return best[0].to(channels.downlink.dtype), best[1].square().to(channels.downlink.real.dtype)
+
+
+def _at_full_power(precoder: Tensor) -> Tensor:
+    """Precoders of total power 1, whatever a single antenna then has."""
+    return precoder / squared_magnitude(precoder).sum((-2, -1), keepdim=True).clamp_min(1e-300).sqrt()
 
 
 def common_rate(channels: ChannelState, weights: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Batched, iterations in double precision; every one of them raises the weighted s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -173,7 +174,11 @@ def receivers(channels: ChannelState, precoder: Tensor, amplitude: Tensor, weigh
 
 
 def wmmse_iteration(
-    channels: ChannelState, precoder: Tensor, amplitude: Tensor, weights: Tensor
+    channels: ChannelState,
+    precoder: Tensor,
+    amplitude: Tensor,
+    weights: Tensor,
+    constrained: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One round of receivers, weights, precoders and uplink amplitudes (docs/method.md, WMMSE).
 
@@ -181,11 +186,12 @@ def wmmse_iteration(
     :param precoder: [B, N_t, K_D]
     :param amplitude: [B, K_U], q_k = sqrt(p_k)
     :param weights: [B, K_D + K_U]
+    :param constrained: argmin of tr(W^H A W) - 2 Re tr(C^H W) for A and C under the limits; default: ||W||^2 <= 1
     :returns: the next precoder and amplitude
     """
     at = receivers(channels, precoder, amplitude, weights)
     target = channels.downlink.mT * (at.a * at.u).unsqueeze(-2)
-    next_precoder = _power_constrained(at.quadratic, target)
+    next_precoder = (constrained or _power_constrained)(at.quadratic, target)
     heard = (at.b.unsqueeze(-1) * at.passed).sum(-2)
     heard = heard + (squared_magnitude(channels.cross) @ at.price.unsqueeze(-1)).squeeze(-1)
     next_amplitude = (at.b * at.correlation / heard.clamp_min(1e-300)).clamp(0, 1)

@@ -37,9 +37,10 @@ USES = {
         scenario.self_interference scenario.self_interference_rician scenario.fixed_drop""",
     "train benchmark eval channels": "scenario.carrier",
     "train benchmark eval export": """
-        scenario.path_loss scenario.rician scenario.csi_error scenario.channel_bank network.standardise scenario.head
-        scenario.passes network.kind network.width network.layers action.explorer action.steps action.sampler
-        action.calm_first evaluation.seed evaluation.best_of evaluation.refine evaluation.noise""",
+        scenario.path_loss scenario.rician scenario.csi_error scenario.channel_bank scenario.head
+        scenario.passes scenario.antenna_power network.kind network.width network.layers network.standardise
+        action.explorer action.steps action.sampler action.calm_first
+        evaluation.seed evaluation.best_of evaluation.refine evaluation.noise""",
     "train benchmark eval": """
         scenario.speed scenario.slot scenario.priority_direction scenario.priority_user scenario.priority_zero
         scenario.objective scenario.minimum_rate

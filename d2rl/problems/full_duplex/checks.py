@@ -47,6 +47,11 @@ def check_cell(config: Config) -> None:
             f"network.critic=executed is of scenario.head=beamforming, whose numbers the power limit changes, and "
             f"scenario.head={c.head} has no such numbers; set network.critic=numbers."
         )
+    if c.antenna_power is not None and not c.downlink_users:
+        raise ConfigError(
+            f"scenario.antenna_power={c.antenna_power:g} limits what the base station transmits, and "
+            "scenario.downlink_users=0 leaves it nobody to transmit to; set antenna_power to null."
+        )
     link_weights(config)
     if config.evaluation.slots:
         check_schedule(c)

@@ -29,6 +29,7 @@ from d2rl.problems.full_duplex.observation import (
 from d2rl.problems.full_duplex.references import Policy, reference_policies
 from d2rl.problems.full_duplex.scenario_bank import CELL
 from d2rl.problems.full_duplex.simulator import Cells, CellState, evaluation_states, rates_of
+from d2rl.wireless.antenna_power import within_antenna_power
 from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.convergence import refined
@@ -126,6 +127,8 @@ class FullDuplexProblem:
         """The same, with the channels of every action at hand."""
         count, basis = action.shape[1], observation.known.basis
         precoder, power = self.head.decode(channels, action.float().flatten(0, 1), repeated(basis, count))
+        if self.config.antenna_power is not None:
+            precoder = within_antenna_power(precoder, self.config.antenna_power)
         wanted = repeated((observation.weights > 0).to(power.dtype), count)
         down, up = wanted.tensor_split([channels.downlink_users], dim=-1)
         return precoder * down.unsqueeze(-2), power * up
@@ -146,9 +149,11 @@ class FullDuplexProblem:
         return self.head.executed(action, self.config.downlink_users)
 
     def feasible(self, decision: Decision) -> Tensor:
-        """[B M] bool: total precoder power at most 1, uplink powers in [0, 1]."""
+        """[B M] bool: total precoder power at most 1, no antenna above its limit, uplink powers in [0, 1]."""
         precoder, power = decision
-        within = squared_magnitude(precoder).sum((-2, -1)) <= 1 + 1e-4
+        spent = squared_magnitude(precoder).sum(-1)
+        limit = self.config.antenna_power or math.inf
+        within = (spent.sum(-1) <= 1 + 1e-4) & (spent * spent.shape[-1] <= limit * (1 + 1e-4)).all(-1)
         return within & ((power >= 0) & (power <= 1)).all(-1)
 
     def permuted(self, state: CellState, orders: list[Tensor]) -> CellState:
@@ -203,8 +208,9 @@ class FullDuplexProblem:
 
     def references(self) -> dict[str, Policy]:
         """Decisions without learning, by name."""
-        found = reference_policies(objective=self.objective)
-        if self.objective.kind == MAX_MIN and not (self.config.downlink_users and self.config.uplink_users):
+        c = self.config
+        found = reference_policies(self.objective, c.antenna_power)
+        if self.objective.kind == MAX_MIN and c.antenna_power is None and not (c.downlink_users and c.uplink_users):
             found["max_min"] = lambda state: max_min(state.estimate, state.weights)
         return found
 
@@ -232,8 +238,9 @@ class FullDuplexProblem:
         """
         channels = observation.known.channels
         check_weights(channels.validate(), observation.weights)
-        if not self.objective.plain:
-            return improve_by(self.objective, channels, *decision, observation.weights, iterations)
+        limit = self.config.antenna_power
+        if limit is not None or not self.objective.plain:
+            return improve_by(self.objective, channels, *decision, observation.weights, iterations, limit)
         return refined(channels, *decision, observation.weights, iterations)
 
     # ------------------------------------------------------------------ Exportable

@@ -15,6 +15,7 @@ from d2rl.problems.base import stream
 from d2rl.problems.full_duplex.kept_decisions import cache_directory, kept
 from d2rl.problems.full_duplex.simulator import CellState
 from d2rl.wireless import ChannelState, converged_wmmse, full_uplink_power, mrt, random_decision, rzf, wmmse, zf
+from d2rl.wireless.antenna_power import within_antenna_power
 from d2rl.wireless.convergence import LIMIT as CONVERGENCE_LIMIT
 from d2rl.wireless.fairness import fair_wmmse
 from d2rl.wireless.objectives import Objective
@@ -95,30 +96,37 @@ class Told:
             self.bar.stop()
 
 
-def reference_policies(objective: Objective | None = None) -> dict[str, Policy]:
+def reference_policies(objective: Objective | None = None, antenna_power: float | None = None) -> dict[str, Policy]:
     """Converged WMMSE, linear precoders at full power, random decisions, by name.
 
     ``wmmse`` is the local optimum that RZF leads to, ``best_known`` the best of 12 starts, and ``wmmse_200`` what WMMSE
-    reaches in 200 iterations: on channels that are known inexactly, more of them can be worse. Under another objective
-    ``wmmse`` is 200 iterations of its kind, and there are no others.
+    reaches in 200 iterations: on channels that are known inexactly, more of them can be worse. Under another objective,
+    or with limits on antennas, ``wmmse`` is 200 iterations of its kind, and there are no others.
 
     :param objective: that WMMSE maximises; None: the weighted sum rate
+    :param antenna_power: limit of every antenna, in units of 1 / N_t; None: there is none
     """
+    objective = Objective() if objective is None else objective
+
+    def within(precoder: Tensor) -> Tensor:
+        return precoder if antenna_power is None else within_antenna_power(precoder, antenna_power)
 
     def at_full_power(precoder: Callable[[ChannelState], Tensor]) -> Policy:
-        return lambda state: (precoder(state.estimate), full_uplink_power(state.estimate))
+        return lambda state: (within(precoder(state.estimate)), full_uplink_power(state.estimate))
 
     def random(state: CellState) -> tuple[Tensor, Tensor]:
         generator = torch.Generator(state.weights.device).manual_seed(stream("random"))
-        return random_decision(state.estimate, generator)
+        precoder, power = random_decision(state.estimate, generator)
+        return within(precoder), power
 
     searched: dict[str, Policy] = {
         "best_known": Search("best_known", STARTS, timed=False, most=MOST),
         "wmmse": Search("wmmse", 1),
         "wmmse_200": lambda state: wmmse(state.estimate, ITERATIONS, weights=state.weights),
     }
-    if objective is not None and not objective.plain:
-        searched = {"wmmse": lambda state: fair_wmmse(state.estimate, state.weights, objective, ITERATIONS)}
+    if antenna_power is not None or not objective.plain:
+        own = objective, ITERATIONS, antenna_power
+        searched = {"wmmse": lambda state: fair_wmmse(state.estimate, state.weights, *own)}
     return {
         **searched,
         "rzf": at_full_power(rzf),

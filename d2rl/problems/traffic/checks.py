@@ -33,6 +33,11 @@ def check_traffic(traffic: TrafficConfig, scenario: FullDuplexConfig) -> None:
             f"scenario.objective={scenario.objective} is of the rates of one slot, which problem=traffic does not "
             "maximise; leave it out, and see traffic.minimum_rate."
         )
+    if scenario.antenna_power is not None:
+        raise ConfigError(
+            f"scenario.antenna_power={scenario.antenna_power:g} is a limit that the schedulers of problem=traffic do "
+            "not keep; set it to null."
+        )
     for key in ("stored_states", "channel_bank"):
         if getattr(scenario, key):
             raise ConfigError(
