@@ -3,7 +3,7 @@
     python -m d2rl.benchmark conf=paper seeds=3 out=DIR
     python benchmarks/paper_table.py DIR
 
-Writes DIR/levels.md, and DIR/downlink.png: the downlink and the saturated numbers of each variant over its updates.
+Prints the table and writes it to DIR/levels.md.
 """
 
 from __future__ import annotations
@@ -13,16 +13,11 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from d2rl.benchmark.estimates import Estimate, estimate, interquartile_mean, ratio
 from d2rl.benchmark.matrix import Matrix, read_matrix
-from d2rl.report.learning_curve import COLOURS, read_metrics
+from d2rl.report.learning_curve import read_metrics
 
 PARTS = (0.6, 0.8, 0.95)  # of the gap that DDPG has closed at its end
-SHOWN = ("ddpg", "a", "ddpg_numbers", "a_numbers")
-PANELS = {"eval/downlink_rate": "downlink (bit/s/Hz)", "charts/saturated_actions": "saturated numbers (share)"}
 
 
 def read_cells(folder: Path) -> dict[str, list[dict[str, str]]]:
@@ -82,31 +77,11 @@ def levels_table(matrix: Matrix, folder: Path) -> list[str]:
     return lines
 
 
-def draw_downlink(matrix: Matrix, folder: Path) -> Figure:
-    """Two panels over updates, seeds faint, their mean strong."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for axes, (column, label) in zip(panels, PANELS.items(), strict=True):
-        for (name, rows), colour in zip(read_cells(folder).items(), COLOURS * 3, strict=False):
-            if name not in SHOWN:
-                continue
-            drawn = [np.array(read_metrics(metrics_of(folder, row), "charts/updates", column)) for row in rows]
-            for one in drawn:
-                axes.plot(*one.T, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(*np.mean(drawn, axis=0).T, color=colour, label=matrix.variants[name].title)
-        axes.set_xlabel("updates")
-        axes.set_ylabel(label)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=8)
-    return figure
-
-
 def main(folder: Path) -> None:
-    """Write both files, and print the table."""
+    """Write and print the table."""
     matrix = read_matrix(["conf=paper"])
     lines = levels_table(matrix, folder)
     (folder / "levels.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw_downlink(matrix, folder).savefig(folder / "downlink.png", dpi=150)
     print("\n".join(lines))
 
 
