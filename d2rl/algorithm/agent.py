@@ -107,8 +107,11 @@ class D2RL(RLModule):
     # ------------------------------------------------------------------ begin and end
 
     def on_fit_start(self) -> None:
-        """What is kept from SENPNN, and recorded updates where they are asked for."""
+        """Room for reports, what is kept from SENPNN, and recorded updates where they are asked for."""
         super().on_fit_start()
+        for world in self.worlds:
+            if world.windows is not None:
+                world.windows.check_room()
         if isinstance(self.problem, Generative):
             self.held_out, self.stored = self.problem.held_out(HELD_OUT, self.device)
         self.captured = CapturedUpdates(self, CudaGraphs(self.generator)) if self.config.trainer.cuda_graphs else None

@@ -30,15 +30,9 @@ class ReportWindows:
 
     :param replay: to which B transitions are added in every slot
     :param slots: n      :param batch: B
-    :raises ConfigError: a replay that does not hold two windows of each cell
     """
 
     def __init__(self, replay: ReplayBuffer, slots: int, batch: int):
-        if 2 * slots * batch > replay.capacity:
-            raise ConfigError(
-                f"ddpg.replay={replay.capacity} is too small for reports of {slots} slots of {batch} cells, of which "
-                f"rewards are generated; set ddpg.replay to {2 * slots * batch} at least."
-            )
         self.replay, self.slots, self.batch = replay, slots, batch
         self.judges = max(2, batch // HELD_OUT)
         self.waiting = 0  # slots since the last report
@@ -46,6 +40,15 @@ class ReportWindows:
         self.missing: Tensor | int = 0
         self.end = torch.zeros((), dtype=torch.int64)  # the row after the last whole window
         self.kept = torch.zeros((), dtype=torch.float64)  # whole windows of each cell
+
+    def check_room(self) -> None:
+        """Make sure that whole windows stay in the replay. :raises ConfigError: it holds no two of each cell"""
+        needed = 2 * self.slots * self.batch
+        if needed > self.replay.capacity:
+            raise ConfigError(
+                f"ddpg.replay={self.replay.capacity} is too small for reports of {self.slots} slots of {self.batch} "
+                f"cells, of which rewards are generated; set ddpg.replay to {needed} at least."
+            )
 
     @property
     def ready(self) -> bool:

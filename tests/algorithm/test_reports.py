@@ -13,6 +13,7 @@ from d2rl.algorithm.replay import ReplayBuffer
 from d2rl.algorithm.reports import ReportWindows, beyond_baselines
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.problems.base import Layout, Observation, Transition
+from d2rl.training.memory import check_memory
 
 CELLS, SLOTS = 5, 3
 TRAFFIC = (
@@ -111,7 +112,7 @@ def test_a_window_without_its_report_is_named():
 
 def test_a_replay_that_holds_no_two_windows_is_refused():
     with pytest.raises(ConfigError, match=r"ddpg\.replay=29 is too small .* set ddpg\.replay to 30 at least"):
-        ReportWindows(ReplayBuffer(29), SLOTS, CELLS)
+        ReportWindows(ReplayBuffer(29), SLOTS, CELLS).check_room()
 
 
 # ------------------------------------------------------------------ the agent
@@ -189,13 +190,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, fit, tmp_path):
         (["reward.explorer=regression", "reward.case=designed"], r"set reward\.explorer=renpnn"),
         (["reward.explorer=regression", "traffic.feedback=dense"], r"as with traffic\.feedback=report"),
         (["trainer.num_envs=3"], r"trainer\.num_envs of 4 at least .* got 3"),
-        (["ddpg.replay=31"], r"set ddpg\.replay to 32"),
         (["reward.share_reports=true"], r"set ddpg\.steps=1 and reward\.share_reports=false"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(tiny, asked, told):
     with pytest.raises(ConfigError, match=told):
         D2RL(tiny(*TRAFFIC, *asked))
+
+
+def test_a_replay_without_room_for_reports_ends_a_run_before_it_begins(tiny, fit):
+    with pytest.raises(ConfigError, match=r"set ddpg\.replay to 32"):
+        fit(D2RL(tiny(*TRAFFIC, "ddpg.replay=31")))
+
+
+def test_the_memory_of_a_run_on_reports_is_told(tiny):
+    """It is measured with a replay of a single slot."""
+    assert "replay" in check_memory(tiny(*TRAFFIC), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("explorer", ["renpnn", "regression"])

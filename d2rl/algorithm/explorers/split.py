@@ -15,6 +15,7 @@ from d2rl.algorithm.reports import REGRESSION
 from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Observation, Problem
 
+FAR = 4.0  # baselines, in units of their scale, are told as far as this
 DOUBT = 7.0  # logarithms of variances, in squared units of diffusion, lie within this of the middle one
 MIDDLE = -3.0
 
@@ -33,12 +34,15 @@ class SplitRENPNN(RENPNN):
     rewards by little, and their variances grow without end. The reverse chain adds what its estimates leave open
     (:meth:`DiffusionSchedule.noise_factors`), so that few steps keep the spread.
 
+    Links are also told their baselines: what a report is beyond them bends where they do, and windows are few.
+
+    :param scale: of the baselines
     :param regresses: the same network says the mean, and nothing is drawn (a control)
     """
 
-    def __init__(self, *args: Any, regresses: bool = False, **kwargs: Any):
+    def __init__(self, *args: Any, scale: float = 10.0, regresses: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.regresses = regresses
+        self.scale, self.regresses = scale, regresses
         width = self.denoiser.out.in_features
         unexplained = 1 - self.schedule.alphas_bar  # of a Gaussian of unit variance, at each step
         self.register_buffer("factors", self.schedule.noise_factors(unexplained[:, None, None]), persistent=False)
@@ -49,9 +53,10 @@ class SplitRENPNN(RENPNN):
         """The explorer of a configuration."""
         reward, width = config.reward, config.network.width
         view = make_view(config.network, problem)[1]
-        transition = make_transition(config.network, problem, view, alone=True)
+        transition = make_transition(config.network, problem, view + 1, alone=True)
         risk = reward.risk, reward.quantile, reward.rate
-        return cls(transition, width, reward.steps, True, *risk, regresses=reward.explorer == REGRESSION)
+        scale = config.ddpg.reward_scale
+        return cls(transition, width, reward.steps, True, *risk, scale=scale, regresses=reward.explorer == REGRESSION)
 
     def loss_of_sums(
         self, observation: Observation, view: Tensor, total: Tensor, generator: torch.Generator
@@ -105,6 +110,10 @@ class SplitRENPNN(RENPNN):
         """
         self.centre.copy_(reward.mean())
         self.spread.copy_(reward.square().mean().sqrt().clamp_min(1e-3))
+
+    def _embed(self, observation: Observation, view: Tensor) -> Tensor:
+        baseline = (observation.baseline / self.scale).clamp(-FAR, FAR).unsqueeze(1).unsqueeze(-1)
+        return super()._embed(observation, torch.cat([view, baseline.expand(*view.shape[:-1], 1)], dim=-1))
 
     def _moments(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of every reward, [B, M, K] both, in units of diffusion."""

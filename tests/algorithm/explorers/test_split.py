@@ -37,7 +37,7 @@ def sums(reward: Tensor) -> Tensor:
 def trained(noise: float, regresses: bool = False) -> SplitRENPNN:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        transition = LinkTransition(SIZES, 1, 16, alone=True)
+        transition = LinkTransition(SIZES, 2, 16, alone=True)  # of the view and the baseline
         explorer = SplitRENPNN(transition, 16, 6, True, rate=1e-2, regresses=regresses)
     observation, view, reward = world(noise, 1)
     total, generator, optimizer = sums(reward), seeded(2), explorer.configure_optimizers()
