@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from d2rl.common.complex_pair import complex_like
+from d2rl.common.within import within
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.link_rates import FAINT_POWER, identity_like, solve, squared_magnitude
 from d2rl.wireless.precoders import regularised_inverses, user_gram
@@ -250,7 +251,7 @@ def _bounded(action: Tensor, channels: ChannelState, layout: ActionLayout) -> Te
     expected = (channels.batch, layout.size(channels))
     if action.shape != expected:
         raise ValueError(f"action {tuple(action.shape)} does not fit channels and head, which ask for {expected}")
-    return action.clamp(-1, 1)
+    return within(action, -1, 1)
 
 
 def _log_scale(action: Tensor, bounds: tuple[float, float]) -> Tensor:

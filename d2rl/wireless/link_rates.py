@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d2rl.common.within import within
 from d2rl.wireless.channel_state import ChannelState
 
 FAINT_POWER = 1e-20  # added to every power: a silent user's rate stays 0 and keeps its gradient, h^H Q^-1 h / ln 2
@@ -95,7 +96,7 @@ def identity_like(matrix: Tensor) -> Tensor:
 def _combined(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
     """Whitened streams Y = C^-1/2 X [B, N_r, K_U], and F^-1 [B, K_U, K_U] with F F^H = I + Y^H Y, in double."""
     leakage = (channels.self_interference @ precoder).to(torch.complex128)
-    amplitude = (uplink_power.double().clamp_min(0) + FAINT_POWER).sqrt().unsqueeze(-2)
+    amplitude = (within(uplink_power.double(), low=0) + FAINT_POWER).sqrt().unsqueeze(-2)
     streams = channels.uplink.to(torch.complex128).mT * amplitude
     whitened = torch.linalg.solve_triangular(_factor(leakage @ leakage.mH), streams, upper=False)
     factor = _factor(whitened.mH @ whitened)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from d2rl.common.within import within
 from d2rl.problems.ris.channels import Decision, SurfaceChannels
 from d2rl.wireless.heads import StructuredHead
 
@@ -31,7 +32,7 @@ class SurfaceHead:
         :param reflection: [B, N], complex; v0, of modulus 1
         :param users: [B, K, 2]      :param elements: [B, N, 1]; what is outside [-1, 1] counts as -1 or 1
         """
-        angle = math.pi * elements.clamp(-1, 1).squeeze(-1)
+        angle = math.pi * within(elements, -1, 1).squeeze(-1)
         turned = reflection * torch.polar(torch.ones_like(angle), angle)
         precoder, _ = self.beams.decode(channels.effective(turned), users.flatten(-2))
         return turned, precoder
