@@ -88,19 +88,23 @@ class SplitRENPNN(RENPNN):
         return loss + likelihood + F.mse_loss(estimate, drawn), metrics
 
     def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """Generated rewards after ``risk``: [B, M, K], in the unit of the reports."""
+        """Generated rewards after ``risk``: [B, M, K], in the unit of the reports; their mean is that of no draws."""
+        if self.risk == "mean" or self.regresses:
+            return self._moments(self._embed(observation, view))[0] * self.spread + self.centre
+        return self._risked(self.draw(observation, view, samples, generator))
+
+    def draw(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Several rewards of each link, [B, M, samples, K], in the unit of the reports."""
         embedding = self._embed(observation, view)
-        mean, variance = self._moments(embedding)
-        if not self.regresses:
-            several = embedding.detach().unsqueeze(2)
+        mean, variance = (moment.unsqueeze(2) for moment in self._moments(embedding))
+        several = embedding.detach().unsqueeze(2)
 
-            def denoise(noisy: Tensor, step: int) -> Tensor:
-                return self.denoiser(several, noisy.squeeze(-1), step).unsqueeze(-1).float()
+        def denoise(noisy: Tensor, step: int) -> Tensor:
+            return self.denoiser(several, noisy.squeeze(-1), step).unsqueeze(-1).float()
 
-            shape = (*mean.shape[:2], samples, mean.shape[2], 1)
-            drawn = self.schedule.reverse(denoise, shape, generator=generator, noise_factors=self.factors).squeeze(-1)
-            mean = self._risked(mean.unsqueeze(2) + variance.sqrt().unsqueeze(2) * drawn)
-        return mean * self.spread + self.centre
+        shape = (*embedding.shape[:2], samples, embedding.shape[2], 1)
+        drawn = self.schedule.reverse(denoise, shape, generator=generator, noise_factors=self.factors).squeeze(-1)
+        return (mean + variance.sqrt() * drawn) * self.spread + self.centre
 
     @torch.no_grad()
     def calibrate(self, reward: Tensor) -> None:

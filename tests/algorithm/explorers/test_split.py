@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -34,6 +37,7 @@ def sums(reward: Tensor) -> Tensor:
     return reward.sum(-1).unflatten(0, (WINDOWS, SLOTS)).sum(1)
 
 
+@cache
 def trained(noise: float, regresses: bool = False) -> SplitRENPNN:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -69,9 +73,18 @@ def test_intervals_hold_what_they_promise():
     explorer = trained(1.0)
     observation, view, reward = world(1.0, 3)
     with torch.no_grad():
-        drawn = torch.stack([explorer.generate(observation, view, 1, seeded(9 + i)) for i in range(100)])
-    low, high = torch.quantile(drawn, torch.tensor([0.1, 0.9]), dim=0)
+        drawn = explorer.draw(observation, view, 100, seeded(9))
+    low, high = torch.quantile(drawn, torch.tensor([0.1, 0.9]), dim=2)
     assert ((reward > low) & (reward < high)).float().mean() == pytest.approx(0.8, abs=0.1)
+
+
+def test_the_worst_part_of_the_draws_is_below_their_mean_where_asked_for():
+    explorer, (observation, view, _) = deepcopy(trained(1.0)), world(1.0, 3)
+    with torch.no_grad():
+        mean = explorer.generate(observation, view, 16, seeded(5))
+        explorer.risk = "cvar"
+        worst = explorer.generate(observation, view, 16, seeded(5))
+    assert (worst.sum(-1) < mean.sum(-1)).float().mean() > 0.9
 
 
 def test_the_spread_of_rewards_without_luck_is_smaller():
@@ -79,8 +92,7 @@ def test_the_spread_of_rewards_without_luck_is_smaller():
     for noise in (0.0, 1.0):
         explorer, (observation, view, _) = trained(noise), world(noise, 3)
         with torch.no_grad():
-            drawn = torch.stack([explorer.generate(observation, view, 1, seeded(9 + i)) for i in range(20)])
-        spreads.append(drawn.std(0).mean())
+            spreads.append(explorer.draw(observation, view, 20, seeded(9)).std(2).mean())
     assert spreads[0] < 0.6 * spreads[1]
 
 
