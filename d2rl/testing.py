@@ -207,12 +207,15 @@ def _check_episodes(problem: Any, batch: int) -> None:
 
 
 def _check_rows(problem: Any, state: Any) -> None:
-    rows, sizes = problem.rows(state), problem.row_sizes()
-    found = {name: tensor.shape[-1] for name, tensor in rows.items()}
+    rows, sizes, places = problem.rows(state), problem.row_sizes(), problem.place_sizes()
+    found = {name: one.numbers.shape[-1] for name, one in rows.items()}
     _expect(found == sizes, f"rows() have lengths {found}, row_sizes() says {sizes}")
-    again = problem.rows(problem.with_rows(state, rows, _generator(8)))
-    for name, tensor in rows.items():
-        _expect(torch.allclose(again[name], tensor, rtol=1e-3, atol=1e-3), f"with_rows() loses rows of {name}")
+    told = {name: one.place.shape[-1] for name, one in rows.items() if one.place is not None}
+    _expect(told == places, f"rows() have places of {told} numbers, place_sizes() says {places}")
+    again = problem.rows(problem.with_rows(state, {name: one.numbers for name, one in rows.items()}, _generator(8)))
+    for name, one in rows.items():
+        same = torch.allclose(again[name].numbers, one.numbers, rtol=1e-3, atol=1e-3)
+        _expect(same, f"with_rows() loses rows of {name}")
 
 
 def _check_priorities(problem: Any, seen: Observation) -> None:

@@ -73,7 +73,8 @@ class Broken(FullDuplexProblem):
         return super().bound(state) * (0.1 if self.fault == "bound" else 1)
 
     def rows(self, state):
-        return {name: rows * (2 if self.fault == "rows" else 1) for name, rows in super().rows(state).items()}
+        factor = 2 if self.fault == "rows" else 1
+        return {name: replace(rows, numbers=factor * rows.numbers) for name, rows in super().rows(state).items()}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from d2rl.algorithm.checks import check_algorithm
 from d2rl.algorithm.cuda_graphs import CapturedUpdates, CudaGraphs
 from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, polyak_update
 from d2rl.algorithm.explorers import AENPNN, explorer_class, reward_explorer
+from d2rl.algorithm.explorers.controls import Mix
 from d2rl.algorithm.explorers.reward import rank_correlation
 from d2rl.algorithm.fused_adam import FusedAdam
 from d2rl.algorithm.module import Learner, RLModule
@@ -22,15 +23,16 @@ from d2rl.algorithm.policy import make_actor
 from d2rl.algorithm.reports import beyond_baselines, splits_reports
 from d2rl.algorithm.rewards import raw_reward, reward_case, to_scalar
 from d2rl.common import distributed
+from d2rl.common.notices import notice_once
 from d2rl.config.defaults import RunConfig
 from d2rl.problems import make_problems
-from d2rl.problems.base import Generative, Observation, Problem, Transition
+from d2rl.problems.base import Generative, Observation, Problem, Rows, Transition
 
 JUDGED = 2  # times of reports by which it is judged in a slot
 HELD_OUT = 64  # states that SENPNN never trains on
 SATURATED = 0.99  # a number of an action beyond it stands on a flat end of tanh
 SENPNN_WEIGHTS = "senpnn."  # their names begin so
-Rows = Mapping[str, Tensor]
+KindsOfRows = Mapping[str, Rows]
 
 
 class D2RL(RLModule):
@@ -61,7 +63,6 @@ class D2RL(RLModule):
             torch.default_generator.manual_seed(config.seed % 2**32)
             self.make_networks(config)
         self.learners = self.make_learners()
-        self.chain_factors: dict[str, Tensor] | None = None
         self.fallback = False
         self.reward_unit_known = False
         self.captured: CapturedUpdates | None = None
@@ -114,19 +115,31 @@ class D2RL(RLModule):
                 world.windows.check_room()
         if isinstance(self.problem, Generative):
             self.held_out, self.stored = self.problem.held_out(HELD_OUT, self.device)
+            if isinstance(self.senpnn, Mix) and self.stored is not None:
+                self.senpnn.remember(self.problem.rows(self.stored))
         self.captured = CapturedUpdates(self, CudaGraphs(self.generator)) if self.config.trainer.cuda_graphs else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also where the state stage was planned then and is not now, or the other way round."""
         super().on_load_checkpoint(checkpoint)
-        learned = has_state_explorer(checkpoint["state_dict"])
-        checkpoint["state_dict"] = self.with_own_state_explorer(checkpoint["state_dict"], keep=learned)
+        learned, fits = has_state_explorer(checkpoint["state_dict"]), self.fits_state_explorer(checkpoint["state_dict"])
+        checkpoint["state_dict"] = self.with_own_state_explorer(checkpoint["state_dict"], keep=fits)
         optimizers = checkpoint["optimizer_states"]  # SENPNN's is the last
-        if learned and self.senpnn is None:
+        if learned and not fits:
             del optimizers[-1]
-            self.stages["state"] = False
-        elif self.senpnn is not None and not learned:
+            self.stages["state"] &= self.senpnn is not None
+        if self.senpnn is not None and not fits:
             optimizers.append(self.learners["senpnn"].optimizer().state_dict())
+
+    def fits_state_explorer(self, weights: Mapping[str, Tensor]) -> bool:
+        """Whether weights hold a SENPNN like this agent's; says so where it is of another kind."""
+        if self.senpnn is None or not has_state_explorer(weights):
+            return False
+        own = {name: tensor.shape for name, tensor in self.senpnn.state_dict(prefix=SENPNN_WEIGHTS).items()}
+        stored = {name: tensor.shape for name, tensor in weights.items() if has_state_explorer([name])}
+        if own != stored:
+            notice_once("the SENPNN of the checkpoint is of another version or of other sizes: it begins anew.")
+        return own == stored
 
     def with_own_state_explorer(self, weights: dict[str, Any], keep: bool) -> dict[str, Any]:
         """Weights of another agent for this one, which may have no SENPNN, or one of other sizes.
@@ -163,7 +176,6 @@ class D2RL(RLModule):
         trainer = self.config.trainer
         self.visited = self.updates // trainer.updates_per_step % len(self.worlds)
         self.schedule_rates()
-        self.chain_factors = self.senpnn.chain_factors() if self.senpnn and self.stages["state"] else None
         for update in range(trainer.updates_per_step):
             if update % trainer.updates_per_slot == 0:
                 self.interact()
@@ -233,8 +245,7 @@ class D2RL(RLModule):
         :param step: p to which real rows are corrupted; None is P
         """
         assert self.senpnn is not None  # its stage begins only where the problem can be diffused
-        rows = problem.rows(state)
-        made = self.senpnn.generate(rows, step, generator=self.generator, factors=self.chain_factors)
+        made = self.senpnn.generate(problem.rows(state), step, generator=self.generator)
         return problem.with_rows(state, made, self.world.generator)
 
     def explore_action(self, observation: Observation) -> Tensor:
@@ -332,7 +343,7 @@ class D2RL(RLModule):
             self.update(rows)
         self.updates += 1
 
-    def update(self, rows: Rows | None) -> None:
+    def update(self, rows: KindsOfRows | None) -> None:
         """Runs one update.
 
         Every Python branch taken here must be part of :meth:`kind_of_update`: a replayed CUDA graph runs no Python.
@@ -378,7 +389,7 @@ class D2RL(RLModule):
         """Whether SENPNN learns in this update."""
         return self.config.stages.state is not None and self.updates % self.config.state.every == 0
 
-    def rows_due(self) -> Rows | None:
+    def rows_due(self) -> KindsOfRows | None:
         """The rows that SENPNN learns from in this update, if it does: of :meth:`diffused`, or of the stored states."""
         if not self.state_explorer_due:
             return None
@@ -507,7 +518,7 @@ class D2RL(RLModule):
         self.means.add("losses/renpnn", metrics["loss"])
         return loss
 
-    def state_loss(self, rows: Rows) -> Tensor:
+    def state_loss(self, rows: KindsOfRows) -> Tensor:
         """SENPNN's denoising loss on rows of real states."""
         assert self.senpnn is not None
         loss, metrics = self.senpnn.loss(rows, self.generator)

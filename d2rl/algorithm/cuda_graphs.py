@@ -21,6 +21,7 @@ from torch import Tensor
 from d2rl.algorithm.capturable import ElementaryAlgebra, Watched, cusolver, refused_operators
 from d2rl.common.errors import ConfigError, TrainingError
 from d2rl.common.timing import Sections
+from d2rl.problems.base import Rows
 
 if TYPE_CHECKING:
     from d2rl.algorithm.agent import D2RL
@@ -106,9 +107,9 @@ class CapturedUpdates:
     def __init__(self, agent: D2RL, recorder: Recorder):
         self.agent, self.recorder = agent, recorder
         self.kinds: dict[Hashable, Work | None] = {}  # None: rehearsed
-        self.inputs: dict[int, dict[str, Tensor]] = {}
+        self.inputs: dict[int, dict[str, Rows]] = {}
 
-    def __call__(self, rows: Mapping[str, Tensor] | None) -> None:
+    def __call__(self, rows: Mapping[str, Rows] | None) -> None:
         """One update, timed as the section ``update``: events inside a graph would time its capture.
 
         :param rows: those of :meth:`D2RL.update`
@@ -164,14 +165,18 @@ class CapturedUpdates:
 
         return replay
 
-    def _kept(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _kept(self, rows: Mapping[str, Rows]) -> dict[str, Rows]:
         """The rows in tensors that stay where they are, one set for each world."""
         world = self.agent.visited
         if world not in self.inputs:
-            self.inputs[world] = {name: tensor.clone() for name, tensor in rows.items()}
+            self.inputs[world] = {name: one.map(torch.clone) for name, one in rows.items()}
         else:
-            torch._foreach_copy_(list(self.inputs[world].values()), list(rows.values()))
+            torch._foreach_copy_(_tensors(self.inputs[world]), _tensors(rows))
         return self.inputs[world]
+
+
+def _tensors(rows: Mapping[str, Rows]) -> list[Tensor]:
+    return [tensor for one in rows.values() for tensor in one.tensors().values()]
 
 
 def _count_in_trainer(agent: D2RL, steps: int) -> None:

@@ -19,9 +19,11 @@ from d2rl.config.load import load
 from d2rl.problems import check_config, load_config
 from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.problems.full_duplex.scenario_bank import CELL, cell_of
+from d2rl.problems.full_duplex.simulator import CellState, Positions
 from d2rl.wireless.bank_file import check_place, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.fading import scale, whiten
 from d2rl.wireless.propagation import LinkGains
 from d2rl.wireless.tr38901 import UrbanChannels
 
@@ -36,6 +38,9 @@ class ChannelsConfig:
     model: str = option("umi", "of TR 38.901: street canyon or macro cell", choices=("umi", "uma"))
     drops: int | None = option(
         None, "channel states, each with users of its own; null: 1000, or all that a file of states holds", low=2
+    )
+    site: bool = option(
+        False, "one drop of users who stay about where they are: the drops are its states, in which phases change alone"
     )
     out: str | None = option(None, "file to write, .pt or .npz")
     seed: int = option(0, "of the drops", low=0)
@@ -63,7 +68,7 @@ def channels_command(arguments: list[str]) -> None:
     rest = [one for one in arguments if "." in one.partition("=")[0] or one.startswith("conf=")]
     own = [one for one in arguments if one not in rest]
     asked = load([f"source={one[5:]}" if one.startswith("from=") else one for one in own], ChannelsConfig)
-    kept = ("model",) if asked.source else FILE_KEYS
+    kept = ("model", "site") if asked.source else FILE_KEYS
     for one in own:
         if one.partition("=")[0] in kept:
             away = "with from=, whose channels are those of the file" if asked.source else "without from=FILE"
@@ -93,7 +98,7 @@ def channels_command(arguments: list[str]) -> None:
                 "one to train on and one kept for evaluation."
             )
     else:
-        bank = urban_bank(config.scenario, asked.model, asked.drops or DROPS, asked.seed, progress)
+        bank = urban_bank(config.scenario, asked.model, asked.drops or DROPS, asked.seed, progress, site=asked.site)
     save_bank(bank, asked.out)
     size = Path(asked.out).stat().st_size / 1e6
     training, evaluation = map(len, bank.split())
@@ -114,6 +119,7 @@ def urban_bank(
     drops: int,
     seed: int,
     progress: Callable[[range], Iterable[int]] = iter,
+    site: bool = False,
 ) -> ChannelBank:
     """A noise-normalised bank of TR 38.901 channels.
 
@@ -122,6 +128,7 @@ def urban_bank(
 
     :param model: ``umi`` or ``uma``      :param drops: states
     :param progress: iterates over the range that it is given, and may show how far it is
+    :param site: all drops are states of the first one's users, whose rays stay as they are while phases change
     :raises InputError: Sionna is not installed
     """
     antennas = max(scenario.transmit_antennas, scenario.receive_antennas)
@@ -129,11 +136,16 @@ def urban_bank(
     cell = FullDuplexEnv(replace(scenario, channel_bank=None, stored_states=0), drops, seed)
     places = cell.state.positions
     assert places is not None  # drawn cells tell where their users are
-    users = torch.cat(list(places), dim=1)
-    parts = [urban.draw(users[start : start + AT_ONCE]) for start in progress(range(0, drops, AT_ONCE))]
-    coefficients, gains = (torch.cat(part) for part in zip(*parts, strict=True))
+    users, state = torch.cat(list(places), dim=1), cell.state
+    if site:
+        places, state = Positions(*(one[:1].expand_as(one).contiguous() for one in places)), _at_one_site(state)
+        coefficients, gains = urban.draw(users[:1], slots=drops)
+        gains = gains.mean(0).expand_as(gains)
+    else:
+        parts = [urban.draw(users[start : start + AT_ONCE]) for start in progress(range(0, drops, AT_ONCE))]
+        coefficients, gains = (torch.cat(part) for part in zip(*parts, strict=True))
     over_noise = {name: 10 ** (db / 10) for name, db in cell.problem.cells.budget.over_noise_db().items()}
-    k_d, state = scenario.downlink_users, cell.state
+    k_d = scenario.downlink_users
     downlink = coefficients[:, :k_d, : scenario.transmit_antennas].conj().resolve_conj()
     uplink = coefficients[:, k_d:, : scenario.receive_antennas]
     return ChannelBank(
@@ -153,3 +165,9 @@ def urban_bank(
         (places.downlink, places.uplink),
         about=f"3GPP TR 38.901 {model} by sionna-no-rt {version('sionna-no-rt')}, seed {seed}, {scenario}",
     )
+
+
+def _at_one_site(state: CellState) -> CellState:
+    """The states with mean gains of the first one; what is drawn of cross channels and self-interference stays."""
+    gains = LinkGains(**{n: t[:1].expand_as(t).contiguous() for n, t in state.gains.tensors().items()})
+    return replace(state, channels=scale(whiten(state.channels, state.gains), gains), gains=gains)

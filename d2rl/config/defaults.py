@@ -199,11 +199,18 @@ class RENPNNConfig:
 class SENPNNConfig:
     """State explorer (Mode II)."""
 
-    explorer: str = option("senpnn", "senpnn, or MODULE:CLASS")
+    explorer: str = option("senpnn", "senpnn, MODULE:CLASS, or a control without diffusion: gaussian, noise, mix, turn")
     steps: int = option(6, "P, denoising steps", low=1, high=1000)
     corrupt: int = option(0, "step p to which a real state is corrupted; 0 is P", low=0)
     rate: float = option(1e-2, "learning rate", above=0, high=1)
+    decay: float = option(0.0, "weight decay, against learning few states by heart", low=0, high=10)
     width: int = option(64, "of its hidden layers", low=1, high=4096)
+    condition: str = option(
+        "auto",
+        "what a row is conditioned on beside its mean gain: auto: where its user is, if the states tell; place: refuse "
+        "states that do not tell; gain: nothing",
+        choices=("auto", "place", "gain"),
+    )
     every: int = option(8, "updates of the agent for each update of the explorer", low=1)
 
 

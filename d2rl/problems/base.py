@@ -289,6 +289,22 @@ class Exportable(Protocol):
         """As :meth:`Problem.observe`."""
 
 
+@dataclass(frozen=True)
+class Rows(TensorStruct):
+    """Rows of one kind in B states, which SENPNN makes anew.
+
+    :param numbers: [B, n, d], real, of about unit variance
+    :param level: [B, n, 1], of order 1, what else is known of a row and stays, such as the log of its mean gain
+    :param place: [B, n, c], of order 1, where a row belongs; None where that is unknown
+    :param circular: whether a row is one of complex numbers, pairs, whose common phase is arbitrary
+    """
+
+    numbers: Tensor
+    level: Tensor
+    place: Tensor | None = None
+    circular: bool = False
+
+
 @runtime_checkable
 class Generative(Protocol[State]):
     """A problem whose states can be diffused (SENPNN); whitening is its own affair.
@@ -297,14 +313,18 @@ class Generative(Protocol[State]):
     """
 
     def row_sizes(self) -> dict[str, int]:
-        """Length of a row of each kind."""
+        """Length of a row of each kind, d."""
 
-    def rows(self, state: State) -> dict[str, Tensor]:
-        """Rows [n, d] of each kind, real, of about unit variance."""
+    def place_sizes(self) -> dict[str, int]:
+        """Numbers c that tell where rows of a kind belong; kinds whose places are unknown are left out."""
 
-    def with_rows(self, state: State, rows: Mapping[str, Tensor], generator: torch.Generator) -> State:
+    def rows(self, state: State) -> dict[str, Rows]:
+        """What can be diffused, by kind."""
+
+    def with_rows(self, state: State, numbers: Mapping[str, Tensor], generator: torch.Generator) -> State:
         """The states with other rows; what else they hold stays.
 
+        :param numbers: [B, n, d] of each kind
         :param generator: of what is drawn again, such as the error of a channel estimate
         """
 

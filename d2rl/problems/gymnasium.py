@@ -18,7 +18,7 @@ from torch import Tensor
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import option
-from d2rl.problems.base import Layout, Observation, Simulation, Sizes, Step
+from d2rl.problems.base import Layout, Observation, Rows, Simulation, Sizes, Step
 
 PROBE = 1000  # random steps that show how far an unbounded observation spreads
 HELD_OUT_AT = 50  # steps after which observations are kept for judging SENPNN
@@ -166,13 +166,17 @@ class GymnasiumProblem:
         """Numbers of an observation."""
         return {"observation": self.sizes.flat}
 
-    def rows(self, state: Observation) -> dict[str, Tensor]:
-        """Normalised observations: the simulations behind them cannot be diffused."""
-        return {"observation": self.flat(state)}
+    def place_sizes(self) -> dict[str, int]:
+        """None: an observation is all that is known."""
+        return {}
 
-    def with_rows(self, state: Observation, rows: Mapping[str, Tensor], generator: torch.Generator) -> Observation:
+    def rows(self, state: Observation) -> dict[str, Rows]:
+        """Normalised observations: the simulations behind them cannot be diffused."""
+        return {"observation": Rows(state.nodes, torch.zeros_like(state.nodes[..., :1]))}
+
+    def with_rows(self, state: Observation, numbers: Mapping[str, Tensor], generator: torch.Generator) -> Observation:
         """Other observations; the policy may ascend Q on them, but nothing can be executed there."""
-        return replace(state, nodes=rows["observation"].unsqueeze(1))
+        return replace(state, nodes=numbers["observation"])
 
     def held_out(self, count: int, device: torch.device) -> tuple[Observation, None]:
         """Observations some way into episodes of a random policy."""

@@ -10,6 +10,7 @@ from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, FullDuplexConfig, RunConfig
 from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.observation import EDGE_FEATURES, NODE_FEATURES
+from d2rl.problems.full_duplex.state_rows import PLACE_SIZE
 
 SINGLE, COMPLEX, DOUBLE = 4, 8, 16  # bytes: float32, complex64, complex128
 GIB = 2**30
@@ -94,16 +95,14 @@ def installed_bytes() -> int:
 
 
 def _state_explorer(config: Config) -> int:
-    """SENPNN, where it is planned: weights and error covariances grow with the square of a row, of H_S with N_t N_r."""
+    """SENPNN, where it is planned: weights grow with the length of a row, of H_S with N_t N_r."""
     if config.stages.state is None:
         return 0
-    n_t, n_r, steps = config.scenario.transmit_antennas, config.scenario.receive_antennas, config.state.steps + 1
-    total = 0
-    for row in (2 * n_t, 2 * n_r, 2, 2 * n_t * n_r):
-        width = max(config.state.width, row)
-        weights = 3 * row * width + width**2 + 2 * steps * width
-        total += SINGLE * (COPIES * weights + steps * row**2)
-    return total
+    n_t, n_r, width = config.scenario.transmit_antennas, config.scenario.receive_antennas, config.state.width
+    weights = sum((3 * row + 5 * width + PLACE_SIZE + config.state.steps) * width for row in (2 * n_t, 2 * n_r, 2))
+    weights += (3 * 2 * n_t * n_r + 4 * width + config.state.steps) * width
+    rows = config.trainer.num_envs * 2 * n_t * n_r * config.state.steps  # of H_S, on the way
+    return SINGLE * (COPIES * weights + rows)
 
 
 def _networks(config: Config, channel: int, numbers: int, width: int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.diagnostics import JUDGED, goodhart_gap, gradient_cosine, state_explorer_loss
+from d2rl.problems.base import Rows
 
 
 def build(tiny, *overrides: str) -> D2RL:
@@ -45,8 +46,9 @@ class Copies:
     def __init__(self, factor: complex = 1.0):
         self.factor = factor
 
-    def generate(self, rows: dict[str, Tensor], step, *, generator: torch.Generator, factors) -> dict[str, Tensor]:
-        made = {name: self.factor * torch.view_as_complex(row.unflatten(-1, (-1, 2))) for name, row in rows.items()}
+    def generate(self, rows: dict[str, Rows], step, *, generator: torch.Generator) -> dict[str, Tensor]:
+        pairs = {name: row.numbers.unflatten(-1, (-1, 2)) for name, row in rows.items()}
+        made = {name: self.factor * torch.view_as_complex(pair) for name, pair in pairs.items()}
         return {name: torch.view_as_real(row).flatten(-2) for name, row in made.items()}
 
 

@@ -147,6 +147,41 @@ def test_ideal_denoiser_with_matched_noise_recovers_correlated_gaussian(steps, p
     torch.testing.assert_close(made.mT.cov(), data, rtol=0, atol=0.05)
 
 
+def followed(steps: int, power: float, mean: float = 0.0) -> tuple[float, float]:
+    """Mean and power of Gaussian data after corruption to step P and the chain along its ideal velocity."""
+    schedule = DiffusionSchedule(steps).double()
+    mean_of, data = torch.tensor([mean], dtype=torch.float64), covariance(power, 0.0, 1)
+    denoiser, _ = gaussian_denoiser(schedule, mean_of, data, "x0")
+    x0 = mean_of + power**0.5 * normal(40_000, 1, seed=4)
+
+    def velocity(xp, step):
+        estimate = denoiser(xp, step)
+        return schedule.velocity_of(estimate, schedule.predict_noise_from_x0(xp, estimate, step), step)
+
+    made = schedule.follow(velocity, schedule.corrupt(x0, steps, normal(40_000, 1, seed=5)), steps)
+    return made.mean().item(), made.var().item()
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 4.0, 16.0])
+def test_the_chain_along_the_velocity_keeps_mean_and_power(power):
+    mean, found = followed(6, power, mean=1.0)
+    assert mean == pytest.approx(1, abs=0.12)
+    assert found == pytest.approx(power, rel=0.14)
+
+
+@pytest.mark.parametrize("power", [0.1, 1.0, 8.0])
+def test_more_steps_bring_the_chain_along_the_velocity_to_the_data(power):
+    assert followed(40, power)[1] == pytest.approx(power, rel=0.04)
+
+
+def test_velocity_is_the_derivative_of_the_corruption_by_its_angle():
+    schedule = DiffusionSchedule(6).double()
+    x0, noise = normal(5, seed=1), normal(5, seed=2)
+    angle = schedule.alphas_bar[3].sqrt().acos()
+    ahead, behind = ((angle + d).cos() * x0 + (angle + d).sin() * noise for d in (1e-5, -1e-5))
+    torch.testing.assert_close(schedule.velocity_of(x0, noise, 3), (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 @pytest.mark.parametrize("prediction", ["x0", "noise"])
 @pytest.mark.parametrize("steps", STEPS)

@@ -45,7 +45,7 @@ def test_the_state_explorer_needs_what_is_said(tiny, fit, overrides):
         (("trainer.num_envs=1e6", "ddpg.replay=1e6", "action.candidates=1000"), "trainer.num_envs"),
         (("evaluation.drops=1e7", "evaluation.best_of=1e4"), "evaluation.best_of"),
         (
-            ("scenario.transmit_antennas=512", "scenario.receive_antennas=512", "stages.state=0"),
+            ("scenario.transmit_antennas=1024", "scenario.receive_antennas=1024", "state.width=4096", "stages.state=0"),
             "scenario.transmit_antennas",
         ),
         (("scenario.stored_states=1e7", "scenario.receive_antennas=400"), "scenario.stored_states"),

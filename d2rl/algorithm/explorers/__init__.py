@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from d2rl.algorithm.explorers.action import AENPNN
+from d2rl.algorithm.explorers.controls import Gaussian, Mix, Noise, Turn
 from d2rl.algorithm.explorers.reward import RENPNN
 from d2rl.algorithm.explorers.split import SplitRENPNN
 from d2rl.algorithm.explorers.state import SENPNN
@@ -17,7 +18,8 @@ from d2rl.common.imports import named_class
 from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Problem
 
-EXPLORERS = {"aenpnn": AENPNN, "renpnn": RENPNN, "senpnn": SENPNN}
+CONTROLS = {"gaussian": Gaussian, "noise": Noise, "mix": Mix, "turn": Turn}
+EXPLORERS = {"aenpnn": AENPNN, "renpnn": RENPNN, "senpnn": SENPNN, **CONTROLS}
 SPLITTERS = ("renpnn", REGRESSION)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,105 +12,112 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from d2rl.algorithm.diffusion import DiffusionSchedule
-from d2rl.common.errors import CheckpointError
+from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.config.defaults import RunConfig
+from d2rl.problems.base import Rows
 
-Rows = Mapping[str, Tensor]  # kind of row -> [n, d]
+KindsOfRows = Mapping[str, Rows]
 
-MOMENT_RATE = 0.05  # of the running moments of a predictor's estimates, per training loss
-ERROR_RATE = 0.01  # of the running error covariance, which has more entries to average
+MOMENT_RATE = 0.02  # of the running moments, per training loss
+MOST_SURE = 1e-6  # least power of rows without their mean
 
 
 class RowDenoiser(nn.Module):
-    """Predicts the noise in rows of d real coefficients, and keeps account of how well it does.
+    r"""Predicts the velocity of noisy rows, :math:`v = \cos\varphi_p\, \epsilon - \sin\varphi_p\, x_0`.
 
-    A linear path beside the hidden layer, both scaled and shifted by an embedding of the step: the linear
-    path alone can be the ideal predictor of any Gaussian data.
+    Rows of d numbers pass through a layer of fixed width, so that weights and work grow with d; what is lost there is
+    white noise, whose velocity is 0. Step, mean gain and place scale and shift that layer: each place has a linear
+    predictor of its own, as the covariance of its channel asks for. The rows of a state see their mean. What is
+    diffused are rows without their running mean and of unit power: of a line of sight that is the same in all rows only
+    the scattered part is left to learn.
 
-    :param size: d      :param width: of the hidden layer; at least d is used      :param steps: P
+    :param size: d      :param places: c, numbers that tell where a row belongs; 0: none
+    :param width: of the layers      :param steps: P
     """
 
     centre: Tensor
-    inner: Tensor
     power: Tensor
-    error: Tensor
-    count: Tensor
+    seen: Tensor
 
-    def __init__(self, size: int, width: int, steps: int):
+    def __init__(self, size: int, places: int, width: int, steps: int):
         super().__init__()
-        width = max(width, size)
-        self.step = nn.Embedding(steps + 1, 2 * width)
+        self.places = places
+        self.step = nn.Embedding(steps + 1, width)
+        self.known = nn.Linear(1 + places, width)
+        self.scales = nn.Linear(width, 2 * width)
         self.inward = nn.Linear(size, width)
+        self.shared = nn.Linear(width, width, bias=False)
         self.hidden = nn.Linear(width, width)
         self.outward = nn.Linear(2 * width, size)
-        nn.init.zeros_(self.step.weight)
-        nn.init.zeros_(self.outward.weight)
+        for weight in (self.scales.weight, self.scales.bias, self.shared.weight, self.outward.weight):
+            nn.init.zeros_(weight)
+        nn.init.zeros_(self.outward.bias)
         self.register_buffer("centre", torch.zeros(size))
-        self.register_buffer("inner", torch.zeros(steps + 1))  # of the deviations of x_0 and of its estimate
-        self.register_buffer("power", torch.zeros(steps + 1))
-        self.register_buffer("error", torch.eye(size).repeat(steps + 1, 1, 1))  # of a predictor that knows nothing
-        self.register_buffer("count", torch.ones(steps + 1))
-
-    def forward(self, xp: Tensor, step: int | Tensor) -> Tensor:
-        """Noise in ``xp`` [..., d] at ``step``, an int or one integer per row."""
-        table = self.step(step) if isinstance(step, Tensor) else self.step.weight[step]
-        gain, shift = table.chunk(2, dim=-1)
-        linear = self.inward(xp) * (1 + gain) + shift
-        hidden = nn.functional.silu(self.hidden(nn.functional.silu(linear)))
-        return self.outward(torch.cat([linear, hidden], dim=-1))
+        self.register_buffer("power", torch.ones(()))  # of what is left without the centre
+        self.register_buffer("seen", torch.zeros(()))  # batches
 
     @torch.no_grad()
-    def track(self, x0: Tensor, estimate: Tensor, step: Tensor) -> None:
-        """Fold rows x_0 and their estimates, [n, d], at steps [n] into the running moments."""
-        mine = (torch.arange(len(self.count), device=step.device).unsqueeze(-1) == step).to(x0.dtype)
-        with torch.autocast(x0.device.type, enabled=False):
-            _fold(self.centre, x0.mean(0), MOMENT_RATE)
-            deviation = estimate - self.centre
-            _fold(self.inner, mine @ ((x0 - self.centre) * deviation).sum(-1), MOMENT_RATE)
-            _fold(self.power, mine @ deviation.square().sum(-1), MOMENT_RATE)
-            error = x0 - self.shrink(estimate, step)
-            _fold(self.error, (mine.unsqueeze(-1) * error).mT @ error, ERROR_RATE)
-            _fold(self.count, mine.sum(-1), ERROR_RATE)
+    def track(self, numbers: Tensor) -> None:
+        """Fold rows [B, n, d] into the running moments, of which those of the first batches count alike."""
+        self.seen += torch.isfinite(numbers).all()
+        rate = (1 / self.seen).clamp(MOMENT_RATE, 1)
+        self.centre.copy_(_folded(self.centre, numbers.mean((0, 1)), rate))
+        self.power.copy_(_folded(self.power, (numbers - self.centre).square().mean(), rate))
 
-    def shrink(self, estimate: Tensor, step: int | Tensor) -> Tensor:
-        """Estimates of x_0 [..., d] pulled to the mean of the data as far as is best in mean square.
+    def standardised(self, numbers: Tensor) -> Tensor:
+        """Rows of mean 0 and unit power."""
+        return (numbers - self.centre) * self.power.clamp_min(MOST_SURE).rsqrt()
 
-        Nothing changes for an ideal predictor; a poor one, amplified at large p, cannot spoil the chain.
+    def restored(self, numbers: Tensor) -> Tensor:
+        """The inverse of :meth:`standardised`."""
+        return torch.addcmul(self.centre, numbers, self.power.clamp_min(MOST_SURE).sqrt())
+
+    def embed(self, rows: Rows) -> Tensor:
+        """What does not change along a chain: [B, n, width] of mean gain and place."""
+        parts = [rows.level] if not self.places else [rows.level, rows.place]
+        return self.known(torch.cat(parts, dim=-1))
+
+    def forward(self, xp: Tensor, step: int | Tensor, known: Tensor) -> Tensor:
+        """Velocity of ``xp`` [B, n, d].
+
+        :param step: p, an int or [B] integers      :param known: of :meth:`embed`
         """
-        factor = (self.inner[step] / self.power[step].clamp_min(1e-12)).unsqueeze(-1)
-        return self.centre + factor * (estimate - self.centre)
-
-    def error_covariance(self) -> Tensor:
-        """Covariance of x_0 minus its shrunk estimate at every step, [P + 1, d, d]."""
-        return self.error / self.count[:, None, None]
+        table = self.step(step).unsqueeze(1) if isinstance(step, Tensor) else self.step.weight[step]
+        gain, shift = self.scales(nn.functional.silu(known + table)).chunk(2, dim=-1)
+        linear = torch.addcmul(shift, self.inward(xp), 1 + gain)
+        others = self.shared(linear.mean(1, keepdim=True))
+        hidden = nn.functional.silu(self.hidden(nn.functional.silu(linear + others)))
+        return self.outward(torch.cat([linear + others, hidden], dim=-1))
 
 
 class SENPNN(L.LightningModule):
     """State explorer: corrupts rows of a real state forward to step p, then reverses (Mode II).
 
     What a row is, the problem says: whitened small-scale coefficients of one user's channel, for example, while mean
-    gains stay those of the real geometry. Every row of a kind goes through that kind's noise predictor alone, so one
-    set of weights serves any number of rows, and users are exchangeable. The reverse chain adds the noise that its own
-    error, known from training, calls for (:meth:`DiffusionSchedule.noise_factors`); a plain chain of 6 steps would
-    lose half of the power.
+    gains stay those of the real geometry. The rows of a kind go through that kind's predictor, which knows where each
+    belongs and sees the others of its state; one set of weights serves any number of rows, in any order. The reverse
+    chain follows the velocity (:meth:`DiffusionSchedule.follow`) and keeps the power of white rows exactly, however
+    little was trained.
 
     Example::
 
-        explorer = SENPNN(problem.row_sizes(), steps=6)
-        Trainer(max_epochs=5).fit(explorer, RowDataset(problem.rows(states), states.batch).loader(64))
+        explorer = SENPNN(problem.row_sizes(), problem.place_sizes(), steps=6)
+        Trainer(max_epochs=5).fit(explorer, RowDataset(problem.rows(states)).loader(64))
         synthetic = problem.with_rows(states, explorer.generate(problem.rows(states), generator=generator), generator)
 
     :param row_sizes: length of a row of each kind
+    :param place_sizes: numbers that tell where a row of each kind belongs; missing: 0
     :param steps: P      :param kind: of the schedule, ``vp`` or ``cosine``
     :param width: of the hidden layers
-    :param lr, weight_decay: of AdamW; a decay of 1 halves the overfitting to a few dozen states
+    :param lr, weight_decay: of AdamW
     :param seed: of the noise when a Trainer fits this module alone
     """
 
     def __init__(
         self,
         row_sizes: Mapping[str, int],
-        steps: int,
+        place_sizes: Mapping[str, int] | None = None,
+        steps: int = 6,
         kind: str = "vp",
         width: int = 64,
         lr: float = 1e-3,
@@ -118,114 +126,112 @@ class SENPNN(L.LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters()
-        self.schedule = DiffusionSchedule(steps, kind)
-        networks = {name: RowDenoiser(size, width, steps) for name, size in row_sizes.items()}
+        self.schedule, places = DiffusionSchedule(steps, kind), place_sizes or {}
+        networks = {name: RowDenoiser(size, places.get(name, 0), width, steps) for name, size in row_sizes.items()}
         self.networks: Any = nn.ModuleDict(networks)
 
     @classmethod
     def build(cls, config: RunConfig, problem: Any) -> SENPNN:
         """The explorer of a configuration, for a problem that can be diffused."""
         state = config.state
-        return cls(problem.row_sizes(), state.steps, width=state.width, lr=state.rate)
+        places = known_places(config, problem)
+        return cls(problem.row_sizes(), places, state.steps, width=state.width, lr=state.rate, weight_decay=state.decay)
 
     @property
     def floor(self) -> float:
         """Loss of the ideal predictor on white Gaussian rows; structured ones can go below."""
         return self.schedule.noise_floor()
 
-    def loss(self, rows: Rows, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of the predicted noise over all coefficients, each row at a random step.
+    def loss(self, rows: KindsOfRows, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of the velocity over all numbers, each state at a random step.
 
-        In training mode it also updates the running moments of the error that :meth:`generate` uses.
+        In training mode it also updates the running moments.
 
-        :param rows: [n, d] of each kind, of about unit variance
-        :returns: loss; metrics ``loss`` and ``loss_<kind of row>``, detached
+        :param rows: of each kind
+        :returns: loss; metrics ``loss`` and ``loss_<kind of row>``, detached: the same error as one of the noise
         :raises ValueError: rows of other kinds or lengths
         """
-        errors = self._noise_errors(rows, generator, track=self.training)
-        loss = _mean_square(errors)
-        metrics = {f"loss_{name}": error.detach().square().mean() for name, error in errors.items()}
-        return loss, {"loss": loss.detach(), **metrics}
+        errors, signal = self._errors(rows, generator, track=self.training)
+        noise = {name: signal * error.detach() for name, error in errors.items()}
+        metrics = {f"loss_{name}": error.square().mean() for name, error in noise.items()}
+        return _mean_square(errors), {"loss": _mean_square(noise), **metrics}
 
     @torch.no_grad()
-    def held_out_loss(self, rows: Rows, generator: torch.Generator) -> Tensor:
-        """The loss on rows kept from training, every row at every step; changes nothing."""
-        return _mean_square(self._noise_errors(rows, generator, every_step=True))
+    def held_out_loss(self, rows: KindsOfRows, generator: torch.Generator) -> Tensor:
+        """The error of the noise in rows kept from training, every state at every step; changes nothing."""
+        errors, signal = self._errors(rows, generator, every_step=True)
+        return _mean_square({name: signal * error for name, error in errors.items()})
 
     @torch.no_grad()
-    def chain_factors(self) -> dict[str, Tensor]:
-        """Noise factors of every kind's reverse chain, for :meth:`generate`; they change as training goes on."""
-        return {name: self.schedule.noise_factors(net.error_covariance()) for name, net in self.networks.items()}
+    def generate(self, rows: KindsOfRows, step: int | None = None, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Other numbers for each row, shaped as the real ones: corrupt to ``step``, reverse.
 
-    @torch.no_grad()
-    def generate(
-        self,
-        rows: Rows,
-        step: int | None = None,
-        *,
-        generator: torch.Generator,
-        factors: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """One new row for each real one: corrupt to ``step``, reverse.
-
-        :param rows: [n, d] of each kind
+        :param rows: of each kind
         :param step: p in [1, P], default P; a smaller one stays closer to the real sample
-        :param factors: of :meth:`chain_factors`, where they are at hand
         :raises ValueError: a step outside 1 to P, rows of other kinds or lengths
         """
-        step = self.schedule.steps if step is None else step
-        factors, made = self.chain_factors() if factors is None else factors, {}
-        for name, real in self._checked(rows).items():
-            start = self.schedule.corrupt(real, step, _normal(real, generator))
-            made[name] = self._reverse(self.networks[name], start, step, generator, factors[name])
-        return made
+        step, rows = self.schedule.steps if step is None else step, self._checked(rows)
+        numbers = {name: self.networks[name].standardised(turned(real, generator)) for name, real in rows.items()}
+        known = {name: self.networks[name].embed(real) for name, real in rows.items()}
+        widths = [one[0].numel() for one in numbers.values()]
 
-    def training_step(self, batch: Rows, batch_index: int) -> Tensor:
+        def parts(x: Tensor) -> dict[str, Tensor]:
+            return {
+                name: x.reshape(one.shape) for (name, one), x in zip(numbers.items(), x.split(widths, 1), strict=True)
+            }
+
+        def velocity(x: Tensor, p: int) -> Tensor:
+            return torch.cat([self.networks[name](xp, p, known[name]).flatten(1) for name, xp in parts(x).items()], 1)
+
+        real = torch.cat([one.flatten(1) for one in numbers.values()], dim=1)
+        start = self.schedule.corrupt(real, step, _normal(real, generator))
+        made = parts(self.schedule.follow(velocity, start, step))
+        return {name: self.networks[name].restored(one) for name, one in made.items()}
+
+    def training_step(self, batch: KindsOfRows, batch_index: int) -> Tensor:
         """Loss of one batch when this module has a Trainer of its own."""
         generator = torch.Generator(self.device).manual_seed(self.hparams.seed + self.global_step)
         loss, metrics = self.loss(batch, generator)
-        self.log_dict({f"state/{name}": value for name, value in metrics.items()}, batch_size=len(_first(batch)))
+        self.log_dict({f"state/{name}": value for name, value in metrics.items()}, batch_size=_first(batch).batch)
         return loss
 
-    def validation_step(self, batch: Rows, batch_index: int) -> None:
+    def validation_step(self, batch: KindsOfRows, batch_index: int) -> None:
         """Held-out loss of one batch, with the same noise every time."""
         loss = self.held_out_loss(batch, torch.Generator(self.device).manual_seed(batch_index))
-        self.log("state/held_out_loss", loss, batch_size=len(_first(batch)))
+        self.log("state/held_out_loss", loss, batch_size=_first(batch).batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over all predictors."""
         hparams = self.hparams
         return torch.optim.AdamW(self.parameters(), lr=hparams.lr, weight_decay=hparams.weight_decay, fused=True)
 
-    def _reverse(
-        self, network: RowDenoiser, start: Tensor, step: int, generator: torch.Generator, factors: Tensor
-    ) -> Tensor:
-        def estimate(xp: Tensor, p: int) -> Tensor:
-            return network.shrink(self.schedule.predict_x0_from_noise(xp, network(xp, p), p), p)
+    def _errors(
+        self, rows: KindsOfRows, generator: torch.Generator, *, track: bool = False, every_step: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Predicted minus true velocity of every kind of row, [B, n, d]; all rows of a state are at the same step.
 
-        return self.schedule.reverse(estimate, start, start=step, generator=generator, noise_factors=factors)
-
-    def _noise_errors(
-        self, rows: Rows, generator: torch.Generator, *, track: bool = False, every_step: bool = False
-    ) -> dict[str, Tensor]:
-        """Predicted minus true noise of every kind of row, [n, d]."""
-        errors, steps = {}, self.schedule.steps
-        for name, x0 in self._checked(rows).items():
-            if every_step:
-                step = torch.arange(1, steps + 1, device=x0.device).repeat_interleave(len(x0))
-                x0 = x0.repeat(steps, 1)
-            else:
-                step = torch.randint(1, steps + 1, x0.shape[:1], generator=generator, device=x0.device)
-            noise, network = _normal(x0, generator), self.networks[name]
-            xp = self.schedule.corrupt(x0, step, noise)
-            predicted = network(xp, step).to(noise.dtype)
+        :returns: errors; [B, 1, 1], factor that makes them errors of the noise
+        """
+        rows, steps = self._checked(rows), self.schedule.steps
+        first = _first(rows).numbers
+        if every_step:
+            step = torch.arange(1, steps + 1, device=first.device).repeat(len(first))
+            rows = {name: one.repeat(steps) for name, one in rows.items()}
+        else:
+            step = torch.randint(1, steps + 1, first.shape[:1], generator=generator, device=first.device)
+        errors = {}
+        for name, one in rows.items():
+            numbers, network = turned(one, generator), self.networks[name]
             if track:
-                network.track(x0, self.schedule.predict_x0_from_noise(xp, predicted.detach(), step), step)
-            errors[name] = predicted - noise
-        return errors
+                network.track(numbers)
+            x0 = network.standardised(numbers)
+            noise = _normal(x0, generator)
+            velocity = network(self.schedule.corrupt(x0, step, noise), step, network.embed(one))
+            errors[name] = velocity.to(noise.dtype) - self.schedule.velocity_of(x0, noise, step)
+        return errors, self.schedule.alphas_bar[step].sqrt()[:, None, None]
 
-    def _checked(self, rows: Rows) -> Rows:
-        found = {name: tensor.shape[-1] for name, tensor in rows.items()}
+    def _checked(self, rows: KindsOfRows) -> KindsOfRows:
+        found = {name: one.numbers.shape[-1] for name, one in rows.items()}
         if found != dict(self.hparams.row_sizes):
             raise ValueError(f"SENPNN was built for rows of {dict(self.hparams.row_sizes)} numbers, these are {found}")
         return rows
@@ -237,52 +243,74 @@ class SENPNN(L.LightningModule):
                 mine = ", ".join(f"{key}={value}" for key, value in self.hparams.items() if key != "seed")
                 raise CheckpointError(
                     f"the stored SENPNN does not fit this one ({mine}): {prefix + name} is {tuple(stored.shape)}, "
-                    f"here {tuple(own.shape)}; build it with the rows, steps and width it was trained with"
+                    f"here {tuple(own.shape)}; build it with the rows, places, steps and width it was trained with"
                 )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def known_places(config: RunConfig, problem: Any) -> dict[str, int]:
+    """Numbers that tell SENPNN where rows of each kind belong, by ``state.condition``.
+
+    :raises ConfigError: places were asked for, and the states do not tell them
+    """
+    found = {name: size for name, size in problem.place_sizes().items() if size}
+    if config.state.condition == "place" and not found:
+        raise ConfigError(
+            f"state.condition=place, but the states of problem={config.problem} do not tell where users are; give a "
+            "bank with position_downlink and position_uplink, or set state.condition=gain."
+        )
+    return {} if config.state.condition == "gain" else found
+
+
+def turned(rows: Rows, generator: torch.Generator) -> Tensor:
+    """The numbers, each row under another common phase where that phase is arbitrary."""
+    numbers = rows.numbers
+    if not rows.circular:
+        return numbers
+    phase = 2 * math.pi * torch.rand((*numbers.shape[:2], 1), generator=generator, device=numbers.device)
+    turn = torch.polar(torch.ones_like(phase), phase)
+    return torch.view_as_real(torch.view_as_complex(numbers.float().unflatten(-1, (-1, 2))) * turn).flatten(-2)
 
 
 class RowDataset(Dataset):
     """Rows of N states for a Trainer; whole batches are indexed at once.
 
-    :param rows: [N n, d] of each kind, those of a state side by side
-    :param states: N
-    :raises ValueError: rows that are not finite, not of about unit variance, or not as many for each state
+    :param rows: of each kind, batch N
+    :raises ValueError: rows that are not finite, not of about unit variance, or not of as many states as the others
     """
 
-    def __init__(self, rows: Rows, states: int):
-        for name, tensor in rows.items():
-            if len(tensor) % states:
-                raise ValueError(f"{len(tensor)} rows of {name} are not as many for each of {states} states")
-            if not bool(tensor.isfinite().all()):
+    def __init__(self, rows: KindsOfRows):
+        self.rows, self.states = dict(rows), _first(rows).batch
+        for name, one in rows.items():
+            if one.batch != self.states:
+                raise ValueError(f"rows of {name} are of {one.batch} states, others of {self.states}")
+            if not bool(one.numbers.isfinite().all()):
                 raise ValueError(f"rows of {name} hold NaN or infinite values; remove those states")
-            power = float(tensor.double().square().mean())
+            power = float(one.numbers.double().square().mean())
             if not 1e-2 < power < 1e2:
                 raise ValueError(f"rows of {name} have a mean square of {power:.2g}, not about 1; whiten them first")
-        self.rows = {name: tensor.unflatten(0, (states, -1)) for name, tensor in rows.items()}
-        self.states = states
 
     def __len__(self) -> int:
         return self.states
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Rows]:
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+    def __getitems__(self, indices: list[int]) -> dict[str, Rows]:
         """The rows of some states."""
         chosen = torch.tensor(indices)
-        return {name: tensor[chosen].flatten(0, 1) for name, tensor in self.rows.items()}
+        return {name: one[chosen] for name, one in self.rows.items()}
 
     def loader(self, batch_size: int, shuffle: bool = True, generator: torch.Generator | None = None) -> DataLoader:
         """Batches of rows."""
         return DataLoader(self, batch_size=batch_size, shuffle=shuffle, generator=generator, collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _as_it_is(batch: dict[str, Rows]) -> dict[str, Rows]:
     return batch
 
 
-def _first(rows: Rows) -> Tensor:
+def _first(rows: KindsOfRows) -> Rows:
     return next(iter(rows.values()))
 
 
@@ -291,8 +319,8 @@ def _mean_square(errors: dict[str, Tensor]) -> Tensor:
     return torch.stack(squares).sum() / sum(error.numel() for error in errors.values())
 
 
-def _fold(average: Tensor, value: Tensor, rate: float) -> None:
-    average.lerp_(torch.where(torch.isfinite(value), value, average), rate)
+def _folded(average: Tensor, value: Tensor, rate: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(value), torch.lerp(average, value, rate), average)
 
 
 def _normal(tensor: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from d2rl.common.notices import notice_once
 from d2rl.common.tensor_struct import repeated
 from d2rl.config.defaults import Config, FullDuplexConfig
-from d2rl.problems.base import Layout, Observation, Sizes, Step, stream
+from d2rl.problems.base import Layout, Observation, Rows, Sizes, Step, stream
 from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.checks import check_cell, check_files
 from d2rl.problems.full_duplex.given_state import given_state
@@ -27,13 +26,13 @@ from d2rl.problems.full_duplex.observation import (
     with_priorities,
 )
 from d2rl.problems.full_duplex.references import Policy, reference_policies
-from d2rl.problems.full_duplex.scenario_bank import CELL
+from d2rl.problems.full_duplex.scenario_bank import CELL, scenario_bank
 from d2rl.problems.full_duplex.simulator import Cells, CellState, evaluation_states, rates_of
+from d2rl.problems.full_duplex.state_rows import PLACE_SIZE, row_sizes, rows_of, with_numbers
 from d2rl.wireless.antenna_power import within_antenna_power
 from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.convergence import refined
-from d2rl.wireless.fading import scale, whiten
 from d2rl.wireless.fairness import common_rate, improve_by, max_min
 from d2rl.wireless.heads import BeamformingHead, make_head
 from d2rl.wireless.link_powers import link_powers
@@ -273,30 +272,28 @@ class FullDuplexProblem:
     # ------------------------------------------------------------------ Generative
 
     def row_sizes(self) -> dict[str, int]:
-        """Real numbers of a user's channel, a cross channel, the self-interference matrix, where they play a part."""
-        n_t, n_r = self.config.transmit_antennas, self.config.receive_antennas
-        if not self.config.uplink_users:
-            return {"downlink": 2 * n_t}
-        if not self.config.downlink_users:
-            return {"uplink": 2 * n_r}
-        return {"downlink": 2 * n_t, "uplink": 2 * n_r, "cross": 2, "self_interference": 2 * n_r * n_t}
+        """Real numbers of each channel that plays a part."""
+        return row_sizes(self.config)
 
-    def rows(self, state: CellState) -> dict[str, Tensor]:
-        """Whitened small-scale coefficients as real rows [n, d] of unit variance; mean gains stay in the state."""
-        small = whiten(state.channels, state.gains).map(
-            lambda t: torch.view_as_real(t.to(torch.complex64).resolve_conj())
-        )
-        return {name: math.sqrt(2) * getattr(small, name).reshape(-1, size) for name, size in self.row_sizes().items()}
+    def place_sizes(self) -> dict[str, int]:
+        """Of users, where the states tell their positions."""
+        bank = self.config.channel_bank
+        if bank and scenario_bank(self.config).positions is None:
+            notice_once(f"scenario.channel_bank={bank} does not tell where users are: SENPNN goes by mean gains alone.")
+            return {}
+        return {name: PLACE_SIZE for name in ("downlink", "uplink") if name in self.row_sizes()}
 
-    def with_rows(self, state: CellState, rows: Mapping[str, Tensor], generator: torch.Generator) -> CellState:
+    def rows(self, state: CellState) -> dict[str, Rows]:
+        """Whitened small-scale coefficients.
+
+        The phase common to a user's channel changes no rate; it is arbitrary but for a line of sight of
+        ``scenario.rician``, whose first antenna has phase 0.
+        """
+        return rows_of(state, self.row_sizes(), bool(self.config.channel_bank) or self.config.rician is None)
+
+    def with_rows(self, state: CellState, numbers: Mapping[str, Tensor], generator: torch.Generator) -> CellState:
         """The same geometry with other small-scale coefficients, and new estimates of the channels."""
-        made = {}
-        for name in self.row_sizes():
-            pairs, like = rows[name].unflatten(-1, (-1, 2)) / math.sqrt(2), getattr(state.channels, name)
-            made[name] = torch.view_as_complex(pairs).reshape(like.shape).to(like)
-        scaled = scale(replace(state.channels, **made), state.gains)
-        kept = {name: getattr(scaled, name) for name in made}
-        return self.cells.with_channels(state, replace(state.channels, **kept), generator)
+        return self.cells.with_channels(state, with_numbers(state, self.row_sizes(), numbers), generator)
 
     def held_out(self, count: int, device: torch.device) -> tuple[CellState, CellState | None]:
         """The last fifth of a fixed set, else new drops."""

@@ -46,7 +46,7 @@ class CellState(TensorStruct):
     :param gains: mean gain of every channel coefficient
     :param weights: [B, K_D + K_U], priority of every link
     :param scattered: whitened small-scale part, from which the next slot evolves; None for stored states
-    :param positions: of the users; None for stored states
+    :param positions: of the users; None where a channel bank does not tell, and for states of one to be evaluated on
     :param slot: slots since the reset
     """
 
@@ -85,8 +85,7 @@ class Cells:
         elif self._stored is None and self.config.stored_states:
             generator = torch.Generator(device).manual_seed(stream(f"env/{self.seed}"))
             drops = self._dropped(self.config.stored_states, generator)
-            plain = replace(drops, scattered=None, positions=None)
-            self._stored = replace(plain, weights=torch.ones_like(drops.weights))
+            self._stored = replace(drops, scattered=None, weights=torch.ones_like(drops.weights))
         return self._stored
 
     def reset(self, batch: int, generator: torch.Generator) -> CellState:
@@ -143,6 +142,10 @@ class Cells:
             if self.seed != saved["seed"]:
                 self.seed, self._stored = saved["seed"], None
         elif "stored" in saved and self._stored is not None:
+            if saved["stored"].keys() != self._stored.tensors().keys():
+                raise CheckpointError(
+                    "the stored states of the checkpoint are of another version, which kept no positions; train again."
+                )
             device = self._stored.weights.device
             self._stored = self._stored.with_tensors({n: t.to(device) for n, t in saved["stored"].items()})
 
@@ -223,7 +226,8 @@ class Cells:
             )
         if count:
             bank = bank[torch.randperm(len(bank), generator=generator, device=device)[:count]]
-        return _known(bank, self.config.csi_error, generator)
+        places = None if bank.positions is None else Positions(*bank.positions)
+        return replace(_known(bank, self.config.csi_error, generator), positions=places)
 
     def _recalled(self, stored: CellState, batch: int, slot: int, generator: torch.Generator) -> CellState:
         chosen = torch.randint(stored.batch, (batch,), generator=generator, device=generator.device)

@@ -32,8 +32,8 @@ class StatePlausibility(Callback):
             notice_once("one state to train on is too few to judge SENPNN by: plausibility metrics are left out.")
             return
         generator = torch.Generator(agent.device).manual_seed(agent.updates)
-        rows = agent.senpnn.generate(problem.rows(real), generator=generator)
-        result = problem.plausibility(real, problem.with_rows(real, rows, generator), generator)
+        made = agent.senpnn.generate(problem.rows(real), generator=generator)
+        result = problem.plausibility(real, problem.with_rows(real, made, generator), generator)
         metrics = {f"senpnn/{name}": float(entry["value"]) for name, entry in result.items()}
         within = [float(entry["within"]) for entry in result.values()]
         metrics["senpnn/plausible_share"] = sum(within) / len(within)
