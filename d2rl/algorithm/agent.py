@@ -115,8 +115,8 @@ class D2RL(RLModule):
                 world.windows.check_room()
         if isinstance(self.problem, Generative):
             self.held_out, self.stored = self.problem.held_out(HELD_OUT, self.device)
-            if isinstance(self.senpnn, Mix) and self.stored is not None:
-                self.senpnn.remember(self.problem.rows(self.stored))
+            if isinstance(self.senpnn, Mix):
+                self.senpnn.remember(None if self.stored is None else self.problem.rows(self.stored))
         self.captured = CapturedUpdates(self, CudaGraphs(self.generator)) if self.config.trainer.cuda_graphs else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

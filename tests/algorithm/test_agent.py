@@ -16,11 +16,15 @@ from torch import Tensor, nn
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.algorithm.learning_rates import Schedule
-from d2rl.envs import decided_rates, evaluation_states
+from d2rl.common.errors import ConfigError
+from d2rl.common.notices import notice_once
+from d2rl.envs import FullDuplexEnv, decided_rates, evaluation_states
 from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.problems.base import Observation, Transition
 from d2rl.problems.full_duplex.observation import observe
 from d2rl.wireless import ChannelState
+from d2rl.wireless.bank_file import save_bank
+from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.fading import whiten
 
 NETWORKS = ("actor", "target_actor", "critic", "target_critic", "aenpnn", "renpnn", "senpnn")
@@ -765,3 +769,38 @@ def test_learning_raises_the_sum_rate(tiny, fit, overrides, stages):
     fit(agent)
     after = evaluation.score("after", policy_of(agent, DecisionRule()))
     assert after["gap_closed"] > before["gap_closed"] + 0.1
+
+
+# ------------------------------------------------------------------ SENPNN of other versions, and places
+
+
+def test_a_state_explorer_of_another_version_begins_anew_with_a_notice(tiny, fit, tmp_path, caplog):
+    old = build(tiny("stages.state=0"))
+    fit(old).save_checkpoint(tmp_path / "old.ckpt")
+    checkpoint = torch.load(tmp_path / "old.ckpt", weights_only=False)
+    stored = checkpoint["state_dict"]
+    stored["senpnn.networks.downlink.error"] = torch.eye(4)
+    del stored["senpnn.networks.downlink.known.weight"]
+    notice_once.cache_clear()
+    agent = build(tiny("stages.state=0"))
+    before = weights(agent)["senpnn"]
+    agent.on_load_checkpoint(checkpoint)
+    agent.load_state_dict(checkpoint["state_dict"])
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(agent)["senpnn"], strict=True))
+    assert [r.getMessage() for r in caplog.records if "SENPNN of the checkpoint" in r.getMessage()] == [
+        "the SENPNN of the checkpoint is of another version or of other sizes: it begins anew."
+    ]
+
+
+def test_places_that_the_states_do_not_tell_fall_back_with_a_notice_or_are_refused(tiny, tmp_path, caplog):
+    state = FullDuplexEnv(tiny().scenario, 10, 0).state
+    save_bank(ChannelBank(state.channels, state.gains, state.weights), tmp_path / "bank.pt")
+    given = ("stages.state=0", f"scenario.channel_bank={tmp_path / 'bank.pt'}")
+    notice_once.cache_clear()
+    for _ in range(2):
+        assert {one.places for one in build(tiny(*given)).senpnn.networks.values()} == {0}
+    assert sum("does not tell where users are" in r.getMessage() for r in caplog.records) == 1
+    with pytest.raises(ConfigError, match=r"state\.condition=place, but .* position_downlink"):
+        build(tiny(*given, "state.condition=place"))
+    assert build(tiny("stages.state=0")).senpnn.networks["downlink"].places > 0
+    assert build(tiny("stages.state=0", "state.condition=gain")).senpnn.networks["downlink"].places == 0

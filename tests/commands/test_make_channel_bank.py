@@ -95,7 +95,9 @@ def test_a_user_in_sight_is_seen_in_its_direction_by_the_uplink_and_served_in_it
 def test_the_downlink_is_the_transposed_uplink_over_the_scenario_s_noise(sionna):
     bank = urban_bank(SCENARIO, "uma", 6, seed=3)
     cell = FullDuplexEnv(SCENARIO, 6, 3)
-    uplink, gain = UrbanChannels("uma", 4, SCENARIO.carrier * 1e9, seed=3).draw(torch.cat(cell.positions, 1))
+    uplink, gain = UrbanChannels("uma", 4, SCENARIO.carrier * 1e9, seed=3).draw(
+        torch.cat(list(cell.state.positions), 1)
+    )
     noise = -174 + 70  # dBm in 10 MHz
     down, up = 10 ** ((26 - noise - 9) / 20), 10 ** ((23 - noise - 5) / 20)
     torch.testing.assert_close(bank.channels.downlink.conj(), down * uplink[:, :3], rtol=1e-4, atol=0)
@@ -108,6 +110,17 @@ def test_the_downlink_is_the_transposed_uplink_over_the_scenario_s_noise(sionna)
     for name in ("cross", "self_interference"):  # of which the report knows nothing
         assert torch.equal(getattr(bank.channels, name), getattr(cell.state.channels, name))
         assert torch.equal(getattr(bank.gains, name), getattr(cell.state.gains, name))
+
+
+def test_users_of_a_site_stay_and_only_phases_of_their_rays_change(sionna):
+    bank = urban_bank(SCENARIO, "umi", 400, seed=3, site=True)
+    for tensor in (*bank.positions, *bank.gains.tensors().values()):
+        assert bool((tensor == tensor[:1]).all())
+    for channels, gains in ((bank.channels.downlink, bank.gains.downlink), (bank.channels.uplink, bank.gains.uplink)):
+        torch.testing.assert_close(channels.abs().square().mean((0, -1)), gains[0], rtol=0.25, atol=0)
+        assert (channels.mean(0).abs().square().mean(-1) < 0.05 * gains[0]).all()  # phases are anything
+        halves = [torch.einsum("bkn,bkm->knm", one, one.conj()) / 200 for one in channels.split(200)]
+        assert torch.linalg.norm(halves[0] - halves[1]) < 0.4 * torch.linalg.norm(halves[0])
 
 
 def test_arrays_of_different_sizes(sionna):

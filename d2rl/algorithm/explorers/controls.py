@@ -44,10 +44,18 @@ class Noise(SENPNN):
 class Mix(SENPNN):
     """Each row of a state is the row in its place of another stored state, drawn at random."""
 
-    stored: KindsOfRows | None = None
+    stored: KindsOfRows
 
-    def remember(self, rows: KindsOfRows) -> None:
-        """Take the rows of the states to train on."""
+    def remember(self, rows: KindsOfRows | None) -> None:
+        """Take the rows of the states to train on.
+
+        :raises ConfigError: there is no fixed set of them
+        """
+        if rows is None:
+            raise ConfigError(
+                f"state.explorer={type(self).__name__.lower()} makes states of a stored set, and every slot has new "
+                "ones here; set scenario.stored_states or scenario.channel_bank, or state.explorer=senpnn."
+            )
         self.stored = rows
 
     @torch.no_grad()
@@ -55,21 +63,13 @@ class Mix(SENPNN):
         """Rows of several states beside each other."""
         made = {}
         for name, real in self._checked(rows).items():
-            numbers = self._stored()[name].numbers
+            numbers = self.stored[name].numbers
             shape, device = real.numbers.shape[:2], numbers.device
             chosen = torch.randint(len(numbers), shape, generator=generator, device=device)
             made[name] = turned(
                 replace(real, numbers=numbers[chosen, torch.arange(shape[1], device=device)]), generator
             )
         return made
-
-    def _stored(self) -> KindsOfRows:
-        if self.stored is None:
-            raise ConfigError(
-                f"state.explorer={type(self).__name__.lower()} makes states of a stored set, and every slot has new "
-                "ones here; set scenario.stored_states or scenario.channel_bank, or state.explorer=senpnn."
-            )
-        return self.stored
 
 
 class Gaussian(Mix):
@@ -80,17 +80,16 @@ class Gaussian(Mix):
     covariance.
     """
 
-    def remember(self, rows: KindsOfRows) -> None:
+    def remember(self, rows: KindsOfRows | None) -> None:
         """Take means and covariances of the states to train on."""
         super().remember(rows)
-        self.moments = {name: _moments(one) for name, one in rows.items()}
+        self.moments = {name: _moments(one) for name, one in self.stored.items()}
 
     @torch.no_grad()
     def generate(self, rows: KindsOfRows, step: int | None = None, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Gaussian rows."""
         made = {}
         for name, real in self._checked(rows).items():
-            self._stored()
             mean, factor = self.moments[name]
             shape = (*real.numbers.shape[:2], factor.shape[-1])
             noise = torch.randn(shape, generator=generator, dtype=factor.dtype, device=factor.device)
