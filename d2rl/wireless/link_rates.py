@@ -57,8 +57,9 @@ def told_apart(received: Tensor, own: Tensor, crossed: Tensor, uplink_power: Ten
     :param received: [B, K_D, K_D], power of every beam at every user      :param own: of :func:`own_beams`
     :param crossed: [B, K_U, K_D], gains from uplink to downlink users      :param uplink_power: [B, K_U]
     """
-    others = received.masked_fill(own, 0).sum(-1) + (uplink_power.unsqueeze(-2) @ crossed).squeeze(-2)
-    return received.diagonal(dim1=-2, dim2=-1), others + 1
+    others = received.masked_fill(own, 0)
+    cross = (uplink_power.unsqueeze(-2) @ crossed).squeeze(-2)
+    return received.diagonal(dim1=-2, dim2=-1), others.sum(-1) + cross + 1
 
 
 def downlink_sinr(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:

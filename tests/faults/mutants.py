@@ -69,7 +69,7 @@ class Mutant:
 
 DISTURBANCE = "others.sum(-1) + cross + 1"
 COVARIANCE = "_factor(leakage @ leakage.mH)"
-OWN_POWER = "(uplink_power.double().clamp_min(0) + FAINT_POWER).sqrt()"
+OWN_POWER = "(within(uplink_power.double(), low=0) + FAINT_POWER).sqrt()"
 # fmt: off
 MUTANTS = (
     # the SINR
@@ -108,7 +108,7 @@ MUTANTS = (
     Mutant(
         "uplink disturbance over the error", POWERS, "(half.conj() * (half @ gram))", "(half.conj() * half)",
     ),
-    Mutant("uplink disturbance below the noise", POWERS, "lost.clamp_min(1).to(powers.dtype)", "lost.to(powers.dtype)"),
+    Mutant("uplink disturbance below the noise", POWERS, "lost.clamp_min(1).to(wanted.dtype)", "lost.to(wanted.dtype)"),
     Mutant("uplink disturbance of a silent user 0 / 0", POWERS, ".clamp_min(0) + HEARD_POWER", ".clamp_min(0)"),
     # what critics see, and the estimates of the action explorer
     Mutant("interference with the noise in it", PROBLEM, "[signal + 1, disturbance]", "[signal + 1, disturbance + 1]"),

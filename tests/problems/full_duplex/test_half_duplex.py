@@ -17,7 +17,6 @@ import d2rl
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.common.errors import ConfigError
-from d2rl.deploy.real_decision import RealDecision
 from d2rl.envs import FullDuplexConfig
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.evaluate import Evaluation, score_agent
@@ -233,8 +232,3 @@ def test_loads_may_be_of_one_direction(tiny):
 def test_nobody_to_serve_is_one_message(arguments, reason):
     with pytest.raises(ConfigError, match=reason):
         check_config(load_config(arguments))
-
-
-def test_an_export_is_refused_since_runtimes_refuse_empty_arrays():
-    with pytest.raises(ConfigError, match="uplink and cross of this cell are empty"):
-        RealDecision(d2rl.load("pretrained", "scenario.uplink_users=0"))
