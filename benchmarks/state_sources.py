@@ -1,7 +1,7 @@
 """What synthetic states are worth to a plain network that has few real ones: SENPNN beside its controls.
 
-    python benchmarks/state_sources.py bank=site.pt [seeds=5] [seed=0] [states=20] [updates=1000] [out=DIR] [only=NAMES]
-                                       [key=value ...]
+    python benchmarks/state_sources.py bank=site{seed}.pt [seeds=5] [seed=0] [states=20] [updates=600] [out=DIR]
+                                       [only=NAMES] [key=value ...]
 
 Every source trains the same policy by the analytic gradient (conf/site.yaml) for the same number of updates. States of
 the bank that are kept for evaluation judge it, beside training on all other states of the bank (``endless``).
@@ -42,17 +42,17 @@ SOURCES = {
 class SourcesConfig:
     """What the command takes; keys with a dot are those of the configuration."""
 
-    bank: str | None = option(None, "channel bank of one site")
+    bank: str | None = option(None, "channel bank of one site; {seed} in its name is the seed of a run")
     seeds: int = option(5, "runs of each source", low=1)
     seed: int = option(0, "first seed: of weights, exploration and the states that are stored", low=0)
     states: int = option(20, "real states to train on", low=2)
-    updates: int = option(1000, "of the policy", low=10)
+    updates: int = option(600, "of the policy", low=10)
     only: str | None = option(None, "sources with commas; null: all")
     out: str | None = option(None, "folder for sources.csv")
 
 
 def sources_command(arguments: list[str]) -> None:
-    """python benchmarks/state_sources.py bank=site.pt [seeds=5] [seed=0] [states=20] [updates=1000] [out=DIR]"""
+    """python benchmarks/state_sources.py bank=site{seed}.pt [seeds=5] [seed=0] [states=20] [updates=600] [out=DIR]"""
     rest = [one for one in arguments if "." in one.partition("=")[0]]
     asked = load([one for one in arguments if one not in rest], SourcesConfig)
     names = list(SOURCES) if asked.only is None else asked.only.split(",")
@@ -66,7 +66,14 @@ def sources_command(arguments: list[str]) -> None:
             f"trainer.updates_per_epoch={asked.updates}",
         ]
         config = load_config(
-            ["conf=site", f"scenario.channel_bank={asked.bank}", *plan, *SOURCES[name], f"seed={seed}", *rest]
+            [
+                "conf=site",
+                f"scenario.channel_bank={str(asked.bank).format(seed=seed)}",
+                *plan,
+                *SOURCES[name],
+                f"seed={seed}",
+                *rest,
+            ]
         )
         start = time.process_time()
         agent = trained(plain_agent(config, torch.device("cpu")), asked.updates)

@@ -60,7 +60,6 @@ class UpdatesConfig(Measurement):
     users: str = option("10,40,160", "links, six of ten downlink")
     antennas: str = option("8,16,64", "antennas in each direction")
     replay: int = option(256, "states kept, or the batch where that is more: wide cells need room", low=1)
-    state_antennas: int = option(16, "D2RL with more antennas is left out: SENPNN's weights grow with N^4", low=1)
 
 
 def updates_command(arguments: list[str]) -> None:
@@ -93,8 +92,6 @@ def point(asked: UpdatesConfig, given: list[str], machine: Machine) -> list[tupl
     agents = {}
     for name, variant in (VARIANTS | (GRAPHS if machine.device.type == "cuda" else {})).items():
         config = load_config([*variant, "ddpg.warmup_updates=0", f"trainer.updates_per_step={UPDATES}", *given])
-        if config.stages.state is not None and config.scenario.transmit_antennas > asked.state_antennas:
-            continue
         config.ddpg.replay = max(asked.replay, config.ddpg.batch, config.ddpg.critic_batch, config.trainer.num_envs)
         agents[name] = prepared(plain_agent(config, machine.device))
 

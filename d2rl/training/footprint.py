@@ -99,8 +99,8 @@ def _state_explorer(config: Config) -> int:
     if config.stages.state is None:
         return 0
     n_t, n_r, width = config.scenario.transmit_antennas, config.scenario.receive_antennas, config.state.width
-    weights = sum((3 * row + 5 * width + PLACE_SIZE + config.state.steps) * width for row in (2 * n_t, 2 * n_r, 2))
-    weights += (3 * 2 * n_t * n_r + 4 * width + config.state.steps) * width
+    weights = sum((3 * row + 4 * width + PLACE_SIZE + 4 * config.state.steps) * width for row in (2 * n_t, 2 * n_r, 2))
+    weights += (3 * 2 * n_t * n_r + 4 * width + 4 * config.state.steps) * width
     rows = config.trainer.num_envs * 2 * n_t * n_r * config.state.steps  # of H_S, on the way
     return SINGLE * (COPIES * weights + rows)
 

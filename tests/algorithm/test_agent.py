@@ -780,7 +780,7 @@ def test_a_state_explorer_of_another_version_begins_anew_with_a_notice(tiny, fit
     checkpoint = torch.load(tmp_path / "old.ckpt", weights_only=False)
     stored = checkpoint["state_dict"]
     stored["senpnn.networks.downlink.error"] = torch.eye(4)
-    del stored["senpnn.networks.downlink.known.weight"]
+    del stored["senpnn.networks.downlink.known.0.weight"]
     notice_once.cache_clear()
     agent = build(tiny("stages.state=0"))
     before = weights(agent)["senpnn"]

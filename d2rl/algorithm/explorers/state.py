@@ -18,6 +18,7 @@ from d2rl.problems.base import Rows
 
 KindsOfRows = Mapping[str, Rows]
 
+WIDTH_OF_NUMBER = 16  # of the layers for each number of a row: short rows, of which there are most, need less
 MOMENT_RATE = 0.02  # of the running moments, per training loss
 MOST_SURE = 1e-6  # least power of rows without their mean
 
@@ -42,16 +43,18 @@ class RowDenoiser(nn.Module):
     def __init__(self, size: int, places: int, width: int, steps: int):
         super().__init__()
         self.places = places
-        self.step = nn.Embedding(steps + 1, width)
-        self.known = nn.Linear(1 + places, width)
-        self.scales = nn.Linear(width, 2 * width)
+        self.step = nn.Embedding(steps + 1, 4 * width)
+        self.known = nn.Sequential(nn.Linear(1 + places, width), nn.SiLU(), nn.Linear(width, 2 * width))
         self.inward = nn.Linear(size, width)
         self.shared = nn.Linear(width, width, bias=False)
         self.hidden = nn.Linear(width, width)
         self.outward = nn.Linear(2 * width, size)
-        for weight in (self.scales.weight, self.scales.bias, self.shared.weight, self.outward.weight):
-            nn.init.zeros_(weight)
+        nn.init.zeros_(self.shared.weight)
+        nn.init.zeros_(self.outward.weight)
         nn.init.zeros_(self.outward.bias)
+        with torch.no_grad():
+            self.step.weight[:, : 2 * width] = 1
+            self.step.weight[:, 2 * width :] = 0
         self.register_buffer("centre", torch.zeros(size))
         self.register_buffer("power", torch.ones(()))  # of what is left without the centre
         self.register_buffer("seen", torch.zeros(()))  # batches
@@ -73,7 +76,7 @@ class RowDenoiser(nn.Module):
         return torch.addcmul(self.centre, numbers, self.power.clamp_min(MOST_SURE).sqrt())
 
     def embed(self, rows: Rows) -> Tensor:
-        """What does not change along a chain: [B, n, width] of mean gain and place."""
+        """What does not change along a chain: [B, n, 2 width] of mean gain and place."""
         parts = [rows.level] if not self.places else [rows.level, rows.place]
         return self.known(torch.cat(parts, dim=-1))
 
@@ -83,7 +86,8 @@ class RowDenoiser(nn.Module):
         :param step: p, an int or [B] integers      :param known: of :meth:`embed`
         """
         table = self.step(step).unsqueeze(1) if isinstance(step, Tensor) else self.step.weight[step]
-        gain, shift = self.scales(nn.functional.silu(known + table)).chunk(2, dim=-1)
+        weight, bias = table.chunk(2, dim=-1)
+        gain, shift = torch.addcmul(bias, known, weight).chunk(2, dim=-1)
         linear = torch.addcmul(shift, self.inward(xp), 1 + gain)
         others = self.shared(linear.mean(1, keepdim=True))
         hidden = nn.functional.silu(self.hidden(nn.functional.silu(linear + others)))
@@ -108,7 +112,7 @@ class SENPNN(L.LightningModule):
     :param row_sizes: length of a row of each kind
     :param place_sizes: numbers that tell where a row of each kind belongs; missing: 0
     :param steps: P      :param kind: of the schedule, ``vp`` or ``cosine``
-    :param width: of the hidden layers
+    :param width: of the layers, less for rows of one or two numbers
     :param lr, weight_decay: of AdamW
     :param seed: of the noise when a Trainer fits this module alone
     """
@@ -127,7 +131,10 @@ class SENPNN(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.schedule, places = DiffusionSchedule(steps, kind), place_sizes or {}
-        networks = {name: RowDenoiser(size, places.get(name, 0), width, steps) for name, size in row_sizes.items()}
+        networks = {
+            name: RowDenoiser(size, places.get(name, 0), min(width, WIDTH_OF_NUMBER * size), steps)
+            for name, size in row_sizes.items()
+        }
         self.networks: Any = nn.ModuleDict(networks)
 
     @classmethod
