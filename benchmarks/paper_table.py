@@ -68,11 +68,10 @@ def levels_table(matrix: Matrix, folder: Path) -> list[str]:
         values += [f"{float(interquartile_mean(rates)):.1f}" for rates in last]
         values += [f"{float(interquartile_mean([float(row['seconds_per_epoch']) for row in rows])):.2f}"]
         for part in PARTS:
-            times = {one: [time_to(curve, part * level) for curve in curves[one]] for one in (name, matrix.baseline)}
-            reached = sum(map(math.isfinite, times[name]))
-            values += [f"{shown(estimate(times[name]), 1)}, {reached}/{len(rows)}", shown(ratio(*times.values()), 2)]
-            if name == matrix.baseline:
-                values[-1] = "1"
+            ours, theirs = ([time_to(curve, part * level) for curve in curves[one]] for one in (name, matrix.baseline))
+            reached = f"{sum(map(math.isfinite, ours))}/{len(rows)}"
+            over = "1" if name == matrix.baseline else shown(ratio(ours, theirs), 2)
+            values += [f"{shown(estimate(ours), 1)}, {reached}", over]
         lines.append(f"| {matrix.variants[name].title} | {len(rows)} | {' | '.join(values)} |")
     return lines
 
