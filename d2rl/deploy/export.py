@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from d2rl.runs.run_directory import write_bytes
 OPSET = 18
 PARITY = 1e-4  # a file is not written where a number of its decisions differs by more from torch,
 RATE_PARITY = 1e-3  # or the weighted utility by a larger part
-STRONG, STRONG_PARITY = 1e5, 0.5  # at that level I + H^H H loses its I to rounding, on which decisions then depend
+STRONG, STRONG_LOSS = 1e5, 0.5  # at that level I + H^H H loses its I to rounding, on which decisions then depend
 DROPS, REPEATS, WARM_UP = 16, 200, 20
 
 
@@ -73,11 +73,11 @@ def export_command(arguments: list[str]) -> None:
 
     state = decision.problem.examples(DROPS, asked.seed)
     known = decision.problem.known(state)
-    numbers, rates = parity(decision, session, known)
+    numbers, rates, _ = parity(decision, session, known)
     if decision.best_of == 1 and not numbers <= PARITY:  # of several candidates two may be equally good
         raise ExportError(f"its decisions differ from those in torch by {numbers:.1e}; {out} was not written.")
-    for name, changed, limit in trials(known):
-        _, difference = parity(decision, session, changed)
+    for name, changed, measure, limit in trials(known):
+        difference = getattr(parity(decision, session, changed), measure)
         if not difference <= limit:
             raise ExportError(
                 f"with {name} its decisions are worth {difference:.1e} more or less than those in torch; "
@@ -219,12 +219,24 @@ def make_session(runtime: Any, content: bytes) -> Any:
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
+class Parity(NamedTuple):
+    """How decisions of an exported file differ from those in torch.
+
+    :param numbers: the largest difference of any number
+    :param rates: the mean one of the weighted utility on what is known, as a part of its mean
+    :param loss: by what part the mean weighted utility is lower
+    """
+
+    numbers: float
+    rates: float
+    loss: float
+
+
 @torch.no_grad()
-def parity(decision: RealDecision, session: Any, known: dict[str, Tensor]) -> tuple[float, float]:
+def parity(decision: RealDecision, session: Any, known: dict[str, Tensor]) -> Parity:
     """How decisions in onnxruntime differ from those of the same weights and noise in torch.
 
     :param known: what is known of B states
-    :returns: the largest difference of any number, and the mean relative one of the weighted utility on what is known
     """
     inputs, problem = decision.inputs(known, torch.Generator().manual_seed(0)), decision.problem
     expected = decision.decide(known, *list(inputs.values())[len(known) :])
@@ -235,21 +247,24 @@ def parity(decision: RealDecision, session: Any, known: dict[str, Tensor]) -> tu
     worth, asked = (
         (problem.utility(seen, tuple(each)).squeeze(1) * seen.weights).sum(-1) for each in (found, expected)
     )
-    return numbers, float(((worth - asked).abs() / asked.abs().clamp_min(1)).mean())
+    whole = asked.abs().mean().clamp_min(1)
+    return Parity(numbers, float((worth - asked).abs().mean() / whole), float((asked - worth).mean() / whole))
 
 
-def trials(known: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor], float]]:
-    """The same states as they are and with what they seldom hold: what it is, what is known, and the parity to ask."""
+def trials(known: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor], str, float]]:
+    """The same states as they are and with what they seldom hold: what it is, what is known, what of the parity to look
+    at and its limit."""
     channels = {name: tensor for name, tensor in known.items() if tensor.is_complex()}
-    yield "the drops as they are", known, RATE_PARITY
+    alike = "rates", RATE_PARITY
+    yield "the drops as they are", known, *alike
     for name, tensor in channels.items():
-        yield f"{name} of zero", {**known, name: 0 * tensor}, RATE_PARITY
+        yield f"{name} of zero", {**known, name: 0 * tensor}, *alike
         silent, equal = (torch.cat([row, tensor[:, 1:]], dim=1) for row in (0 * tensor[:, :1], tensor[:, -1:]))
-        yield f"a row of zeros in {name}", {**known, name: silent}, RATE_PARITY
-        yield f"two equal rows in {name}", {**known, name: equal}, RATE_PARITY
-    for level, limit in ((1 / STRONG, RATE_PARITY), (STRONG, STRONG_PARITY)):
+        yield f"a row of zeros in {name}", {**known, name: silent}, *alike
+        yield f"two equal rows in {name}", {**known, name: equal}, *alike
+    for level, asked in ((1 / STRONG, alike), (STRONG, ("loss", STRONG_LOSS))):
         scaled = {name: level * tensor for name, tensor in channels.items()}
-        yield f"channels at {level:g} times their level", {**known, **scaled}, limit
+        yield f"channels at {level:g} times their level", {**known, **scaled}, *asked
 
 
 def arrays(inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
