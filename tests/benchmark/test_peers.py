@@ -95,6 +95,7 @@ def test_what_is_finished_is_not_run_again_unless_it_changes(finished):
     assert (finished / "cells/ddpg-default-101/done.json").exists()
 
 
+@pytest.mark.slow
 def test_a_peer_learns_until_its_time_is_over(ticks):
     from d2rl.benchmark.stable_baselines import train_peer
     from d2rl.evaluation.evaluate import Evaluation

@@ -186,6 +186,7 @@ def test_eval_of_a_run_directory_replaces_its_report(run):
     assert (before["drops"], json.loads((run / "eval.json").read_text())["drops"]) == (8, 4)
 
 
+@pytest.mark.slow
 def test_a_link_graph_serves_other_users_and_antennas(run, tmp_path):
     other = {"downlink_users": 5, "uplink_users": 1, "transmit_antennas": 6, "receive_antennas": 3}
     evaluate_command([f"ckpt={run}", f"out={tmp_path}", "drops=4", *(f"scenario.{k}={v}" for k, v in other.items())])

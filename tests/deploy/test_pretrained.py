@@ -74,6 +74,7 @@ def test_what_ships_is_small_and_beats_the_closed_forms_without_training(tmp_pat
     assert (SHIPPED / REPORT).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_ships_serves_other_users_and_antennas(tmp_path):
     other = {"downlink_users": 7, "uplink_users": 3, "transmit_antennas": 10, "receive_antennas": 6}
     evaluate_command(

@@ -118,6 +118,7 @@ def test_generated_channels_have_the_correlation_that_corruption_destroys(on_cor
 
 
 @pytest.mark.parametrize("updates", [0, 40])
+@pytest.mark.slow
 def test_power_of_generated_channels_stays_sane_however_little_was_trained(updates):
     channels, gains = draw(512, seed=4)
     explorer = train(build(), (channels, gains), updates)
@@ -351,6 +352,7 @@ def fitted(problem: FullDuplexProblem, places: dict[str, int], state: CellState,
     return explorer
 
 
+@pytest.mark.slow
 def test_a_line_of_sight_points_to_where_its_user_is():
     state, other = at_places(1024, seed=2), at_places(256, seed=3)
     found = {}
@@ -362,6 +364,7 @@ def test_a_line_of_sight_points_to_where_its_user_is():
     assert found[False] < 0.5
 
 
+@pytest.mark.slow
 def test_users_of_a_state_that_have_something_in_common_keep_it():
     """One row for all users of a state: synthetic rows agree, too."""
     common = torch.randn(512, 1, 4, generator=seeded()).expand(-1, 3, -1)

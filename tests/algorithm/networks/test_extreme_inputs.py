@@ -28,7 +28,7 @@ def test_an_observation_is_finite(channels, weights):
     assert observation.edges.abs().max() < 20
 
 
-@pytest.fixture(scope="module", params=["powers", "numbers"])
+@pytest.fixture(scope="module", params=["powers", pytest.param("numbers", marks=pytest.mark.slow)])
 def agent(request, tiny):
     L.seed_everything(0, verbose=False)
     return D2RL(tiny(f"network.critic={request.param}"))

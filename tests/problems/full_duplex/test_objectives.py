@@ -58,6 +58,7 @@ def test_a_minimum_is_kept_in_nearly_every_drop():
         (["scenario.objective=max_min"], "min_rate", "The smallest rate of a drop is"),
     ],
 )
+@pytest.mark.slow
 def test_the_report_says_how_far_it_came(tiny, monkeypatch, arguments, metric, words):
     from d2rl.algorithm.agent import D2RL
 
