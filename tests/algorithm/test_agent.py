@@ -345,7 +345,8 @@ def test_a_state_can_be_replaced_outside_a_training_step(tiny, fit):
 
 @pytest.mark.slow
 def test_replaced_states_keep_their_large_scale_gains(tiny, fit):
-    size = ("trainer.num_envs=128", "ddpg.replay=128", "trainer.updates_per_epoch=100")
+    """Short chains lose power: with P = 6 some 3 %."""
+    size = ("trainer.num_envs=128", "ddpg.replay=128", "trainer.updates_per_epoch=100", "state.steps=6")
     agent = with_state_stage(tiny, fit, 1.0, *size)
     state = agent.world.state
     made = agent.synthetic(agent.problem, state)
