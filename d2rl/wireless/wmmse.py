@@ -13,7 +13,7 @@ from torch import Tensor
 
 from d2rl.common.errors import InputError
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import add_noise, link_rates, solve, squared_magnitude
+from d2rl.wireless.link_rates import add_noise, link_rates, own_beams, solve, squared_magnitude, told_apart
 from d2rl.wireless.starting_points import MAXIMUM_STARTS, starting_points
 
 SECULAR_BISECTIONS = 6  # bring mu within a small factor of its root
@@ -150,9 +150,9 @@ def receivers(channels: ChannelState, precoder: Tensor, amplitude: Tensor, weigh
     own = received.diagonal(dim1=-2, dim2=-1)
     power = amplitude.square()
     # errors are sums over the others: 1 minus what is received would be lost in rounding for a strong link
-    others = _off_diagonal(squared_magnitude(received)).sum(-1)
-    disturbance = others + (power.unsqueeze(-2) @ squared_magnitude(channels.cross)).squeeze(-2) + 1
-    total = squared_magnitude(own) + disturbance
+    heard = squared_magnitude(received)
+    signal, disturbance = told_apart(heard, own_beams(heard), squared_magnitude(channels.cross), power)
+    total = signal + disturbance
     u = own / total
     a = priority_down * total / disturbance
 

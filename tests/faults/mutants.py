@@ -129,8 +129,8 @@ MUTANTS = (
     ),
     # WMMSE
     Mutant(
-        "WMMSE without noise", WMMSE, "@ squared_magnitude(channels.cross)).squeeze(-2) + 1",
-        "@ squared_magnitude(channels.cross)).squeeze(-2) + 1e-3",
+        "WMMSE without noise", WMMSE, "total = signal + disturbance",
+        "disturbance = disturbance - 1 + 1e-3; total = signal + disturbance",
     ),
     Mutant(
         "WMMSE receiver without its own power", WMMSE, "u = own / total",
