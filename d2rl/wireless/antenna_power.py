@@ -12,12 +12,14 @@ PACE = 0.7  # exponent of a step
 LEAST = 1e-30  # a price that has come so low can still rise
 
 
-def within_antenna_power(precoder: Tensor, limit: float) -> Tensor:
+def within_antenna_power(precoder: Tensor, limit: float | None) -> Tensor:
     """Scale down the precoders whose strongest antenna is above the limit; the directions of all beams stay.
 
     :param precoder: [B, N_t, K_D]
-    :param limit: of an antenna's power, in units of 1 / N_t, its equal share
+    :param limit: of an antenna's power, in units of 1 / N_t, its equal share; None: there is none
     """
+    if limit is None:
+        return precoder
     strongest = squared_magnitude(precoder).sum(-1).amax(-1, keepdim=True).unsqueeze(-1)
     return precoder / (strongest * (precoder.shape[-2] / limit)).clamp_min(1).sqrt()
 

@@ -63,9 +63,7 @@ def improve_by(
     """
     problem, weights = channels.double(), weights.double()
     prices = None if antenna_power is None else AntennaPrices(antenna_power)
-    found = precoder.to(torch.complex128), power.double().sqrt()
-    if antenna_power is not None:
-        found = within_antenna_power(found[0], antenna_power), found[1]
+    found = within_antenna_power(precoder.to(torch.complex128), antenna_power), power.double().sqrt()
     best, highest = found, None
     for turn in range(iterations + 1):
         rates = link_rates(problem, found[0], found[1].square())

@@ -127,8 +127,7 @@ class FullDuplexProblem:
         """The same, with the channels of every action at hand."""
         count, basis = action.shape[1], observation.known.basis
         precoder, power = self.head.decode(channels, action.float().flatten(0, 1), repeated(basis, count))
-        if self.config.antenna_power is not None:
-            precoder = within_antenna_power(precoder, self.config.antenna_power)
+        precoder = within_antenna_power(precoder, self.config.antenna_power)
         wanted = repeated((observation.weights > 0).to(power.dtype), count)
         down, up = wanted.tensor_split([channels.downlink_users], dim=-1)
         return precoder * down.unsqueeze(-2), power * up

@@ -108,16 +108,16 @@ def reference_policies(objective: Objective | None = None, antenna_power: float 
     """
     objective = Objective() if objective is None else objective
 
-    def within(precoder: Tensor) -> Tensor:
-        return precoder if antenna_power is None else within_antenna_power(precoder, antenna_power)
-
     def at_full_power(precoder: Callable[[ChannelState], Tensor]) -> Policy:
-        return lambda state: (within(precoder(state.estimate)), full_uplink_power(state.estimate))
+        return lambda state: (
+            within_antenna_power(precoder(state.estimate), antenna_power),
+            full_uplink_power(state.estimate),
+        )
 
     def random(state: CellState) -> tuple[Tensor, Tensor]:
         generator = torch.Generator(state.weights.device).manual_seed(stream("random"))
         precoder, power = random_decision(state.estimate, generator)
-        return within(precoder), power
+        return within_antenna_power(precoder, antenna_power), power
 
     searched: dict[str, Policy] = {
         "best_known": Search("best_known", STARTS, timed=False, most=MOST),
