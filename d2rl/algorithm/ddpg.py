@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2rl.algorithm.networks import ActionOutput
+from d2rl.algorithm.rewards import level_and_unit
 from d2rl.problems.base import Layout, Observation, Transition
-
-LEAST_UNIT = 1e-2  # of a reward that hardly varies at first
 
 
 class DeterministicActor(nn.Module):
@@ -83,8 +82,9 @@ class Critic(nn.Module):
     def calibrate(self, observation: Observation, view: Tensor, reward: Tensor) -> None:
         """Shift the output to the mean of the first rewards, so that learning begins with differences."""
         if self.own_units and reward.shape[-1] > 1:
-            self.level.copy_(reward.mean((0, 1)))
-            self.unit.copy_(reward.std((0, 1)).clamp_min(LEAST_UNIT))
+            level, unit = level_and_unit(reward, per_entity=True)
+            self.level.copy_(level)
+            self.unit.copy_(unit)
             return
         error = reward.sum(-1) - self(observation, view).sum(-1)
         self.out.bias.add_(error.mean() / observation.layout.entities)

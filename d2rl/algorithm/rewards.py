@@ -10,6 +10,8 @@ from torch import Tensor
 from d2rl.common.errors import ConfigError
 from d2rl.problems.base import Observation
 
+LEAST_UNIT = 1e-2  # of a reward that hardly varies at first
+
 
 @dataclass(frozen=True)
 class Case:
@@ -53,6 +55,12 @@ def reward_case(name: str) -> Case:
     if name not in CASES:
         raise ConfigError(f"reward.case={name} is unknown; choose one of {', '.join(CASES)}.")
     return CASES[name]
+
+
+def level_and_unit(reward: Tensor, per_entity: bool) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of rewards [B, M, K]: of each entity [K], or of all numbers []."""
+    over = (0, 1) if per_entity else tuple(range(reward.ndim))
+    return reward.mean(over), reward.std(over).clamp_min(LEAST_UNIT)
 
 
 def to_scalar(reward: Tensor, weights: Tensor) -> Tensor:

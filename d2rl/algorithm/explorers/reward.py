@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from d2rl.algorithm.diffusion import DiffusionSchedule
 from d2rl.algorithm.fused_adam import FusedAdam
 from d2rl.algorithm.networks import make_transition, make_view
-from d2rl.algorithm.rewards import reward_case
+from d2rl.algorithm.rewards import level_and_unit, reward_case
 from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Observation, Problem
 
@@ -57,7 +57,11 @@ class RENPNN(L.LightningModule):
     :param risk: ``mean`` of the generated rewards, or ``cvar``, the mean of their worst part
     :param quantile: the worst part that cvar averages, in (0, 1]
     :param rate: learning rate
+    :param entities: each of them then has a level and a unit of its own; None: all share one
     """
+
+    centre: Tensor
+    spread: Tensor
 
     def __init__(
         self,
@@ -68,13 +72,15 @@ class RENPNN(L.LightningModule):
         risk: str = "mean",
         quantile: float = 0.25,
         rate: float = 3e-3,
+        entities: int | None = None,
     ):
         super().__init__()
         self.schedule = DiffusionSchedule(steps)
         self.transition, self.denoiser = transition, RewardDenoiser(width, steps)
         self.per_link, self.risk, self.quantile, self.rate = per_link, risk, quantile, rate
-        self.register_buffer("centre", torch.zeros(()))
-        self.register_buffer("spread", torch.ones(()))
+        own = () if entities is None else (entities,)
+        self.register_buffer("centre", torch.zeros(own))
+        self.register_buffer("spread", torch.ones(own))
 
     @classmethod
     def build(cls, config: RunConfig, problem: Problem) -> RENPNN:
@@ -82,7 +88,8 @@ class RENPNN(L.LightningModule):
         reward, width = config.reward, config.network.width
         transition = make_transition(config.network, problem, make_view(config.network, problem)[1])
         per_link = reward_case(reward.case).per_entity
-        return cls(transition, width, reward.steps, per_link, reward.risk, reward.quantile, reward.rate)
+        own = problem.layout.entities if per_link and config.network.standardise else None
+        return cls(transition, width, reward.steps, per_link, reward.risk, reward.quantile, reward.rate, own)
 
     def loss(
         self, observation: Observation, view: Tensor, reward: Tensor, generator: torch.Generator
@@ -126,9 +133,10 @@ class RENPNN(L.LightningModule):
 
     @torch.no_grad()
     def calibrate(self, reward: Tensor) -> None:
-        """Fix the unit in which rewards are diffused from a first batch of measured ones."""
-        self.centre.copy_(reward.mean())
-        self.spread.copy_(reward.std().clamp_min(1e-3))
+        """Fix the level and unit in which rewards are diffused from a first batch of measured ones, [B, M, K or 1]."""
+        level, unit = level_and_unit(reward, per_entity=self.centre.ndim > 0)
+        self.centre.copy_(level)
+        self.spread.copy_(unit)
 
     def training_step(self, batch: tuple[Observation, Tensor, Tensor], batch_index: int) -> Tensor:
         """Denoise measured rewards, when this module has a Trainer of its own."""

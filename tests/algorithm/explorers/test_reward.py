@@ -209,6 +209,23 @@ def test_generated_rewards_have_the_unit_of_the_measured_ones(channels):
     torch.testing.assert_close(3 * generated[0] - 7, generated[1], rtol=1e-4, atol=1e-3)
 
 
+def test_links_with_units_of_their_own_count_alike_however_small_their_rewards(channels):
+    """One link's rewards in another unit change no loss, and of what is generated that link's alone."""
+    observation, view = seen(channels), draw_views(seen(channels), 3)
+    reward = torch.randn(16, 3, 10, generator=seeded()) + torch.arange(10)
+    size, offset = torch.ones(10), torch.zeros(10)
+    size[2], offset[2] = 0.05, -30.0
+    losses, generated = [], []
+    for measured in (reward, size * reward + offset):
+        explorer = build(channels, entities=10)
+        explorer.calibrate(measured)
+        torch.testing.assert_close(explorer.centre, measured.mean((0, 1)))
+        losses.append(explorer.loss(observation, view, measured, seeded())[0])
+        generated.append(explorer.generate(observation, view, 4, seeded()))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=0)
+    torch.testing.assert_close(size * generated[0] + offset, generated[1], rtol=1e-3, atol=1e-3)
+
+
 def test_the_unit_is_kept_with_the_weights(channels):
     observation, view, explorer = seen(channels), draw_views(seen(channels), 2), build(channels)
     explorer.calibrate(torch.tensor([4.0, 8.0]))
