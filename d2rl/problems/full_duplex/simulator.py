@@ -204,16 +204,24 @@ class Cells:
 
     def _measured(self, state: CellState, generator: torch.Generator) -> CellState:
         """The state with the channels of its small-scale part, and an estimate of them."""
-        c, small, places = self.config, state.scattered, state.positions
-        assert small is not None
+        assert state.scattered is not None
+        return self.with_channels(state, self._faded(state.scattered, state), generator)
+
+    def line_of_sight(self, state: CellState) -> ChannelState:
+        """The part of the channels that does not fade; 0 where fading is Rayleigh's."""
+        return self._faded(state.channels.map(torch.zeros_like), state)
+
+    def _faded(self, scattered: ChannelState, state: CellState) -> ChannelState:
+        """Channels of a small-scale part, with line of sight and mean gains."""
+        c, places = self.config, state.positions
         assert places is not None
         small = ChannelState(
-            rician(small.downlink, c.rician, steering(places.downlink, c.transmit_antennas)),
-            rician(small.uplink, c.rician, steering(places.uplink, c.receive_antennas)),
-            small.cross,
-            rician(small.self_interference, c.self_interference_rician),
+            rician(scattered.downlink, c.rician, steering(places.downlink, c.transmit_antennas)),
+            rician(scattered.uplink, c.rician, steering(places.uplink, c.receive_antennas)),
+            scattered.cross,
+            rician(scattered.self_interference, c.self_interference_rician),
         )
-        return self.with_channels(state, scale(small, state.gains), generator)
+        return scale(small, state.gains)
 
     def _training_bank(self, device: torch.device) -> CellState:
         """States of the channel bank to train on; of these, ``stored_states`` chosen by the seed."""

@@ -117,11 +117,14 @@ class TrafficProblem:
         links = torch.cat([orders[0], len(orders[0]) + orders[1]])
         queues = {name: getattr(state, name)[:, links] for name in ("bits", "arrived", "throughput")}
         sources = state.sources.map(lambda tensor: tensor[:, links])
-        late = state.late
-        if late is not None:
-            flat = late.map(lambda tensor: tensor.flatten(0, 1)).permute_users(*(order.tolist() for order in orders))
-            late = flat.map(lambda tensor: tensor.unflatten(0, (state.batch, -1)))
-        return replace(state, cell=self.links.permuted(state.cell, orders), sources=sources, late=late, **queues)
+        predicted = state.predicted
+        if predicted is not None:
+            flat = predicted.map(lambda tensor: tensor.flatten(0, 1)).permute_users(
+                *(order.tolist() for order in orders)
+            )
+            predicted = flat.map(lambda tensor: tensor.unflatten(0, (state.batch, -1)))
+        cell = self.links.permuted(state.cell, orders)
+        return replace(state, cell=cell, sources=sources, predicted=predicted, **queues)
 
     def view(self, observation: Observation, action: Tensor, decision: Decision | None = None) -> Tensor:
         """Log signal, and log interference plus noise, of each link on the known channels: [B, M, K, 2]."""

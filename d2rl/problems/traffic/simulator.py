@@ -12,6 +12,7 @@ from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import Step
 from d2rl.problems.full_duplex.simulator import Cells, CellState
 from d2rl.problems.traffic.arrivals import FULL, Arrivals, Sources
+from d2rl.problems.traffic.csi import ChannelPrediction
 from d2rl.problems.traffic.objective import Decision, Objective, Waiting, per_link
 from d2rl.problems.traffic.queues import DUST, arrived_only, expires, grow_older, head_of_line, serve
 from d2rl.problems.traffic.settings import TrafficConfig
@@ -29,7 +30,8 @@ class TrafficState(TensorStruct):
     :param arrived: [B, K], what arrived in the slot before
     :param throughput: [B, K], bit/s/Hz, average of what was served, over about ``window`` slots
     :param untold: [B], utility of the cell since the last report      :param unreported: [B], slots since then
-    :param late: estimates of the ``csi_delay`` slots before, [B, delay, ...], the oldest first; None without delay
+    :param predicted: channels to plan with in this slot and the ``csi_delay`` next ones, [B, 1 + delay, ...]; None
+        where the base station knows the true ones
     """
 
     cell: CellState
@@ -39,12 +41,12 @@ class TrafficState(TensorStruct):
     throughput: Tensor
     untold: Tensor
     unreported: Tensor
-    late: ChannelState | None = None
+    predicted: ChannelState | None = None
 
     @property
     def known(self) -> ChannelState:
-        """What the base station knows of the channels."""
-        return self.cell.estimate if self.late is None else self.late.map(lambda tensor: tensor[:, 0])
+        """The channels that the base station plans with: the true ones or what it makes of estimates."""
+        return self.cell.estimate if self.predicted is None else self.predicted.map(lambda tensor: tensor[:, 0])
 
     @property
     def queues(self) -> Tensor:
@@ -100,6 +102,8 @@ class TrafficCells:
         self.objective, self.transmission = Objective(traffic, scenario), Transmission(traffic)
         self.has_deadlines = bool(traffic.downlink_deadline or traffic.uplink_deadline)
         self.has_buffers = bool(traffic.downlink_buffer or traffic.uplink_buffer)
+        self.uncertain = traffic.csi_delay > 0 or scenario.csi_error > 0
+        self.predict = ChannelPrediction(self.cells, traffic.csi_delay)
 
     def reset(self, batch: int, generator: torch.Generator) -> TrafficState:
         """B new cells, in whose queues is what arrived in one slot."""
@@ -137,10 +141,9 @@ class TrafficCells:
         if self.traffic.feedback == "ack":
             utility = sent.unsqueeze(1)
         told, untold, reported, unreported = self._told(utility, state, cell.slot, truncated)
-        late = None if state.late is None else _pushed(state.late, state.cell.estimate)
-        following = TrafficState(
-            cell, grow_older(remaining, arrived), sources, arrived, throughput, untold, unreported, late
-        )
+        predicted = None if state.predicted is None else _pushed(state.predicted, self.predict(cell))
+        bits = grow_older(remaining, arrived)
+        following = TrafficState(cell, bits, sources, arrived, throughput, untold, unreported, predicted)
         state = self._continued(following, fresh, generator)
         return Step(told, following, state, truncated, torch.zeros_like(truncated), record, reported)
 
@@ -148,11 +151,12 @@ class TrafficCells:
         sources, arrived = self.arrivals.advance(self.arrivals.reset(cell.batch, generator), generator)
         if self.has_buffers:
             arrived, _ = self._admitted(arrived, torch.zeros_like(arrived))
-        late, delay = None, self.traffic.csi_delay
-        if delay:  # before the first slot the base station has had time to measure
-            late = cell.estimate.map(lambda tensor: tensor.unsqueeze(1).repeat(1, delay, *[1] * (tensor.dim() - 1)))
+        predicted, slots = None, 1 + self.traffic.csi_delay
+        if self.uncertain:  # before the first slot the base station has had time to measure
+            now = self.predict(cell)
+            predicted = now.map(lambda tensor: tensor.unsqueeze(1).repeat(1, slots, *[1] * (tensor.dim() - 1)))
         bits, untold = arrived_only(arrived, self.traffic.ages), arrived.new_zeros(len(arrived))
-        return TrafficState(cell, bits, sources, arrived, sources.rate, untold, untold, late)
+        return TrafficState(cell, bits, sources, arrived, sources.rate, untold, untold, predicted)
 
     def _continued(self, following: TrafficState, fresh: CellState, generator: torch.Generator) -> TrafficState:
         """The states to go on from, with new queues where an episode has ended."""
@@ -193,9 +197,9 @@ class TrafficCells:
         return admitted, arrived - admitted
 
 
-def _pushed(late: ChannelState, newest: ChannelState) -> ChannelState:
-    """The estimates of the slots before, with the newest in the place of the oldest."""
+def _pushed(predicted: ChannelState, newest: ChannelState) -> ChannelState:
+    """The predictions of one slot later, with the newest as the last."""
     tensors = newest.tensors()
-    return late.with_tensors(
-        {name: torch.cat([old[:, 1:], tensors[name].unsqueeze(1)], dim=1) for name, old in late.tensors().items()}
+    return predicted.with_tensors(
+        {name: torch.cat([old[:, 1:], tensors[name].unsqueeze(1)], dim=1) for name, old in predicted.tensors().items()}
     )
