@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -13,17 +14,16 @@ from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
 from d2rl.benchmark.peer_config import PeerConfig
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.evaluation.evaluate import Decision, Evaluation, Policy
-from d2rl.problems.full_duplex.gymnasium_env import flat_features, spaces_of
-from d2rl.problems.full_duplex.simulator import CellState
+from d2rl.problems.full_duplex.gymnasium_env import flat_features
 from d2rl.problems.full_duplex.stable_baselines import CellVecEnv
 from d2rl.training.callbacks.gpu_time import THRESHOLDS
-from d2rl.wireless.heads import ActionHead, make_head
+from d2rl.wireless.heads import make_head
 
 CLASSES: dict[str, type[OffPolicyAlgorithm]] = {"ddpg": DDPG, "td3": TD3, "sac": SAC}
 FOREVER = 10**12  # steps; the clock ends the training
@@ -104,7 +104,7 @@ class Clock(BaseCallback):
         metrics = self.score()
         self.curve.append(Point(self.num_timesteps, self.model._n_updates, self.spent, metrics))
         for threshold, reached in self.time_to_gap.items():
-            if reached is None and metrics["gap_closed"] >= float(threshold):
+            if reached is None and metrics.get("gap_closed", -math.inf) >= float(threshold):
                 self.time_to_gap[threshold] = self.spent
         self.mark = time.process_time()
 
@@ -137,25 +137,53 @@ def train_peer(
     seconds: float,
     every: float,
 ) -> PeerResult:
+    """Train one peer on the rates of one slot; see :func:`train_on`.
+
+    :param evaluation: the frozen drops
+    """
+    head = make_head(scenario.head, scenario.transmit_antennas, scenario.passes)
+
+    def policy_of(model: OffPolicyAlgorithm) -> Policy:
+        return decisions(model, flat_features, lambda state, action: head.decode(state.estimate, action))
+
+    def score(policy: Policy) -> dict[str, float]:
+        return evaluation.summary(evaluation.rates(policy))
+
+    cells = CellVecEnv(config.num_envs, reward_scale=config.reward_scale, **asdict(scenario))
+    return train_on(cells, algorithm, config, policy_of, score, seed=seed, seconds=seconds, every=every)
+
+
+def train_on(
+    cells: VecEnv,
+    algorithm: str,
+    config: PeerConfig,
+    policy_of: Callable[[OffPolicyAlgorithm], Policy],
+    score: Callable[[Policy], dict[str, float]],
+    *,
+    seed: int,
+    seconds: float,
+    every: float,
+) -> PeerResult:
     """Train one peer on a batch of cells.
 
+    :param cells: side by side
     :param algorithm: ddpg, td3 or sac
-    :param evaluation: the frozen drops
+    :param policy_of: a model's decisions, such as :func:`decisions`
+    :param score: metrics of a policy
     :param seconds: process time of training
     :param every: seconds of training between two evaluations
     """
-    clock = Clock(lambda: evaluation.summary(evaluation.rates(policy)), seconds, every)
+    clock = Clock(lambda: score(policy), seconds, every)
 
     def falling(start: float, end: float) -> float:
         return start + (end - start) * clock.share
 
-    cells = CellVecEnv(config.num_envs, reward_scale=config.reward_scale, **asdict(scenario))
     env = VecNormalize(cells, norm_reward=False)  # standardised features, as the library's recipes have
     own: dict[str, Any] = {}
     if algorithm == "sac":
         own["ent_coef"] = config.entropy
     else:
-        shape = config.num_envs, *spaces_of(scenario)[1].low.shape
+        shape = cells.num_envs, *cells.action_space.shape
         own["action_noise"] = GaussianNoise(shape, lambda: falling(config.noise, config.noise_end))
     if algorithm == "td3":
         own |= {"policy_delay": config.policy_delay, "target_policy_noise": 0.0}
@@ -175,7 +203,7 @@ def train_peer(
         **own,
     )
     penalise_saturation(model.policy.actor, config.saturation_penalty)
-    policy = policy_of(model, make_head(scenario.head, scenario.transmit_antennas, scenario.passes))
+    policy = policy_of(model)
     model.learn(FOREVER, clock, log_interval=FOREVER)
     return PeerResult(policy, clock.curve, clock.sections, clock.time_to_gap)
 
@@ -196,16 +224,21 @@ def penalise_saturation(actor: Any, weight: float) -> None:
     last.register_forward_hook(hook)
 
 
-def policy_of(model: OffPolicyAlgorithm, head: ActionHead) -> Policy:
-    """A peer's decisions without exploration, with nothing of its library's face around the network."""
+def decisions(
+    model: OffPolicyAlgorithm, features: Callable[[Any], Tensor], decode: Callable[[Any, Tensor], Decision]
+) -> Policy:
+    """A peer's decisions without exploration, with nothing of its library's face around the network.
+
+    :param features: of a state, [B, size]
+    :param decode: from a state and actions [B, size] to decisions
+    """
 
     @torch.no_grad()
-    def policy(state: CellState) -> Decision:
+    def policy(state: Any) -> Decision:
         model.policy.set_training_mode(False)
-        features = flat_features(state)
+        seen = features(state)
         if (normalize := model.get_vec_normalize_env()) is not None:
-            features = torch.from_numpy(np.asarray(normalize.normalize_obs(features.numpy()), dtype=np.float32))
-        action = model.policy._predict(features, deterministic=True)
-        return head.decode(state.estimate, action)
+            seen = torch.from_numpy(np.asarray(normalize.normalize_obs(seen.numpy()), dtype=np.float32))
+        return decode(state, model.policy._predict(seen, deterministic=True))
 
     return policy

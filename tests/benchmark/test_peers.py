@@ -113,7 +113,8 @@ def test_decisions_are_those_of_the_library(normalized):
     from stable_baselines3 import SAC
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from d2rl.benchmark.stable_baselines import policy_of
+    from d2rl.benchmark.stable_baselines import decisions
+    from d2rl.problems.full_duplex.gymnasium_env import flat_features
     from d2rl.problems.full_duplex.stable_baselines import CellVecEnv
     from d2rl.wireless import StructuredHead
 
@@ -124,7 +125,8 @@ def test_decisions_are_those_of_the_library(normalized):
     action, _ = model.predict(env.reset(), deterministic=True)
     state = cells.env.cells.state
     expected = StructuredHead().decode(state.estimate, torch.tensor(action))
-    for ours, theirs in zip(policy_of(model, StructuredHead())(state), expected, strict=True):
+    policy = decisions(model, flat_features, lambda state, action: StructuredHead().decode(state.estimate, action))
+    for ours, theirs in zip(policy(state), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 

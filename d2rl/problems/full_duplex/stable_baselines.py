@@ -19,12 +19,13 @@ class CellVecEnv(VecEnv):
         SAC("MlpPolicy", CellVecEnv(64, reward_scale=10.0), gamma=0.0).learn(100_000)
 
     :param num_envs: B
-    :param options: ``reward_scale``, ``device`` and the scenario, as of :class:`FullDuplexVectorEnv`
+    :param face: class of the simulator
+    :param options: ``reward_scale``, ``device`` and the scenario, as of ``face``
     :raises ConfigError: an option that is none, or a value that cannot be
     """
 
-    def __init__(self, num_envs: int, **options: Any):
-        self.env = FullDuplexVectorEnv(num_envs, **{**options, "autoreset_mode": "SameStep"})
+    def __init__(self, num_envs: int, face: type[FullDuplexVectorEnv] = FullDuplexVectorEnv, **options: Any):
+        self.env = face(num_envs, **{**options, "autoreset_mode": "SameStep"})
         super().__init__(num_envs, self.env.single_observation_space, self.env.single_action_space)
 
     def reset(self) -> Floats:
@@ -38,7 +39,7 @@ class CellVecEnv(VecEnv):
         self.actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Observations [B, 7 K + 4 K^2], rewards [B], ends of episodes [B] and one info for each cell.
+        """Observations [B, size], rewards [B], ends of episodes [B] and one info for each cell.
 
         An end is always a truncation: its info has ``TimeLimit.truncated`` and ``terminal_observation``.
         """

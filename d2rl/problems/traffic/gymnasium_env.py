@@ -14,7 +14,7 @@ from torch import Tensor
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.config.load import from_keywords
-from d2rl.problems.base import Simulation
+from d2rl.problems.base import Observation, Simulation
 from d2rl.problems.full_duplex.gymnasium_env import (
     EDGE_BOUNDS,
     ENDLESS,
@@ -31,6 +31,11 @@ from d2rl.problems.traffic.simulator import TrafficState
 USUAL = {"episode_length": 120, "head": "switching"}  # where nothing else is asked for, as in conf/traffic.yaml
 UNIT, LONG = (0.0, 1.0), (0.0, 1e4)  # of logarithms, and of rates in 10 bit/s/Hz
 QUEUE_BOUNDS = (UNIT, UNIT, LONG, LONG, (0.0, 4.0), LONG, LONG, UNIT, LONG)
+
+
+def flat_features(observation: Observation) -> Tensor:
+    """Nodes link by link, then edges row by row, [B, 16 K + 4 K^2]."""
+    return torch.cat([observation.nodes.flatten(1), observation.edges.flatten(1)], dim=-1)
 
 
 class World(Simulation[TrafficState]):
@@ -76,8 +81,7 @@ class TrafficVectorEnv(FullDuplexVectorEnv):
         return World(self.problem, self.num_envs, seed, self.device)
 
     def _features(self, state: TrafficState) -> Tensor:
-        seen = self.problem.observe(state)
-        return torch.cat([seen.nodes.flatten(1), seen.edges.flatten(1)], dim=-1)
+        return flat_features(self.problem.observe(state))
 
     @torch.no_grad()
     def _slot(self, action: Tensor) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:

@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 
 import d2rl.envs  # noqa: F401, registers the environment
 from d2rl.common.errors import ConfigError
+from d2rl.problems.traffic.gymnasium_env import TrafficVectorEnv
 
 ID = "d2rl/Traffic-v0"
 SMALL = {"downlink_users": 3, "uplink_users": 2, "transmit_antennas": 4, "receive_antennas": 4, "episode_length": 3}
@@ -68,3 +69,17 @@ def test_the_reward_is_minus_what_waits_and_an_episode_ends_in_time():
 def test_options_that_cannot_be_are_refused(options, told):
     with pytest.raises(ConfigError, match=told):
         gymnasium.make(ID, **options)
+
+
+def test_stable_baselines_is_shown_what_the_vector_environment_shows():
+    pytest.importorskip("stable_baselines3", reason="needs the extra peers")
+    from d2rl.problems.full_duplex.stable_baselines import CellVecEnv
+
+    theirs, ours = CellVecEnv(3, TrafficVectorEnv, load=0.5), TrafficVectorEnv(3, load=0.5)
+    theirs.seed(7)
+    action = np.zeros((3, *ours.single_action_space.shape), dtype=np.float32)
+    assert np.array_equal(theirs.reset(), ours.reset(seed=7)[0])
+    observation, reward, _, _ = theirs.step(action)
+    expected, rewards, *_ = ours.step(action)
+    assert np.array_equal(observation, expected)
+    assert np.allclose(reward, rewards)
