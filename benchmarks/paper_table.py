@@ -1,9 +1,9 @@
-"""Times of a finished ``python -m d2rl.benchmark conf=paper`` to parts of the level that DDPG reaches at last.
+"""Times of a finished benchmark of the paper's setting to parts of the level that DDPG reaches at last.
 
-    python -m d2rl.benchmark conf=paper seeds=3 out=DIR
-    python benchmarks/paper_table.py DIR
+    python -m d2rl.benchmark conf=paper seeds=5 latency=false out=DIR
+    python benchmarks/paper_table.py DIR [conf=paper]
 
-Prints the table and writes it to DIR/levels.md.
+Prints a table for each scenario, one of conf=paper unless another is named, and writes them to DIR/levels.md.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from d2rl.report.learning_curve import read_metrics
 PARTS = (0.6, 0.8, 0.95)  # of the gap that DDPG has closed at its end
 
 
-def read_cells(folder: Path) -> dict[str, list[dict[str, str]]]:
-    """Finished cells of each variant, rows of cells.csv."""
+def read_cells(folder: Path, scenario: str) -> dict[str, list[dict[str, str]]]:
+    """Finished cells of each variant in a scenario, rows of cells.csv."""
     with open(folder / "cells.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
+        rows = [row for row in csv.DictReader(file) if row["status"] == "done" and row["scenario"] == scenario]
     return {name: [row for row in rows if row["variant"] == name] for name in dict.fromkeys(r["variant"] for r in rows)}
 
 
@@ -46,15 +46,15 @@ def shown(found: Estimate, digits: int) -> str:
     return f"{found.value:.{digits}f}{' m' if found.statistic == 'median' else ''}{interval}"
 
 
-def levels_table(matrix: Matrix, folder: Path) -> list[str]:
-    """Lines of Markdown: final and best values, cost, and times to the levels with their ratios over DDPG's."""
-    cells = read_cells(folder)
+def levels_table(matrix: Matrix, folder: Path, scenario: str) -> list[str]:
+    """Lines of Markdown: first, final and best values, cost, and times to the levels with their ratios over DDPG's."""
+    cells = read_cells(folder, scenario)
     curves = {
         name: [read_metrics(metrics_of(folder, row), "time/total", "eval/gap_closed") for row in rows]
         for name, rows in cells.items()
     }
     level = float(interquartile_mean([float(row["gap_closed"]) for row in cells[matrix.baseline]]))
-    head = ["variant", "seeds", "gap closed", "best", "downlink", "uplink", "s an epoch"]
+    head = ["variant", "seeds", "first", "gap closed", "best", "downlink", "uplink", "s an epoch"]
     for part in PARTS:
         head += [f"s to {part * level:.3f}", "over DDPG"]
     lines = [f"| {' | '.join(head)} |", f"| --- {'| ---: ' * (len(head) - 1)}|"]
@@ -64,7 +64,8 @@ def levels_table(matrix: Matrix, folder: Path) -> list[str]:
             [read_metrics(metrics_of(folder, row), "time/total", f"eval/{way}_rate")[-1][1] for row in rows]
             for way in ("downlink", "uplink")
         ]
-        values = [shown(estimate([float(row["gap_closed"]) for row in rows]), 3), shown(estimate(best), 3)]
+        values = [f"{float(interquartile_mean([curve[0][1] for curve in curves[name]])):.3f}"]
+        values += [shown(estimate([float(row["gap_closed"]) for row in rows]), 3), shown(estimate(best), 3)]
         values += [f"{float(interquartile_mean(rates)):.1f}" for rates in last]
         values += [f"{float(interquartile_mean([float(row['seconds_per_epoch']) for row in rows])):.2f}"]
         for part in PARTS:
@@ -76,13 +77,14 @@ def levels_table(matrix: Matrix, folder: Path) -> list[str]:
     return lines
 
 
-def main(folder: Path) -> None:
-    """Write and print the table."""
-    matrix = read_matrix(["conf=paper"])
-    lines = levels_table(matrix, folder)
-    (folder / "levels.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+def main(folder: Path, benchmark: str = "conf=paper") -> None:
+    """Write and print the tables."""
+    matrix, lines = read_matrix([benchmark]), []
+    for scenario in matrix.scenarios:
+        lines += [f"{scenario}:", "", *levels_table(matrix, folder, scenario), ""]
+    (folder / "levels.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

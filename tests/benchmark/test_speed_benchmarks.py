@@ -172,3 +172,15 @@ def test_large_cells_are_measured_both_ways(script, tmp_path):
     rows = read_csv(tmp_path / "l.csv")
     assert [(row["links"], row["states"]) for row in rows] == [("2", "16"), ("4", "4")]
     assert all(float(row["ns / pair, blocks"]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_failures_of_the_paper_are_provoked(script, tmp_path, tiny_arguments):
+    """Every case that was run has its line, and is not run again."""
+    failures = script("paper_failures")
+    small = [*tiny_arguments, "trainer.epochs=1", "evaluation.every=1"]
+    for _ in range(2):
+        failures.failures_command([f"out={tmp_path}", "seeds=1", "only=stopped,early", *small])
+    rows = read_csv(tmp_path / "failures.csv")
+    assert [row["case"] for row in rows] == [failures.CASES[name][0] for name in ("stopped", "early")]
+    assert (tmp_path / "failures.png").stat().st_size > 0
