@@ -191,7 +191,7 @@ def _check_references(problem: Any, batch: int) -> None:
         weights = problem.observe(state).weights
         reached = (utility * weights).sum(-1)
         _expect(bool((reached <= bound * (1 + 1e-4) + 1e-4).all()), f"reference {name} passes the bound")
-        _expect(problem.metric in problem.metrics(utility, weights), f"metrics() has no {problem.metric}")
+        _expect(problem.metric in problem.metrics(utility, weights, decision), f"metrics() has no {problem.metric}")
 
 
 def _check_episodes(problem: Any, batch: int) -> None:

@@ -67,8 +67,8 @@ def decide(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Ge
 
 
 def decide_in_rounds(policy: Proposer, observation: Observation, count: int, generator: torch.Generator) -> Decision:
-    """The best decision by the problem's objective of some rounds, in each of which the policy is asked anew, with more
-    priority for the entities that fell short.
+    """The best decision by the problem's objective of some rounds, in each of which the policy is asked again: with
+    more priority for the entities that fell short, or as if its powers were lower.
 
     :param count: candidates of each round
     """
@@ -77,11 +77,14 @@ def decide_in_rounds(policy: Proposer, observation: Observation, count: int, gen
     rows, multipliers = torch.arange(len(weights), device=weights.device), torch.zeros_like(weights)
     best: Decision = None
     highest = torch.full_like(weights[:, 0], -torch.inf)
-    for _ in range(objective.rounds):
-        asked = problem.with_priorities(observation, objective.priorities(multipliers, weights).unsqueeze(1))
-        decision = problem.decode(observation, policy.propose(asked, count, generator))
+    for turn in range(objective.rounds):
+        level = objective.power_level(turn)
+        weaker = problem.at_power(observation, level)
+        asked = problem.with_priorities(weaker, objective.priorities(multipliers, weights).unsqueeze(1))
+        action = policy.propose(asked, count, generator)
+        decision = problem.lowered(problem.decode(weaker, action), level)
         utility = problem.utility(observation, decision)
-        score, chosen = objective.score(utility, weights.unsqueeze(1)).max(-1)
+        score, chosen = objective.score(utility, weights.unsqueeze(1), decision).max(-1)
         decision = tuple(part[rows * count + chosen] for part in decision)
         better = score > highest
         highest = torch.maximum(score, highest)

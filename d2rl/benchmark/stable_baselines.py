@@ -147,7 +147,7 @@ def train_peer(
         return decisions(model, flat_features, lambda state, action: head.decode(state.estimate, action))
 
     def score(policy: Policy) -> dict[str, float]:
-        return evaluation.summary(evaluation.rates(policy))
+        return evaluation.judge(policy)
 
     cells = CellVecEnv(config.num_envs, reward_scale=config.reward_scale, **asdict(scenario))
     return train_on(cells, algorithm, config, policy_of, score, seed=seed, seconds=seconds, every=every)

@@ -68,9 +68,12 @@ class FullDuplexConfig:
     )
     objective: str = option(
         "weighted_sum",
-        "of link rates: their weighted sum, that with minimum_rate for each, or the largest minimum; a trained policy "
-        "reaches the others by its priorities",
-        choices=("weighted_sum", "minimum", "max_min"),
+        "of link rates: their weighted sum, that with minimum_rate for each, the largest minimum, or the weighted sum "
+        "over radiated and circuit power; a trained policy reaches the others in rounds",
+        choices=("weighted_sum", "minimum", "max_min", "energy"),
+    )
+    circuit_power: float = option(
+        30.0, "P_c, what the cell takes beside radiated power, dBm; of objective=energy", low=-100, high=100
     )
     minimum_rate: float = option(0.0, "of each link with objective=minimum, bit/s/Hz", low=0, high=100)
     antenna_power: float | None = option(

@@ -17,7 +17,7 @@ LEARNING = (  # what only a training has a use for; a name that ends with a dot 
     *("trainer.num_envs", "trainer.strategy", "trainer.devices", "trainer.nodes", "trainer.cuda_graphs"),
     *("trainer.checkpoint_every", "trainer.progress"),
 )
-OBJECTIVE = ("scenario.objective", "scenario.minimum_rate")
+OBJECTIVE = ("scenario.objective", "scenario.minimum_rate", "scenario.circuit_power")
 TIME = ("scenario.speed", "scenario.slot")
 PRIORITIES = ("scenario.priority_direction", "scenario.priority_user", "scenario.priority_zero")
 DECIDING = ("network.", "action.", "trainer.", "evaluation.")  # sections of how decisions are made and judged

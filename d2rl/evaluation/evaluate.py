@@ -152,30 +152,26 @@ class Evaluation:
             if name not in self.policies:
                 self.score(name, policy)
 
-    def rates(self, policy: Policy) -> Tensor:
-        """Utility [B, K] that a policy really reaches."""
-        return self.problem.measure(self.state, policy(self.state)).squeeze(1)
-
     def judge(self, policy: Policy) -> dict[str, float]:
         """Metrics of a policy."""
-        return self.summary(self.rates(policy))
+        return self._measured(policy(self.state))[1]
 
     @torch.inference_mode()
     def score(self, name: str, policy: Policy, latency: bool = False) -> dict[str, float]:
         """Metrics of a policy, kept under ``name`` with its outcome; ``latency`` adds the median ms of one decision."""
         decision = policy(self.state)
-        utility = self.problem.measure(self.state, decision).squeeze(1)
+        utility, metrics = self._measured(decision)
         self.outcomes[name] = Outcome(utility.cpu(), tuple(part[:KEPT].cpu().clone() for part in decision))
-        metrics = self.summary(utility)
         if latency:
             metrics["latency_ms"] = self.latency(policy)
         self.policies[name] = metrics
         return metrics
 
-    def summary(self, utility: Tensor) -> dict[str, float]:
-        """Metrics of utilities [B, K] on this set."""
-        metrics = self.problem.metrics(utility, self.state.weights)
-        return self._compare(metrics) if hasattr(self, "reference") else metrics
+    def _measured(self, decision: Decision) -> tuple[Tensor, dict[str, float]]:
+        """Utility [B, K] that decisions really reach, and their metrics."""
+        utility = self.problem.measure(self.state, decision).squeeze(1)
+        metrics = self.problem.metrics(utility, self.state.weights, decision)
+        return utility, self._compare(metrics) if hasattr(self, "reference") else metrics
 
     def bound(self) -> float:
         """Mean of what nothing can pass."""
@@ -195,6 +191,7 @@ class Evaluation:
             "unit": self.problem.unit,
             "anchors": list(self.problem.anchors),
             "shown": list(self.problem.shown),
+            **({"units": units} if (units := getattr(self.problem, "units", None)) else {}),
             "interference_free_bound": self.bound(),
             "policies": self.policies,
         }

@@ -221,7 +221,8 @@ class Benchmarked(Measurable, Protocol):
     """A measurable problem with references: policies are compared on frozen states.
 
     ``metric`` names what is to be maximised among :meth:`metrics`, in ``unit``; ``shown`` those of them that a table
-    has room for beside it; ``anchors`` the references at which the gap closed is 0 and 1.
+    has room for beside it; ``anchors`` the references at which the gap closed is 0 and 1. Where some of ``shown`` are
+    of another unit, a dictionary ``units`` tells it.
     """
 
     config: Any
@@ -239,8 +240,8 @@ class Benchmarked(Measurable, Protocol):
     def bound(self, state: Any) -> Tensor:
         """What no policy can pass, [B], in the unit of the metric."""
 
-    def metrics(self, utility: Tensor, weights: Tensor) -> dict[str, float]:
-        """Summary of what was reached, from utilities [B, K] and priorities [B, K]."""
+    def metrics(self, utility: Tensor, weights: Tensor, decision: Decision) -> dict[str, float]:
+        """Summary of what was reached, from utilities [B, K], priorities [B, K] and the B decisions."""
 
 
 @runtime_checkable

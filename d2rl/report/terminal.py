@@ -25,6 +25,8 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
     """
     unit, metric, anchors = report.get("unit"), report["metric"], report.get("anchors", ())
     caption = counted(report["drops"], "drop" if anchors else "episode") + (f", in {unit}" if unit else "")
+    if anchors:
+        caption += "".join(f", {name.replace('_', ' ')} in {one}" for name, one in report.get("units", {}).items())
     if "interference_free_bound" in report:
         caption += f"; no policy can pass {report['interference_free_bound']:.1f}"
     if "least_delay" in report:

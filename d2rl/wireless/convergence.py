@@ -27,6 +27,7 @@ MEMORY = 5  # steps from which the next point is extrapolated
 REGULARISATION = 1e-10  # of their least-squares problem, relative to its trace
 MONOTONE = 150  # iterations in which no step may lower the objective
 SLACK = 5e-3  # by which an extrapolated point may lower it later, relatively: it leaves a bent ridge that way
+FULL = 1 - 1e-9  # downlink power that is at the limit
 KEPT_AMPLITUDE = 0.3  # an extrapolated amplitude falls to this share of the step's at least: from 0 none returns
 VALUES = 300_000  # numbers of the decisions that are worked on at a time, which bounds memory
 EXTRAPOLATED, PRICED, PLAIN = range(3)  # kinds of a candidate, in the order in which they are tried
@@ -216,7 +217,11 @@ def _watched(watch: Callable[[int, int], None], before: int, states: int, total:
 
 
 def priced_step(
-    channels: ChannelState, precoder: Tensor, amplitude: Tensor, weights: Tensor
+    channels: ChannelState,
+    precoder: Tensor,
+    amplitude: Tensor,
+    weights: Tensor,
+    cost: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Every power goes to where its own gain would equal its price; beams as in WMMSE.
 
@@ -231,18 +236,22 @@ def priced_step(
     The powers settle in a few steps where WMMSE takes as many as the SINR. It need not raise the objective.
 
     :param channels: B states in double precision
-    :param precoder: [B, N_t, K_D]      :param amplitude: [B, K_U], q_k = sqrt(p_k)
+    :param precoder: [B, N_t, K_D]
+    :param amplitude: [B, K_U], q_k = sqrt(p_k)
     :param weights: [B, K_D + K_U]
-    :returns: the objective of the decision given, [B], and the next precoder and amplitude
+    :param cost: [B] both, nats that a unit of downlink power and of a user's p cost beside; None: nothing
+    :returns: the objective of the decision given without that cost, [B], and the next precoder and amplitude
     """
     at = receivers(channels, precoder, amplitude, weights)
     priority_down, priority_up = weights.split([channels.downlink_users, channels.uplink_users], dim=-1)
     signal = squared_magnitude(at.own)
 
     own = at.passed.diagonal(dim1=-2, dim2=-1)
-    cost = (at.b.unsqueeze(-1) * at.passed).sum(-2) - at.b * own
-    cost = cost.clamp_min(0) + (squared_magnitude(channels.cross) @ at.price.unsqueeze(-1)).squeeze(-1)
-    power = priority_up * amplitude * at.correlation / cost.clamp_min(1e-300)
+    paid_up = (at.b.unsqueeze(-1) * at.passed).sum(-2) - at.b * own
+    paid_up = paid_up.clamp_min(0) + (squared_magnitude(channels.cross) @ at.price.unsqueeze(-1)).squeeze(-1)
+    if cost is not None:
+        paid_up = paid_up + cost[1].unsqueeze(-1)
+    power = priority_up * amplitude * at.correlation / paid_up.clamp_min(1e-300)
 
     # the multiplier of the power limit, by stationarity: what the power earns minus what it costs the others
     earned = priority_down * (at.own * at.u.conj()).real
@@ -250,6 +259,9 @@ def priced_step(
     spent = squared_magnitude(precoder).sum((-2, -1))
     mu = (earned - paid).sum(-1) / spent.clamp_min(1e-300)
     floor = 1e-10 * at.quadratic.diagonal(dim1=-2, dim2=-1).real.sum(-1) + 1e-100
+    if cost is not None:
+        mu = torch.where(spent < FULL, cost[0], mu)  # below the limit a unit of power has no other price
+        floor = torch.maximum(floor, cost[0])
     limited = mu > floor
     shifted = at.quadratic.clone()
     shifted.diagonal(dim1=-2, dim2=-1).add_(torch.maximum(mu, floor).unsqueeze(-1))

@@ -10,8 +10,9 @@ from torch import Tensor
 from d2rl.common.errors import InputError
 from d2rl.wireless.antenna_power import AntennaPrices, within_antenna_power
 from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.energy import efficient_wmmse
 from d2rl.wireless.link_rates import link_rates, solve, squared_magnitude
-from d2rl.wireless.objectives import MAX_MIN, MINIMUM, Objective
+from d2rl.wireless.objectives import ENERGY, MAX_MIN, MINIMUM, Objective
 from d2rl.wireless.precoders import full_uplink_power, rzf
 from d2rl.wireless.wmmse import wmmse_iteration
 
@@ -37,7 +38,7 @@ def fair_wmmse(
     """
     decision = rzf(channels), full_uplink_power(channels)
     stages = [(objective, antenna_power)]
-    if antenna_power is not None:
+    if antenna_power is not None and objective.kind != ENERGY:
         stages.insert(0, (objective, None))
     if objective.kind == MINIMUM:
         stages.insert(0, (replace(objective, kind=MAX_MIN), None))
@@ -61,6 +62,8 @@ def improve_by(
     :param antenna_power: limit of every antenna, in units of 1 / N_t; None: there is none
     :returns: precoder and uplink power, in the precision of the channels
     """
+    if objective.kind == ENERGY:
+        return efficient_wmmse(channels, precoder, power, weights, objective.consumption, iterations, antenna_power)
     problem, weights = channels.double(), weights.double()
     prices = None if antenna_power is None else AntennaPrices(antenna_power)
     found = within_antenna_power(precoder.to(torch.complex128), antenna_power), power.double().sqrt()

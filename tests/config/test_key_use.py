@@ -43,7 +43,7 @@ USES = {
         evaluation.seed evaluation.best_of evaluation.refine evaluation.noise""",
     "train benchmark eval": """
         scenario.speed scenario.slot scenario.priority_direction scenario.priority_user scenario.priority_zero
-        scenario.objective scenario.minimum_rate
+        scenario.objective scenario.minimum_rate scenario.circuit_power
         trainer.accelerator trainer.precision trainer.threads
         evaluation.drops evaluation.priority_spread evaluation.weights""",
     "train eval": "evaluation.slots evaluation.references",

@@ -344,7 +344,7 @@ def replace_references(of: Evaluation, **levels: float) -> dict[str, float]:
     """Metrics of RZF beside references at these levels."""
     other = copy.copy(of)
     vars(other).update(levels)
-    return other.summary(other.rates(other.references["rzf"]))
+    return other.judge(other.references["rzf"])
 
 
 # ------------------------------------------------------------------ rules of decision

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from d2rl.common.errors import InputError
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, random_decision, rzf, wmmse, zf
+from d2rl.wireless.energy import Consumption
 from d2rl.wireless.fairness import common_rate, fair_wmmse, improve_by, max_min
-from d2rl.wireless.objectives import MAX_MIN, MINIMUM, REACH, Objective
+from d2rl.wireless.objectives import ENERGY, MAX_MIN, MINIMUM, REACH, Objective
 
 CELLS = {
     "downlink": {"uplink_users": 0, "path_loss": "nlos"},
@@ -160,5 +161,16 @@ def test_multipliers_rise_for_those_that_fall_short_and_stay_within_reach(kind):
 
 def test_metrics_say_how_far_a_minimum_was_missed():
     rates, weights = torch.tensor([[2.0, 0.5], [3.0, 4.0]]), torch.ones(2, 2)
-    assert Objective(MAX_MIN).metrics(rates, weights) == {"min_rate": 1.75}
-    assert Objective(MINIMUM, 1.0).metrics(rates, weights) == {"min_rate": 1.75, "satisfied": 0.5, "shortfall": 0.25}
+    decision = torch.zeros(2, 4, 2), torch.zeros(2, 0)
+    assert Objective(MAX_MIN).metrics(rates, weights, decision) == {"min_rate": 1.75}
+    expected = {"min_rate": 1.75, "satisfied": 0.5, "shortfall": 0.25}
+    assert Objective(MINIMUM, 1.0).metrics(rates, weights, decision) == expected
+
+
+def test_efficiency_is_the_weighted_sum_over_what_several_decisions_of_a_state_take():
+    objective = Objective(ENERGY, consumption=Consumption(2.0, 0.5, 1.0, bandwidth=10.0))
+    rates, weights = torch.tensor([[[3.0, 1.0], [3.0, 1.0]]]), torch.tensor([[[1.0, 2.0]]])
+    precoder, power = torch.tensor([[[1.0]], [[0.5]]]), torch.tensor([[1.0], [0.0]])
+    torch.testing.assert_close(objective.score(rates, weights, (precoder, power)), torch.tensor([[50 / 3.5, 50 / 1.5]]))
+    found = objective.metrics(rates[0], weights[0].expand(2, 2), (precoder, power))
+    assert found == pytest.approx({"energy_efficiency": (50 / 3.5 + 50 / 1.5) / 2, "total_power": 2.5})

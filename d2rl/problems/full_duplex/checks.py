@@ -27,7 +27,7 @@ def check_cell(config: Config) -> None:
         raise ConfigError(
             "scenario.downlink_users=0 and scenario.uplink_users=0 leave nobody to serve; set one of them to 1 or more."
         )
-    if c.objective != "weighted_sum" and not (c.priority_direction or c.priority_user):
+    if c.objective in ("minimum", "max_min") and not (c.priority_direction or c.priority_user):
         raise ConfigError(
             f"scenario.objective={c.objective} asks a policy under other priorities, which it knows only from training "
             "with them; set scenario.priority_user or scenario.priority_direction above 0, such as 0.3."

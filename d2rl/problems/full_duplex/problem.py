@@ -34,11 +34,12 @@ from d2rl.wireless.antenna_power import within_antenna_power
 from d2rl.wireless.bounds import interference_free_rates
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.convergence import refined
+from d2rl.wireless.energy import Consumption, efficiency_bound
 from d2rl.wireless.fairness import common_rate, improve_by, max_min
 from d2rl.wireless.heads import BeamformingHead, make_head
 from d2rl.wireless.link_powers import link_powers
 from d2rl.wireless.link_rates import squared_magnitude
-from d2rl.wireless.objectives import MAX_MIN, Objective
+from d2rl.wireless.objectives import ENERGY, MAX_MIN, Objective
 from d2rl.wireless.wmmse import check_weights
 
 Decision = tuple[Tensor, Tensor]  # precoder [B M, N_t, K_D], total power 1 at most; uplink power [B M, K_U] in [0, 1]
@@ -69,12 +70,15 @@ class FullDuplexProblem:
         k_d, k_u = config.downlink_users, config.uplink_users
         self.layout = Layout((k_d, k_u), (self.head.layout.down, self.head.layout.up))
         both = k_d > 0 and k_u > 0
-        self.objective = Objective(config.objective, config.minimum_rate)
+        self.objective = Objective(config.objective, config.minimum_rate, consumption=consumption(config))
         self.shown: tuple[str, ...] = ("downlink_rate", "uplink_rate") if both else ("rate_p5", "jain")
-        if not self.objective.plain:
-            largest = self.objective.kind == MAX_MIN
-            self.metric = "min_rate" if largest else self.metric
-            self.shown = ("sum_rate", "jain") if largest else ("min_rate", "satisfied")
+        if self.objective.kind == ENERGY:
+            self.metric, self.unit, self.shown = "energy_efficiency", "Mbit/J", ("sum_rate", "total_power")
+            self.units = {"sum_rate": "bit/s/Hz", "total_power": "W"}
+        elif self.objective.kind == MAX_MIN:
+            self.metric, self.shown = "min_rate", ("sum_rate", "jain")
+        elif not self.objective.plain:
+            self.shown = ("min_rate", "satisfied")
         n_t, n_r = config.transmit_antennas, config.receive_antennas
         coefficients = k_d * n_t + k_u * n_r + both * (k_u * k_d + n_r * n_t)
         self.sizes = Sizes(NODE_FEATURES, EDGE_FEATURES, view=2, flat=2 * coefficients + k_d + k_u)
@@ -214,13 +218,16 @@ class FullDuplexProblem:
         return found
 
     def bound(self, state: CellState) -> Tensor:
-        """What nothing can pass, [B]: the weighted sum rate without any interference, or the rate of all at once."""
+        """What nothing can pass, [B]: the weighted sum rate without any interference, the rate of all at once, or the
+        efficiency without any interference."""
         if self.objective.kind == MAX_MIN:
             return common_rate(state.channels, state.weights)
+        if self.objective.kind == ENERGY:
+            return efficiency_bound(state.channels, state.weights, self.objective.consumption)
         return (interference_free_rates(state.channels, state.weights) * state.weights).sum(-1)
 
-    def metrics(self, utility: Tensor, weights: Tensor) -> dict[str, float]:
-        """Summary of link rates [B, K]."""
+    def metrics(self, utility: Tensor, weights: Tensor, decision: Decision) -> dict[str, float]:
+        """Summary of link rates [B, K], and of the decisions that brought them."""
         # torchmetrics takes seconds to import, which a decision need not wait for
         from d2rl.problems.full_duplex.link_rate_metrics import RateMetrics
 
@@ -228,7 +235,7 @@ class FullDuplexProblem:
         measure = RateMetrics(self.config.downlink_users, sync_on_compute=False).to(utility.device)
         measure.update(utility, weights)
         found = {name: float(value) for name, value in measure.compute().items()}
-        return found if self.objective.plain else found | self.objective.metrics(utility, weights)
+        return found if self.objective.plain else found | self.objective.metrics(utility, weights, decision)
 
     def refine(self, observation: Observation, decision: Decision, iterations: int) -> Decision:
         """The best decision, by the objective on what is known, on the way of iterations of accelerated WMMSE from it.
@@ -268,6 +275,18 @@ class FullDuplexProblem:
     def with_priorities(self, observation: Observation, weights: Tensor) -> Observation:
         """The same states under other priorities."""
         return with_priorities(observation, weights)
+
+    def at_power(self, observation: Observation, level: float) -> Observation:
+        """The same states if all powers could be ``level`` of theirs at most: channels that are so much weaker."""
+        if level == 1:
+            return observation
+        channels = observation.known.channels.map(lambda tensor: level**0.5 * tensor)
+        return self.observe_known({**channels.tensors(), "weights": observation.weights})
+
+    def lowered(self, decision: Decision, level: float) -> Decision:
+        """What a decision for :meth:`at_power` is in the states themselves."""
+        precoder, power = decision
+        return level**0.5 * precoder, level * power
 
     # ------------------------------------------------------------------ Generative
 
@@ -319,6 +338,14 @@ class FullDuplexProblem:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Continue with it."""
         self.cells.load_state_dict(saved)
+
+
+def consumption(config: FullDuplexConfig) -> Consumption:
+    """What decisions take in a scenario."""
+    base_station, user, circuits = (
+        10 ** (p / 10 - 3) for p in (config.bs_power, config.user_power, config.circuit_power)
+    )
+    return Consumption(base_station, user, circuits, config.bandwidth)
 
 
 def described(config: FullDuplexConfig) -> str:

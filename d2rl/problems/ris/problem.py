@@ -148,7 +148,7 @@ class RisProblem:
         """Weighted sum rate [B] without interference and with a surface for each user, which nothing can pass."""
         return rate_bound(state)
 
-    def metrics(self, utility: Tensor, weights: Tensor) -> dict[str, float]:
+    def metrics(self, utility: Tensor, weights: Tensor, decision: Decision) -> dict[str, float]:
         """Summary of the users' rates."""
         users = self.layout.counts[0]
         rates = utility[:, :users].double()

@@ -52,11 +52,12 @@ def test_policy_networks_conform(policy, kind):
 def test_an_element_earns_nothing_and_the_weighted_sum_is_that_of_the_users(problem):
     state = problem.reset(4, seeded())
     observation = problem.observe(state)
-    utility = problem.measure(state, problem.decode(observation, torch.zeros(4, 1, problem.layout.size)))
+    decision = problem.decode(observation, torch.zeros(4, 1, problem.layout.size))
+    utility = problem.measure(state, decision)
     assert bool((utility[..., 3:] == 0).all())
     assert bool((utility[..., :3] > 0).all())
     assert bool((observation.baseline[:, 3:] == 0).all())
-    assert problem.metrics(utility.squeeze(1), state.weights)["weighted_sum_rate"] == pytest.approx(
+    assert problem.metrics(utility.squeeze(1), state.weights, decision)["weighted_sum_rate"] == pytest.approx(
         float((utility.squeeze(1) * state.weights).sum(-1).mean())
     )
 

@@ -34,7 +34,7 @@ def evaluation(tiny) -> Evaluation:
 def test_it_scores_the_policy_as_it_is_now(tiny, fit, evaluation, rule):
     agent, callback = build(tiny), PolicyEvaluation(evaluation, rule)
     trainer = fit(agent, callback)
-    now = evaluation.summary(evaluation.rates(policy_of(agent, rule)))
+    now = evaluation.judge(policy_of(agent, rule))
     assert callback.latest == now
     assert trainer.callback_metrics["objective"].item() == pytest.approx(now["weighted_sum_rate"])
 
