@@ -19,6 +19,7 @@ Denoiser = Callable[[Tensor, int], Tensor]
 
 KINDS = ("vp", "cosine")
 BETA_MIN, BETA_MAX = 0.1, 10.0  # noise rates of the VP-SDE at its two ends
+FINAL = math.exp(-(BETA_MIN + BETA_MAX) / 2)  # alpha_bar_P
 DEIS_ORDER = 2  # of the extrapolation in the deterministic chain; 4 would be nearer for an ideal predictor alone
 
 
@@ -49,24 +50,21 @@ class DiffusionSchedule(nn.Module):
 
     :param steps: P, at least 1
     :param kind: ``vp`` or ``cosine``
-    :param final: alpha_bar_P, in (0, 1); ``vp`` scales its rates to end there
-    :raises ConfigError: P below 1, an unknown kind, alpha_bar_P outside (0, 1)
+    :raises ConfigError: P below 1, an unknown kind
     """
 
     alphas_bar: Tensor
     posterior_x0: Tensor
     posterior_variance: Tensor
 
-    def __init__(self, steps: int, kind: str = "vp", final: float = math.exp(-(BETA_MIN + BETA_MAX) / 2)):
+    def __init__(self, steps: int, kind: str = "vp"):
         super().__init__()
         if steps < 1:
             raise ConfigError(f"a diffusion chain needs at least 1 denoising step, got {steps}")
         if kind not in KINDS:
             raise ConfigError(f"diffusion schedule {kind!r} is unknown; choose one of {', '.join(KINDS)}")
-        if not 0 < final < 1:
-            raise ConfigError(f"alpha_bar of the last step must lie strictly between 0 and 1, got {final:g}")
         self.steps, self.kind = int(steps), kind
-        self._table = {name: tuple(values.tolist()) for name, values in _coefficients(self.steps, kind, final).items()}
+        self._table = {name: tuple(values.tolist()) for name, values in _coefficients(self.steps, kind).items()}
         self._weights: dict[tuple[int, int], list[tuple[float, float]]] = {}
         for name, values in self._table.items():
             self.register_buffer(name, torch.tensor(values), persistent=name == "alphas_bar")
@@ -78,16 +76,6 @@ class DiffusionSchedule(nn.Module):
         """
         signal, spread = self._signal_and_spread(step, x0)
         return signal * x0 + spread * noise
-
-    def predict_x0_from_noise(self, xp: Tensor, noise: Tensor, step: int | Tensor) -> Tensor:
-        """x_0 of which ``xp`` is the corruption by ``noise``; the inverse of :meth:`corrupt`."""
-        signal, spread = self._signal_and_spread(step, xp)
-        return (xp - spread * noise) / signal
-
-    def predict_noise_from_x0(self, xp: Tensor, x0: Tensor, step: int | Tensor) -> Tensor:
-        """Noise that corrupts ``x0`` to ``xp``."""
-        signal, spread = self._signal_and_spread(step, xp)
-        return (xp - signal * x0) / spread
 
     def posterior(self, x0: Tensor, xp: Tensor, step: int | Tensor) -> tuple[Tensor, Tensor | float]:
         """Mean and variance of the Gaussian q(x_{p-1} | x_p, x_0) (Ho et al., NeurIPS 2020, eq. 6, 7).
@@ -112,46 +100,33 @@ class DiffusionSchedule(nn.Module):
         denoiser: Denoiser,
         start_or_shape: Tensor | Sequence[int] | None,
         *,
-        prediction: str = "x0",
         sampler: str = "ancestral",
-        clip: float | None = None,
         generator: torch.Generator | None = None,
         noises: Tensor | None = None,
-        start: int | None = None,
         stop: int = 0,
         noise_factors: Tensor | None = None,
     ) -> Tensor:
-        """Run the reverse chain x_start, ..., x_0; differentiable, with no wait on the device.
+        """Run the reverse chain x_P, ..., x_0; differentiable, with no wait on the device.
 
-        All noise comes from ``generator`` or, for export and tests, from ``noises``: row i is the noise of
-        x_{start-i}, that is row 0 the starting noise and row i what the i-th step adds.
+        All noise comes from ``generator`` or, for export and tests, from ``noises``: row 0 is the starting noise, row i
+        what the i-th step adds.
 
-        :param denoiser: (x_p, p) -> prediction shaped as x_p; p is a Python int from ``start`` down to 1
-        :param start_or_shape: the sample x_start itself, or the shape of the noise to start from; None takes
-            row 0 of ``noises``
-        :param prediction: what the denoiser predicts, ``x0`` or ``noise``
+        :param denoiser: (x_p, p) -> estimate of x_0 shaped as x_p; p is a Python int from P down to 1
+        :param start_or_shape: the sample x_P itself, or the shape of the noise to start from; None takes row 0 of
+            ``noises``
         :param sampler: ``ancestral`` or ``ddim``
-        :param clip: clamp the estimate of x_0 to [-clip, clip] at every step; outside, the gradient is zero
-        :param noises: [start, ...]; [start + 1, ...] with ``noise_factors``
-        :param start: first step of the chain, default P; Mode II starts at p < P from a corrupted sample
+        :param noises: [P, ...]; [P + 1, ...] with ``noise_factors``
         :param stop: the chain ends with x_stop
         :param noise_factors: [P + 1, d, d], from :meth:`noise_factors`; ancestral noise that keeps the second
             moments of the data however few the steps
         :returns: x_stop
         """
-        start = self.steps if start is None else start
-        if not 1 <= start <= self.steps:
-            raise ValueError(f"a chain of {self.steps} steps cannot start at step {start}")
-        if prediction not in ("x0", "noise") or sampler not in ("ancestral", "ddim"):
-            raise ValueError(f"unknown prediction {prediction!r} or sampler {sampler!r}")
-        random_steps = 0 if sampler == "ddim" else start - 1 if noise_factors is None else start
+        if sampler not in ("ancestral", "ddim"):
+            raise ValueError(f"unknown sampler {sampler!r}")
+        random_steps = 0 if sampler == "ddim" else self.steps - 1 if noise_factors is None else self.steps
         x, noises = self._start(start_or_shape, noises, random_steps, generator)
-        for i, step in enumerate(range(start, stop, -1), start=1):
+        for i, step in enumerate(range(self.steps, stop, -1), start=1):
             x0 = denoiser(x, step)
-            if prediction == "noise":
-                x0 = self.predict_x0_from_noise(x, x0, step)
-            if clip is not None:
-                x0 = x0.clamp(-clip, clip)
             if i > random_steps or noises is None:
                 x = self.ddim_step(x0, x, step) if sampler == "ddim" else self.posterior(x0, x, step)[0]
             elif noise_factors is None:
@@ -265,14 +240,14 @@ class DiffusionSchedule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def _coefficients(steps: int, kind: str, final: float) -> dict[str, Tensor]:
+def _coefficients(steps: int, kind: str) -> dict[str, Tensor]:
     """Every coefficient in double precision, [P + 1]."""
     time = torch.arange(steps + 1, dtype=torch.float64) / steps
     if kind == "vp":
         rate = (BETA_MIN * time + (BETA_MAX - BETA_MIN) * time.square() / 2) / ((BETA_MIN + BETA_MAX) / 2)
-        alphas_bar = torch.exp(math.log(final) * rate)
+        alphas_bar = torch.exp(math.log(FINAL) * rate)
     else:
-        alphas_bar = torch.cos(math.acos(math.sqrt(final)) * time).square()
+        alphas_bar = torch.cos(math.acos(math.sqrt(FINAL)) * time).square()
     before = torch.cat([alphas_bar[:1], alphas_bar[:-1]])
     alphas = alphas_bar / before
     betas = 1 - alphas
