@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from d2rl.common.complex_pair import complex_like
 from d2rl.common.within import within
@@ -33,29 +32,10 @@ class ActionLayout:
         """Length of the flat action."""
         return self.down * channels.downlink_users + self.up * channels.uplink_users
 
-    @property
-    def width(self) -> int:
-        """Numbers of a link when all links are given as many."""
-        return max(self.down, self.up)
-
     def split(self, action: Tensor, downlink_users: int) -> tuple[Tensor, Tensor]:
         """[..., K_D, down] and [..., K_U, up] from a flat action."""
         down, up = action.tensor_split([downlink_users * self.down], dim=-1)
         return down.unflatten(-1, (-1, self.down)), up.unflatten(-1, (-1, self.up))
-
-    def to_links(self, action: Tensor, downlink_users: int) -> Tensor:
-        """[..., K, width] from a flat action; links with fewer numbers are padded with zeros."""
-        if self.down == self.up:
-            return action.unflatten(-1, (-1, self.width))
-        parts = self.split(action, downlink_users)
-        return torch.cat([F.pad(part, (0, self.width - part.shape[-1])) for part in parts], dim=-2)
-
-    def to_flat(self, links: Tensor, downlink_users: int) -> Tensor:
-        """The inverse of :meth:`to_links`."""
-        if self.down == self.up:
-            return links.flatten(-2)
-        down, up = links.tensor_split([downlink_users], dim=-2)
-        return torch.cat([down[..., : self.down].flatten(-2), up[..., : self.up].flatten(-2)], dim=-1)
 
 
 class ActionHead(Protocol):
