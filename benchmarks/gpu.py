@@ -27,9 +27,9 @@ from rich.console import Console
 
 from d2rl.common.command_line import run
 from d2rl.common.errors import ConfigError
+from d2rl.common.files import write_json
 from d2rl.config.load import load
 from d2rl.config.schema import either
-from d2rl.runs.run_directory import write_json
 
 GRACE = 20.0  # seconds beyond its share after which a part counts as hanging
 

@@ -24,13 +24,13 @@ from d2rl.algorithm.capturable import Waits, refused_operators
 from d2rl.algorithm.cuda_graphs import CapturedUpdates, CudaGraphs
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.benchmark.matrix import read_matrix
+from d2rl.common.files import write_json
 from d2rl.config.defaults import Config, option
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, make_evaluation, policy_of
 from d2rl.problems import load_config, make_problems
 from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.problems.full_duplex.simulator import evaluation_states
-from d2rl.runs.run_directory import write_json
 from d2rl.training.callbacks import (
     ChiSchedule,
     GpuTimeProfiler,

@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from d2rl.benchmark.matrix import Cell
+from d2rl.common.files import write_json
 from d2rl.report.learning_curve import read_metrics
-from d2rl.runs.run_directory import write_json
 
 LOG, MARKER = "log.txt", "done.json"
 LOG_LINES = 6  # of a failed cell that are shown

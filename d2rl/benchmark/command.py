@@ -15,7 +15,7 @@ from d2rl.benchmark.results import read_result, write_cells
 from d2rl.benchmark.runner import Runner, held
 from d2rl.benchmark.summary import summarize
 from d2rl.common.errors import counted
-from d2rl.runs.run_directory import write_json
+from d2rl.common.files import write_json
 
 
 def benchmark_command(arguments: list[str]) -> None:

@@ -26,6 +26,7 @@ from d2rl.benchmark.results import read_result, write_cells
 from d2rl.benchmark.runner import held
 from d2rl.benchmark.summary import summarize
 from d2rl.common.errors import ConfigError
+from d2rl.common.files import write_json, write_text
 from d2rl.common.host import left_as_found
 from d2rl.config.defaults import Config
 from d2rl.config.load import load
@@ -34,7 +35,6 @@ from d2rl.evaluation.evaluate import Evaluation
 from d2rl.problems import check_config
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.report.terminal import shown
-from d2rl.runs.run_directory import write_json, write_text
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks.gpu_time import device_name
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from d2rl.benchmark.cells import MARKER
 from d2rl.benchmark.matrix import Cell
+from d2rl.common.files import write_text
 from d2rl.evaluation.evaluate import AGENT, AGENT_BEST
-from d2rl.runs.run_directory import write_text
 
 
 @dataclass(frozen=True)

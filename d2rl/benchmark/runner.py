@@ -15,7 +15,7 @@ from d2rl.benchmark.cells import LOG, finish, finished, last_words, progress
 from d2rl.benchmark.launchers import Job, Launcher
 from d2rl.benchmark.matrix import Cell
 from d2rl.common.errors import ConfigError, counted
-from d2rl.runs.run_directory import try_lock
+from d2rl.common.files import try_lock, writing
 
 WAIT, REFRESH = 0.1, 2.0  # seconds between two looks at the processes, and at the running cells' metrics
 
@@ -116,11 +116,9 @@ class Runner:
 @contextmanager
 def held(out: Path) -> Iterator[None]:
     """Hold the output folder against a second process. :raises ConfigError: it is in use, or cannot be written"""
-    try:
+    with writing(f"out={out}", "choose another folder"):
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
     try:
         try_lock(lock)
     except BlockingIOError:

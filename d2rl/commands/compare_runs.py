@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from d2rl.common.errors import ConfigError
+from d2rl.common.files import write_text, writing
 from d2rl.report.comparison import Finished, Row, comparison_page, read_runs, results
 from d2rl.report.terminal import shown
-from d2rl.runs.run_directory import write_text
 
 PAGE = "comparison.html"
 
@@ -28,10 +28,8 @@ def report_command(arguments: list[str]) -> None:
         raise ConfigError(f"d2rl-report needs two run directories or more, got {len(paths)}.")
     runs = read_runs(paths)
     page = comparison_page(runs)
-    try:
+    with writing(f"out={out}", "choose another place"):
         write_text(out, page)
-    except OSError as error:
-        raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another place.") from None
     console = Console()
     console.print(_table(runs, results(runs)))
     console.print(f"written: {out}", markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from d2rl.commands.train_eval import evaluate, own_keys
 from d2rl.common.errors import ConfigError
+from d2rl.common.files import writing
 from d2rl.config.key_use import refuse_unused
 from d2rl.deploy.pretrained import load_policy, save_policy
 from d2rl.report.terminal import results_table
@@ -26,10 +27,8 @@ def pretrained_command(arguments: list[str]) -> None:
     refuse_unused("eval", rest)
     policy, _ = load_policy(given["ckpt"], rest)
     (_, report), out = evaluate(policy), Path(given["out"]).expanduser()
-    try:
+    with writing(f"out={out}", "choose another folder"):
         path = save_policy(policy, report, out)
-    except OSError as error:
-        raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
     console = Console()
     console.print(results_table(report))
     console.print(f"written: {path} ({path.stat().st_size / 1e3:.0f} kB)", markup=False, soft_wrap=True)

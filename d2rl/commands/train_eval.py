@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from d2rl.common.command_line import owns_process
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
+from d2rl.common.files import write_json, writing
 from d2rl.config.defaults import Config
 from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import check, conf_name, processes, to_yaml
 from d2rl.config.schema import leaves
 from d2rl.problems import check_config, check_files, load_config, make_problems, tied_keys
-from d2rl.runs.run_directory import RUNS, RunDirectory, find_checkpoint, run_of, write_json
+from d2rl.runs.run_directory import RUNS, RunDirectory, find_checkpoint, run_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,11 +178,9 @@ def evaluate_command(arguments: list[str]) -> None:
     # a policy folder keeps the evaluation that it came with
     beside = RUNS / path.parent.name if path.suffix == ".safetensors" else run_of(path) or path.parent
     out = Path(given["out"]).expanduser() if "out" in given else beside
-    try:
+    with writing(f"out={out}", "choose another folder"):
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "eval.json", report)
-    except OSError as error:
-        raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
     from rich.console import Console
 
     from d2rl.report.page import save_report_page

@@ -18,12 +18,13 @@ from rich.console import Console
 from d2rl.algorithm.checks import check_algorithm
 from d2rl.benchmark.runner import held
 from d2rl.commands.search_space import Space, read_space
-from d2rl.common.errors import ConfigError, InputError, TrainingError, UserError
+from d2rl.common.errors import ConfigError, InputError, TrainingError, UserError, first_line
+from d2rl.common.files import write_text
 from d2rl.config.defaults import option
 from d2rl.config.load import conf_name, load, nested
 from d2rl.config.schema import leaves
 from d2rl.problems import check_config, load_config, make_problems
-from d2rl.runs.run_directory import RUNS, RunDirectory, write_text
+from d2rl.runs.run_directory import RUNS, RunDirectory
 from d2rl.training.train import train
 
 DATABASE, BEST = "study.db", "best.yaml"
@@ -166,7 +167,7 @@ def _study(out: Path, seed: int, about: dict[str, Any]) -> Any:
         raise
     except Exception as error:
         raise InputError(
-            f"{out / DATABASE} cannot be used ({str(error).splitlines()[0]}); choose another out, or remove it."
+            f"{out / DATABASE} cannot be used ({first_line(error)}); choose another out, or remove it."
         ) from None
     if before != about:
         part = next(name for name in about if before.get(name) != about[name])

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, first_line
 from d2rl.config.defaults import option
 from d2rl.config.load import load, wandb_key
 from d2rl.runs.csv_logger import STEP
@@ -217,8 +217,8 @@ def dashboards_command(arguments: list[str]) -> None:
     try:
         made.save()
     except Exception as error:  # of the library, its HTTP client or the server
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"W&B has not taken the workspace for {config.entity}/{config.project}: {reason}") from None
+        where = f"{config.entity}/{config.project}"
+        raise ConfigError(f"W&B has not taken the workspace for {where}: {first_line(error)}") from None
     console.print(f"saved: {made.url}", markup=False, soft_wrap=True)
 
 

@@ -6,6 +6,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, its first 200 letters on one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
 class UserError(Exception):
     """Something outside the program cannot be used; the message names it and the remedy."""
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import TypeVar
 
-from d2rl.common.errors import CheckpointError, ConfigError
+from d2rl.common.errors import CheckpointError, ConfigError, first_line
 from d2rl.config import schema as keys
 from d2rl.config.defaults import STAGES, Config, RunConfig, TrainerConfig
 from d2rl.config.schema import Leaf, either, leaves, show, unknown
@@ -356,8 +356,7 @@ def _interpolate(known: Mapping[str, Leaf], given: Given) -> Given:
         tree = OmegaConf.create(nested(values))
         return given | {key: (OmegaConf.select(tree, key), given[key][1]) for key in used}
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{given[used[0]][1]}{either(used)} cannot be resolved: {reason}.") from None
+        raise ConfigError(f"{given[used[0]][1]}{either(used)} cannot be resolved: {first_line(error)}.") from None
 
 
 def _escape(value: Any) -> Any:
@@ -372,4 +371,4 @@ def _build(schema: type[T], known: Mapping[str, Leaf], given: Given) -> T:
         tree = OmegaConf.merge(OmegaConf.structured(schema), nested({k: _escape(v) for k, v in values.items()}))
         return cast(T, OmegaConf.to_object(tree))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'a key'}: {str(error).splitlines()[0]}.") from None
+        raise ConfigError(f"{error.full_key or 'a key'}: {first_line(error)}.") from None

@@ -20,11 +20,11 @@ from d2rl.algorithm.decisions import DecisionRule
 from d2rl.algorithm.policy import Policy
 from d2rl.commands.train_eval import own_keys
 from d2rl.common.errors import ConfigError, UserError
+from d2rl.common.files import write_bytes, writing
 from d2rl.config.key_use import refuse_unused
 from d2rl.deploy.pretrained import load_policy
 from d2rl.deploy.real_decision import RealDecision
 from d2rl.evaluation.evaluate import policy_of
-from d2rl.runs.run_directory import write_bytes
 
 OPSET = 18
 PARITY = 1e-4  # a file is not written where a number of its decisions differs by more from torch,
@@ -83,10 +83,8 @@ def export_command(arguments: list[str]) -> None:
                 f"with {name} its decisions are worth {difference:.1e} more or less than those in torch; "
                 f"{out} was not written."
             )
-    try:
+    with writing(f"out={out}", "choose another file"):
         write_bytes(out, content)
-    except OSError as error:
-        raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another file.") from None
     latency = latencies(policy, decision, session, state[:1])
     for kind, ends in (("input", session.get_inputs()), ("output", session.get_outputs())):
         for one in ends:

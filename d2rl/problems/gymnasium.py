@@ -15,7 +15,7 @@ from gymnasium.wrappers import NormalizeObservation, RescaleAction, TransformAct
 from gymnasium.wrappers.utils import RunningMeanStd
 from torch import Tensor
 
-from d2rl.common.errors import ConfigError, InputError
+from d2rl.common.errors import ConfigError, InputError, first_line
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import option
 from d2rl.problems.base import Layout, Observation, Rows, Simulation, Sizes, Step
@@ -259,7 +259,7 @@ class GymnasiumProblem:
         except InputError as error:
             raise ConfigError(error.args[0]) from None
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            reason = first_line(error).rstrip(".")
             raise ConfigError(
                 f"{self.simulator} cannot be used: {reason}. Give the id of an environment that is installed, or "
                 "MODULE:ID of another package's."

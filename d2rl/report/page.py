@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from d2rl.common.errors import counted
+from d2rl.common.files import write_text
 from d2rl.config.defaults import Config
 from d2rl.config.load import to_yaml
 from d2rl.config.schema import leaves
@@ -34,7 +35,7 @@ from d2rl.report.figures import (
 )
 from d2rl.report.learning_curve import draw_learning_curve, read_metrics
 from d2rl.report.terminal import schedule_line
-from d2rl.runs.run_directory import RunDirectory, write_text
+from d2rl.runs.run_directory import RunDirectory
 
 PAGE = "report.html"
 COMPARED = (AGENT, "wmmse", "rzf")  # policies whose link rates are drawn

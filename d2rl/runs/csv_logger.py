@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from d2rl.runs.run_directory import keeping_on, write_text
+from d2rl.common.files import keeping_on, write_text
 
 STEP = "environment_steps"
 

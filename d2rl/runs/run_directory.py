@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
 
 from d2rl.common.errors import CheckpointError, ConfigError, RunError
+from d2rl.common.files import UNFINISHED, keeping_on, try_lock, write_text, writing
 from d2rl.config.defaults import Config
 from d2rl.config.load import to_yaml
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 CONTENTS = ("config.yaml", "metrics.csv", "timing.json", "eval.json", "checkpoints")
 LOCK = ".lock"
-UNFINISHED = ".unfinished"  # ends the name of a file that is not whole yet
 
 
 class RunDirectory:
@@ -69,7 +59,8 @@ class RunDirectory:
         """
         resumed = run_of(find_checkpoint(config.resume)) if config.resume else None
         given = Path(os.path.expanduser(config.run_dir)) if config.run_dir else resumed
-        try:
+        where = f"run_dir={given}" if given else f"a run directory in {RUNS.resolve()}"
+        with writing(where, "choose another run_dir"):
             run = cls(given or _fresh(name))
             run.path.mkdir(parents=True, exist_ok=True)
             run._hold()
@@ -82,11 +73,6 @@ class RunDirectory:
             except BaseException:
                 run.release()
                 raise
-        except OSError as error:
-            where = f"run_dir={given}" if given else f"a run directory in {RUNS.resolve()}"
-            raise ConfigError(
-                f"{where} cannot be written: {error.strerror or error}; choose another run_dir."
-            ) from None
         return run
 
     def release(self) -> None:
@@ -156,23 +142,6 @@ class RunDirectory:
         self._lock = lock
 
 
-def try_lock(file: int) -> bool:
-    """Lock an open file against other processes; False where the system or the file system has no locks.
-
-    :param file: its descriptor
-    :raises BlockingIOError: another process has it
-    """
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
-
-
 def find_checkpoint(path: str | Path, prefer: str = "last") -> Path:
     """The checkpoint file that ``path`` means: the file itself, or the one in a run directory.
 
@@ -191,74 +160,6 @@ def run_of(checkpoint: str | Path) -> Path | None:
     folder = Path(os.path.abspath(checkpoint)).parent
     run, here = folder.parent, Path.cwd()
     return (run.relative_to(here) if run.is_relative_to(here) else run) if folder.name == "checkpoints" else None
-
-
-def write_json(path: str | Path, data: Any) -> None:
-    """Write atomically; numbers that are not finite become null, tensors and arrays numbers or lists."""
-    write_text(path, json.dumps(_plain(data), indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """:func:`write_bytes` of UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Replace a file in one step: a reader, or a crash, meets the old content or the new one."""
-    with replacing(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of ``path`` in one step, once it is whole and on the disk.
-
-    :raises OSError: it could not be written; ``path`` is as it was
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        with open(temporary, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-class Attempt:
-    """Whether writing something failed."""
-
-    failed = False
-
-
-@contextmanager
-def keeping_on(path: str | Path) -> Iterator[Attempt]:
-    """What fails to be written inside is said once, and the run goes on; it is tried again at the next occasion."""
-    attempt = Attempt()
-    try:
-        yield attempt
-    except OSError as error:
-        attempt.failed = True
-        _say_once(f"{path} cannot be written: {error.strerror or error}; training goes on, and tries again later")
-
-
-@cache
-def _say_once(message: str) -> None:
-    logger.warning(message)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renaming last, where the file system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _fresh(name: str) -> Path:
@@ -306,15 +207,3 @@ def _near(path: Path) -> str:
     wanted = path.relative_to(folder).parts[0]
     near = difflib.get_close_matches(wanted, sorted(one.name for one in folder.iterdir()), 3)
     return f" Did you mean {' or '.join(str(folder / one) for one in near)}?" if near else ""
-
-
-def _plain(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {str(key): _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    if isinstance(data, float):
-        return float(data) if math.isfinite(data) else None
-    if hasattr(data, "tolist"):  # tensors, arrays
-        return _plain(data.tolist())
-    return str(data) if isinstance(data, Path) else data

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, first_line
 from d2rl.common.host import surroundings_kept
 from d2rl.config.defaults import Config
 from d2rl.runs.csv_logger import STEP, CsvLogger
@@ -72,9 +72,9 @@ def _wandb_logger(config: Config, run: RunDirectory, values: dict[str, Any], run
     try:
         return make(config.logger.mode == "offline")
     except AuthenticationError as error:
-        raise ConfigError(f"logger.mode=online, but W&B refuses the account: {_first_line(error)}") from None
+        raise ConfigError(f"logger.mode=online, but W&B refuses the account: {first_line(error)}") from None
     except CommError as error:
-        message = f"W&B cannot be reached ({_first_line(error)}); the dashboards are kept offline"
+        message = f"W&B cannot be reached ({first_line(error)}); the dashboards are kept offline"
         warnings.warn(message, stacklevel=3)
         return make(offline=True)
 
@@ -133,8 +133,4 @@ def _survived(loggers: list[Logger], logger: WandbLogger) -> Iterator[None]:
             import wandb
 
             wandb.teardown()  # what it would do at exit cannot work any more
-        warnings.warn(f"W&B has ended ({_first_line(error)}); metrics.csv goes on without it", stacklevel=4)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(f"W&B has ended ({first_line(error)}); metrics.csv goes on without it", stacklevel=4)

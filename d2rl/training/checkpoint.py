@@ -17,10 +17,10 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from d2rl.common.distributed import world_size
-from d2rl.common.errors import CheckpointError, RunError
+from d2rl.common.errors import CheckpointError, RunError, first_line
+from d2rl.common.files import replacing
 from d2rl.config.load import from_mapping
 from d2rl.problems import DEFAULT, config_class
-from d2rl.runs.run_directory import replacing
 
 FORMAT = 1  # raised when a checkpoint of before can no longer be read
 MARK = b"d2rl sha256 "
@@ -91,7 +91,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} {_code(error)}; give another one.") from None
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read ({_first_line(error)}); give another one.") from None
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)}); give another one.") from None
     _check(content, path)
     return content
 
@@ -144,8 +144,3 @@ def _code(error: pickle.UnpicklingError) -> str:
     found = re.search(r"Unsupported (?:global|class|operand)[^:]*:? ?(?:GLOBAL )?([\w.]+)", str(error))
     name = f" ({found[1]})" if found else ""
     return f"holds more than plain data{name} and could run code; nothing of it was run"
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

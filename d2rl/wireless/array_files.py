@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy._core.multiarray import _reconstruct, scalar  # what numpy's own pickles of plain arrays call
 
-from d2rl.common.errors import InputError
+from d2rl.common.errors import InputError, first_line
 
 ENDINGS = (".mat", ".h5", ".hdf5", ".npy", ".npz")
 PLAIN = {"_reconstruct": _reconstruct, "scalar": scalar, "ndarray": np.ndarray, "dtype": np.dtype}
@@ -72,9 +72,8 @@ def open_arrays(path: Path, memory: float = float("inf")) -> Iterator[dict[str, 
             f"{path} is larger than the memory; write it as HDF5 or .npy, which is read in parts."
         ) from None
     except Exception as error:  # of a file from anywhere, any reader may raise anything
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"{path} cannot be read: it is damaged or not what its name says ({lines[0][:120]})."
+            f"{path} cannot be read: it is damaged or not what its name says ({first_line(error)})."
         ) from None
 
 

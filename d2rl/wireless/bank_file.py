@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import InputError, counted
+from d2rl.common.errors import InputError, counted, first_line
+from d2rl.common.files import replacing, writing
 from d2rl.wireless.bank_axes import misfit, shown, suspicions
 from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
 from d2rl.wireless.channel_state import ChannelState
@@ -50,20 +50,15 @@ def save_bank(bank: ChannelBank, path: str | Path) -> None:
     """
     path, content = Path(path), _content(bank)
     check_place(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with writing(str(path), "choose another place", InputError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with replacing(path) as file:
             if path.suffix == ".pt":
                 torch.save(content, file)
             else:
                 arrays: dict[str, Any]
                 arrays = {k: v.numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in content.items()}
                 np.savez(file, **arrays)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {error.strerror}; choose another place.") from None
 
 
 def load_bank(path: str | Path) -> ChannelBank:
@@ -139,10 +134,9 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give the path of a channel bank.") from None
     except Exception as error:  # of a file from anywhere, any reader may raise anything
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"{path} cannot be read: it is damaged, or holds more than plain arrays, which is never loaded "
-            f"({lines[0][:120]}). Write it with numpy.savez or torch.save of a dictionary of arrays."
+            f"({first_line(error)}). Write it with numpy.savez or torch.save of a dictionary of arrays."
         ) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} must hold a dictionary of arrays named {', '.join(COEFFICIENTS)}.")

@@ -11,11 +11,11 @@ import torch
 from d2rl.benchmark import launchers
 from d2rl.benchmark.runner import held
 from d2rl.commands.train_eval import evaluate_command, train_command
+from d2rl.common import files
 from d2rl.common.errors import ConfigError
 from d2rl.common.host import accelerator_device
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.problems.full_duplex import references
-from d2rl.runs import run_directory
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training import memory
 from d2rl.training.footprint import check_footprint
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.fixture
 def windows(monkeypatch):
     """No fcntl, no resource, no sysconf, no affinity, no /proc."""
-    monkeypatch.setattr(run_directory, "fcntl", None)
+    monkeypatch.setattr(files, "fcntl", None)
     monkeypatch.setattr(memory, "resource", None)
     monkeypatch.setattr(memory, "CGROUPS", ())
     monkeypatch.setattr(memory, "_read", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)))

@@ -19,6 +19,7 @@ from torch import Tensor
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule, decide, diverse_weights
 from d2rl.common.errors import ConfigError, InputError
+from d2rl.common.files import write_json
 from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.envs import CellState, FullDuplexEnv, decided_rates, evaluation_states
@@ -30,7 +31,6 @@ from d2rl.problems.base import Layout
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.problems.full_duplex.references import reference_policies
 from d2rl.report.terminal import results_table
-from d2rl.runs.run_directory import write_json
 from d2rl.training.callbacks.gpu_time import device_name
 from d2rl.wireless import ChannelState, link_rates
 from d2rl.wireless.bank_file import save_bank

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from d2rl.common.errors import CheckpointError, ConfigError
+from d2rl.common.files import write_json, write_text
 from d2rl.config.defaults import Config
 from d2rl.config.load import load
-from d2rl.runs.run_directory import RunDirectory, find_checkpoint, run_of, write_json, write_text
+from d2rl.runs.run_directory import RunDirectory, find_checkpoint, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

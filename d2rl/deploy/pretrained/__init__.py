@@ -22,11 +22,12 @@ from torch import Tensor
 
 from d2rl.algorithm.ddpg import DeterministicActor
 from d2rl.algorithm.policy import Policy
-from d2rl.common.errors import CheckpointError
+from d2rl.common.errors import CheckpointError, first_line
+from d2rl.common.files import write_bytes, write_json, write_text
 from d2rl.config.defaults import RunConfig
 from d2rl.config.load import to_yaml
 from d2rl.problems import load_config
-from d2rl.runs.run_directory import find_checkpoint, write_bytes, write_json, write_text
+from d2rl.runs.run_directory import find_checkpoint
 
 NAME = "pretrained"  # what ckpt= calls the shipped folder, and begins the names of all of them with
 SHIPPED = Path(__file__).parent / "best"
@@ -105,7 +106,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist.") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(damaged.format(str(error).splitlines()[0][:200])) from None
+        raise CheckpointError(damaged.format(first_line(error))) from None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(damaged.format(f"its format is {metadata.get('format')!r}, not {FORMAT!r}"))
     if metadata.get("sha256") != _digest(weights):

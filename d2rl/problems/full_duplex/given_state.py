@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import InputError
+from d2rl.common.errors import InputError, first_line
 from d2rl.problems.full_duplex.simulator import CellState
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.propagation import LinkGains
@@ -74,7 +74,7 @@ def _tensor(value: Any, name: str) -> Tensor:
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} cannot be read as numbers: {str(error).splitlines()[0]}.") from None
+        raise InputError(f"{name} cannot be read as numbers: {first_line(error)}.") from None
 
 
 def _kind(value: Any) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from d2rl.common.errors import InputError
+from d2rl.common.files import replacing
 from d2rl.common.notices import notice_once
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.wmmse import check_decision
@@ -71,14 +72,8 @@ def write(path: Path, method: str, limit: int, sums: np.ndarray, decision: Decis
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     precoder, power = (part.detach().cpu().numpy() for part in decision)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(unfinished, "wb") as file:
-            np.savez_compressed(file, method=method, limit=limit, sums=sums, precoder=precoder, power=power)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        np.savez_compressed(file, method=method, limit=limit, sums=sums, precoder=precoder, power=power)
 
 
 def _sums(channels: ChannelState, weights: Tensor) -> np.ndarray:

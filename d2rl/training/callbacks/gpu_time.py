@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.common.errors import RunError, counted
+from d2rl.common.files import keeping_on, write_json
 from d2rl.common.timing import TimedSections
-from d2rl.runs.run_directory import keeping_on, write_json
 from d2rl.runs.tracking import log
 
 THRESHOLDS = ("0.80", "0.90", "0.95")

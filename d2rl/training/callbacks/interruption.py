@@ -16,7 +16,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from d2rl.common.command_line import owns_process
 from d2rl.common.distributed import largest
 from d2rl.common.errors import Interrupted, RunError
-from d2rl.runs.run_directory import RunDirectory, keeping_on
+from d2rl.common.files import keeping_on
+from d2rl.runs.run_directory import RunDirectory
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it

@@ -11,8 +11,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.common.errors import ConfigError
+from d2rl.common.files import keeping_on
 from d2rl.config.defaults import STAGES, StagesConfig
-from d2rl.runs.run_directory import keeping_on
 from d2rl.runs.tracking import log
 
 logger = logging.getLogger(__name__)
