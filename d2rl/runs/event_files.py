@@ -3,48 +3,39 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 
-class EventFiles(Logger):
+class EventFiles(TensorBoardLogger):
     """The run's metrics as TensorBoard scalars; see them with ``tensorboard --logdir runs``.
 
-    Needs the extra: d2rl[tensorboard]. Each start of a run has a file of its own, which is opened with the first
-    value; TensorBoard then leaves out what a run that broke off had written from that step on.
+    Lightning's logger, but a place that cannot be written ends the event files and not the run. Needs the extra:
+    d2rl[tensorboard].
 
     :param folder: of the files
+    :param resumed: step that a resumed run goes on from; TensorBoard leaves out what was written of later ones
     """
 
-    def __init__(self, folder: Path):
-        super().__init__()
-        self.folder = folder
+    def __init__(self, folder: Path, resumed: int | None = None):
+        super().__init__(folder, name="", version="", purge_step=None if resumed is None else resumed + 1)
         self.failed = False
-        self._writer: Any = None
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add values of one step."""
-        if self.failed:
-            return
-        try:
-            if self._writer is None:
-                from torch.utils.tensorboard import SummaryWriter  # an extra, and slow to import
-
-                self._writer = SummaryWriter(self.folder, purge_step=step)
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, step)
-        except OSError as error:
-            self._give_up(error)
+        with self._survived():
+            for name, value in () if self.failed else metrics.items():
+                self.experiment.add_scalar(name, value, step)
 
     def save(self) -> None:
         """Bring the file up to date."""
-        try:
-            if self._writer is not None and not self.failed:
-                self._writer.flush()
-        except OSError as error:
-            self._give_up(error)
+        with self._survived():
+            if not self.failed:
+                self.experiment.flush()
 
     def finalize(self, status: str) -> None:
         """Write what is left when training ends, however it ends."""
@@ -53,19 +44,13 @@ class EventFiles(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Left to config.yaml."""
 
-    @property
-    def name(self) -> str:
-        """Name of the logger."""
-        return "tensorboard"
-
-    @property
-    def version(self) -> str:
-        """Always the same: the run directory tells runs apart."""
-        return ""
-
-    def _give_up(self, error: OSError) -> None:
-        self.failed = True
-        warnings.warn(
-            f"{self.folder} cannot be written: {error.strerror or error}; training goes on without event files",
-            stacklevel=3,
-        )
+    @contextmanager
+    def _survived(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failed = True
+            reason = error.strerror or error
+            warnings.warn(
+                f"{self.root_dir} cannot be written: {reason}; training goes on without event files", stacklevel=4
+            )

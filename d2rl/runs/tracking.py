@@ -21,14 +21,24 @@ PATIENCE = 30.0  # seconds for W&B to answer
 GROUPS = ("charts", "losses", "eval", "time", "senpnn", "renpnn")
 
 
-def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None = None) -> list[Logger]:
+def make_loggers(
+    config: Config,
+    run: RunDirectory,
+    values: dict[str, Any],
+    run_id: str | None = None,
+    resumed: int | None = None,
+) -> list[Logger]:
     """metrics.csv, W&B unless disabled (offline where online cannot be had), and event files if asked for.
 
     :param values: the resolved configuration
     :param run_id: W&B run to continue
+    :param resumed: environment steps from which a resumed run goes on; what was logged of later ones is dropped
     :raises ConfigError: W&B refuses the account, or is not installed
     """
-    loggers: list[Logger] = [CsvLogger(run.metrics)]
+    table = CsvLogger(run.metrics)
+    if resumed is not None:
+        table.resume(resumed)
+    loggers: list[Logger] = [table]
     if config.logger.mode != "disabled":
         logger = _wandb_logger(config, run, values, run_id)
         logger.experiment.define_metric(STEP)
@@ -36,7 +46,7 @@ def make_loggers(config: Config, run: RunDirectory, values: dict[str, Any], run_
             logger.experiment.define_metric(f"{group}/*", step_metric=STEP)
         loggers.append(logger)
     if config.logger.tensorboard:
-        loggers.append(EventFiles(run.tensorboard))
+        loggers.append(EventFiles(run.tensorboard, resumed))
     return loggers
 
 

@@ -23,7 +23,7 @@ from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, make_evaluation
 from d2rl.runs.artifacts import upload_checkpoints
 from d2rl.runs.run_directory import RunDirectory, find_checkpoint
-from d2rl.runs.tracking import CsvLogger, ending, make_loggers, wandb_id
+from d2rl.runs.tracking import ending, make_loggers, wandb_id
 from d2rl.training.callbacks import (
     ChiSchedule,
     GpuTimeProfiler,
@@ -92,12 +92,8 @@ def _train(
     if config.initial and not checkpoint:
         start_from(agent, config.initial)
     first = launch_rank(trainer_config) == 0
-    loggers += make_loggers(config, run, asdict(config), wandb) if first else []
+    loggers += make_loggers(config, run, asdict(config), wandb, steps) if first else []
     agent.wandb_id = wandb_id(loggers)
-    if steps is not None:
-        for logger in loggers:
-            if isinstance(logger, CsvLogger):
-                logger.resume(steps)
     profiler = GpuTimeProfiler(run.timing if first else None)
     device = training_device(trainer_config)
     evaluation = make_evaluation(config, agent.problem, device) if first else None

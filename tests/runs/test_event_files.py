@@ -33,8 +33,8 @@ def test_scalars_come_back_at_their_steps(tmp_path):
 
 
 def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path):
-    for steps, value in (((10, 20, 30), 1.0), ((20, 30, 40), 2.0)):
-        logger = EventFiles(tmp_path)
+    for steps, value, resumed in (((10, 20, 30), 1.0, None), ((20, 30, 40), 2.0, 10)):
+        logger = EventFiles(tmp_path, resumed)
         for step in steps:
             logger.log_metrics({"a": value}, step)
         logger.save()
