@@ -69,7 +69,8 @@ class GeneraliseConfig:
 class Row:
     """One cell.
 
-    :param group: of what is changed      :param value: on the axis of that group
+    :param group: of what is changed
+    :param value: on the axis of that group
     :param trained: whether training has visited this cell
     """
 

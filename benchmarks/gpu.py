@@ -38,7 +38,8 @@ GRACE = 20.0  # seconds beyond its share after which a part counts as hanging
 class Turn:
     """Whose turn it is, shared by two processes.
 
-    :param part: index in the list of parts that were asked for      :param end: ``time.time()`` at which it should end
+    :param part: index in the list of parts that were asked for
+    :param end: ``time.time()`` at which it should end
     """
 
     part: Any

@@ -38,7 +38,9 @@ class Task:
     """An environment, and what its goal and its peers' recipes are.
 
     :param goal: mean return that counts as reached
-    :param steps: of training      :param every: steps between two evaluations      :param episodes: of each
+    :param steps: of training
+    :param every: steps between two evaluations
+    :param episodes: of each
     :param ours: overrides of conf/gymnasium.yaml
     :param ddpg, sac: of RL Baselines3 Zoo for this environment; ``noise`` is (kind, deviation)
     """

@@ -54,7 +54,9 @@ class Measurement:
 class Machine:
     """A device and its measured limits.
 
-    :param name: for people      :param flops: fp32 FLOP/s of a matrix product      :param bandwidth: bytes/s of a copy
+    :param name: for people
+    :param flops: fp32 FLOP/s of a matrix product
+    :param bandwidth: bytes/s of a copy
     """
 
     device: torch.device

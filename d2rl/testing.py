@@ -34,7 +34,8 @@ from d2rl.problems.base import (
 def check_problem(problem: Problem, batch: int = 3, slots: int = 3) -> None:
     """Hold a problem against all that :mod:`d2rl.problems.base` says of it.
 
-    :param batch: B, states side by side      :param slots: length of the trial
+    :param batch: B, states side by side
+    :param slots: length of the trial
     :raises AssertionError: names what does not hold
     """
     state = problem.reset(batch, _generator(0))

@@ -72,7 +72,9 @@ class DiffusionSchedule(nn.Module):
     def corrupt(self, x0: Tensor, step: int | Tensor, noise: Tensor) -> Tensor:
         """Forward marginal, x_p = sqrt(alpha_bar_p) x_0 + sqrt(1 - alpha_bar_p) noise.
 
-        :param x0: [..., d]      :param step: p, int or integer tensor      :param noise: like ``x0``, N(0, 1)
+        :param x0: [..., d]
+        :param step: p, int or integer tensor
+        :param noise: like ``x0``, N(0, 1)
         """
         signal, spread = self._signal_and_spread(step, x0)
         return signal * x0 + spread * noise
@@ -80,6 +82,9 @@ class DiffusionSchedule(nn.Module):
     def posterior(self, x0: Tensor, xp: Tensor, step: int | Tensor) -> tuple[Tensor, Tensor | float]:
         """Mean and variance of the Gaussian q(x_{p-1} | x_p, x_0) (Ho et al., NeurIPS 2020, eq. 6, 7).
 
+        :param x0: [..., d]
+        :param xp: like ``x0``
+        :param step: p, int or integer tensor
         :returns: mean, shaped as ``x0``; variance, a number for an int step, else broadcastable to it
         """
         by_x0, by_xp = self._at("posterior_x0", step, xp), self._at("posterior_xp", step, xp)

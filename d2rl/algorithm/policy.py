@@ -76,7 +76,8 @@ class Policy(nn.Module):
     def of(cls, config: RunConfig, weights: Mapping[str, Tensor], made_with: RunConfig, name: str) -> Policy:
         """A policy with the weights that are its own among these.
 
-        :param config: of what it shall decide on      :param made_with: the configuration of the weights
+        :param config: of what it shall decide on
+        :param made_with: the configuration of the weights
         :param name: of the file, for messages
         :raises CheckpointError: weights that do not fit
         """

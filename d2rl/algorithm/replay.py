@@ -76,7 +76,10 @@ class ReplayBuffer:
         return self.at(index)
 
     def at(self, index: Tensor) -> Transition:
-        """The transitions in these rows of the ring."""
+        """The transitions in these rows of the ring.
+
+        :param index: [n], int64
+        """
         assert self.form is not None
         return self.form.with_tensors({name: tensor.index_select(0, index) for name, tensor in self.storage.items()})
 

@@ -29,7 +29,8 @@ class ReportWindows:
     report has come, every slot of its window is given an equal share of it as utility; the shares add up to the report.
 
     :param replay: to which B transitions are added in every slot
-    :param slots: n      :param batch: B
+    :param slots: n
+    :param batch: B
     """
 
     def __init__(self, replay: ReplayBuffer, slots: int, batch: int):

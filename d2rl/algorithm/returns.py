@@ -19,7 +19,8 @@ Slot = tuple[Transition, Tensor, Tensor]  # transitions of B states; [B] bool, w
 class ReturnWindow:
     """Holds the transitions of the last slots, and gives away the oldest once it is known what it was worth.
 
-    :param length: slots      :param combine: the oldest of that many slots with what follows from the others
+    :param length: slots
+    :param combine: the oldest of that many slots with what follows from the others
     """
 
     def __init__(self, length: int, combine: Callable[[Sequence[Slot]], Transition]):

@@ -23,7 +23,8 @@ class Result:
     """One cell: rates in bit/s/Hz, times in seconds of the device, latency in ms.
 
     :param time_to_gap: total training time at which a threshold was passed first, infinite if never
-    :param wmmse_ratio, gap_closed: None where the references leave nothing to compare with
+    :param wmmse_ratio: None where the references leave nothing to compare with
+    :param gap_closed: likewise
     :param seconds_per_epoch: median over epochs
     :param policies: of eval.json, with the cell's own under the agent's name
     """

@@ -43,7 +43,8 @@ class Point:
 class PeerResult:
     """A trained peer.
 
-    :param policy: its decisions      :param seconds: process time of training, by section
+    :param policy: its decisions
+    :param seconds: process time of training, by section
     :param time_to_gap: seconds until a threshold was passed first, None if it never was
     """
 

@@ -126,7 +126,8 @@ def urban_bank(
     Users stand as in the scenario. The uplink is drawn; the downlink is the transpose of what the downlink users'
     uplink would be. Cross channels and self-interference are the scenario's.
 
-    :param model: ``umi`` or ``uma``      :param drops: states
+    :param model: ``umi`` or ``uma``
+    :param drops: states
     :param progress: iterates over the range that it is given, and may show how far it is
     :param site: all drops are states of the first one's users, whose rays stay as they are while phases change
     :raises InputError: Sionna is not installed

@@ -26,7 +26,8 @@ class ComplexPair:
         pair = ComplexPair.of(torch.randn(3, 4, dtype=torch.complex64))
         torch.view_as_real(pair.mH @ pair)
 
-    :param real: real part      :param imag: imaginary part, of the same shape
+    :param real: real part
+    :param imag: imaginary part, of the same shape
     """
 
     def __init__(self, real: Tensor, imag: Tensor):
@@ -189,8 +190,10 @@ def whiten(system_real: Tensor, system_imag: Tensor, right_real: Tensor, right_i
 
     One operator, so that an exporter may write its own elimination for it.
 
-    :param system_real: [..., n, n], of a Hermitian and positive definite matrix      :param system_imag: the same
-    :param right_real: [..., n, m], with the same leading dimensions      :param right_imag: the same
+    :param system_real: [..., n, n], of a Hermitian and positive definite matrix
+    :param system_imag: the same
+    :param right_real: [..., n, m], with the same leading dimensions
+    :param right_imag: the same
     """
     system, right = torch.complex(system_real, system_imag), torch.complex(right_real, right_imag)
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(system)[0], right, upper=False)

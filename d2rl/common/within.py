@@ -12,6 +12,8 @@ def within(values: Tensor, low: float = -math.inf, high: float = math.inf) -> Te
     """``values.clamp(low, high)``, but with a gradient of 1 on the limits themselves.
 
     ``clamp`` passes none on there from torch 2.14 on, and what stands on a limit could not be pulled back.
+
+    :param values: of any shape, real
     """
     if low > -math.inf:
         values = torch.where(values < low, low, values)

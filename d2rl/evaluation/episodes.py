@@ -21,7 +21,8 @@ LONGEST = 100_000  # slots; an episode that has not ended by then is counted as 
 class Episodes:
     """What episodes of an :class:`Episodic` problem brought.
 
-    :param returns: [episodes]      :param total: the records of all slots, added up
+    :param returns: [episodes]
+    :param total: the records of all slots, added up
     :param course: [slots], the problem's :meth:`Episodic.course`
     """
 
@@ -38,8 +39,11 @@ class EpisodeEvaluation:
         evaluation = EpisodeEvaluation(problem, episodes=16, seed=0)
         evaluation.score("d2rl", policy_of(agent, DecisionRule()))
 
-    :param problem: what is acted in      :param episodes: of each policy, side by side
-    :param seed: of the world      :param device: where it is      :param references: judge those of the problem, too
+    :param problem: what is acted in
+    :param episodes: of each policy, side by side
+    :param seed: of the world
+    :param device: where it is
+    :param references: judge those of the problem, too
     """
 
     metric = "return"

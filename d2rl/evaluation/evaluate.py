@@ -113,7 +113,8 @@ class Evaluation:
         result = evaluation.score("d2rl", policy_of(agent, DecisionRule(best_of=16)))
 
     :param problem: with references
-    :param drops: number of evaluation states      :param seed: which of them
+    :param drops: number of evaluation states
+    :param seed: which of them
     :param device: where they are evaluated
     :param weights: [K], priorities asked for; default 1
     """

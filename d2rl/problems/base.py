@@ -71,7 +71,10 @@ class Layout:
         return torch.cat([F.pad(part, (0, self.width - part.shape[-1])) for part in self.split(action)], dim=-2)
 
     def to_flat(self, numbers: Tensor) -> Tensor:
-        """The inverse of :meth:`to_entities`."""
+        """Flat actions [..., size]; the inverse of :meth:`to_entities`.
+
+        :param numbers: [..., K, width]
+        """
         if min(self.numbers) == self.width:
             return numbers.flatten(-2)
         parts = zip(numbers.split(self.counts, dim=-2), self.numbers, strict=True)
@@ -82,7 +85,8 @@ class Layout:
 class Sizes:
     """What networks are built for.
 
-    :param nodes: features of an entity      :param edges: features of a pair; 0: entities have no edges
+    :param nodes: features of an entity
+    :param edges: features of a pair; 0: entities have no edges
     :param view: numbers that :meth:`Problem.view` tells each entity of an action
     :param flat: numbers of :meth:`Problem.flat`
     """
@@ -148,7 +152,8 @@ class Step(Generic[State]):
     :param utility: [B, M, K], of every decision
     :param following: the states that the decisions led to, at the end of an episode its last one
     :param state: the states that the world goes on from; new ones where an episode ended
-    :param truncated: [B] bool, the episode was cut there      :param terminated: [B] bool, the task ended there
+    :param truncated: [B] bool, the episode was cut there
+    :param terminated: [B] bool, the task ended there
     :param record: what else happened, for evaluations over episodes; see :class:`Episodic`
     :param reported: [B], slots that the utility is of, 0 where it is to come in a later report; None: 1
     """
@@ -347,8 +352,10 @@ class Prioritised(Protocol):
 class Simulation(Generic[State]):
     """A problem under way: B states, moved by their own random numbers.
 
-    :param problem: what happens      :param batch: B
-    :param seed: of its random numbers      :param device: where everything lives
+    :param problem: what happens
+    :param batch: B
+    :param seed: of its random numbers
+    :param device: where everything lives
     :param branch: name of another stream of them, for one of several simulations of this seed
     """
 

@@ -33,7 +33,8 @@ class Finished:
     """What a run directory tells.
 
     :param name: short, and unlike that of the other runs
-    :param report: content of eval.json      :param timing: content of timing.json
+    :param report: content of eval.json
+    :param timing: content of timing.json
     :param values: every key of its configuration
     :param metrics: metrics.csv
     """
@@ -54,7 +55,8 @@ class Finished:
 class Row:
     """A number of every run, and by how much it differs from that of the first.
 
-    :param values: None where a run has none      :param differences: None likewise, and for the first run
+    :param values: None where a run has none
+    :param differences: None likewise, and for the first run
     """
 
     label: str

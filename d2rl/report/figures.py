@@ -49,8 +49,10 @@ class Cell:
     """One drop and the decision made for it.
 
     :param channels: its true channels, a batch of one
-    :param precoder: [N_t, K_D]      :param uplink_power: [K_U]
-    :param rates: [K_D + K_U], of the policy      :param reference: the same of WMMSE
+    :param precoder: [N_t, K_D]
+    :param uplink_power: [K_U]
+    :param rates: [K_D + K_U], of the policy
+    :param reference: the same of WMMSE
     :param positions: [K_D, 2] and [K_U, 2] in m, base station at the origin; None where they are unknown
     :param radius: of the cell, m
     :param line_of_sight: whether an array response lies in the channels

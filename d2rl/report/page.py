@@ -47,7 +47,9 @@ logger = logging.getLogger(__name__)
 class Picture:
     """A figure within the page.
 
-    :param source: data URI      :param alt: what it shows, in words      :param caption: how to read it
+    :param source: data URI
+    :param alt: what it shows, in words
+    :param caption: how to read it
     """
 
     source: str

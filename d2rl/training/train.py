@@ -51,8 +51,10 @@ SHAPES = (  # what the shapes and the meaning of weights follow from, beside the
 class TrainingResult:
     """What a finished run leaves.
 
-    :param agent: with its last weights      :param evaluation: with the references' rates, in the first process
-    :param profiler: seconds spent      :param run: the run's files
+    :param agent: with its last weights
+    :param evaluation: with the references' rates, in the first process
+    :param profiler: seconds spent
+    :param run: the run's files
     """
 
     agent: D2RL

@@ -62,8 +62,10 @@ CHUNK = 2**26  # bytes of one reading
 class Entry:
     """One array of channels.
 
-    :param kind: of :data:`KINDS`      :param names: of the array, or of its real and its imaginary part
-    :param axes: a letter of :data:`AXES` for each      :param guessed: whether nobody has told
+    :param kind: of :data:`KINDS`
+    :param names: of the array, or of its real and its imaginary part
+    :param axes: a letter of :data:`AXES` for each
+    :param guessed: whether nobody has told
     """
 
     kind: str

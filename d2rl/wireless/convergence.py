@@ -51,7 +51,8 @@ def converged_wmmse(
     :param starts: starting points, 1 to 12, as of :func:`~d2rl.wireless.wmmse`
     :param weights: [B, K_D + K_U], priority of every link; default 1
     :param initial: (precoder, uplink_power) to start from instead
-    :param tolerance: above 0      :param limit: iterations, 1 or more
+    :param tolerance: above 0
+    :param limit: iterations, 1 or more
     :param watch: called now and then with the number of starts that are done, and of all
     :returns: precoder [B, N_t, K_D] complex64 and uplink power [B, K_U]
     :raises InputError: what :func:`~d2rl.wireless.wmmse` refuses; a tolerance or a limit out of range
@@ -86,8 +87,11 @@ def refined(
 
     Checks nothing; :func:`converged_wmmse` with ``initial`` does.
 
-    :param channels: B states      :param precoder: [B, N_t, K_D]      :param power: [B, K_U]
-    :param weights: [B, K_D + K_U], priority of every link      :param iterations: 1 or more
+    :param channels: B states
+    :param precoder: [B, N_t, K_D]
+    :param power: [B, K_U]
+    :param weights: [B, K_D + K_U], priority of every link
+    :param iterations: 1 or more
     :returns: precoder and uplink power, in the precision of the channels
     """
     ascent = Ascent(channels.double(), precoder, power, weights)
@@ -100,7 +104,9 @@ class Ascent:
     """Iterations of B states, each of which leaves the batch when it has converged.
 
     :param channels: B states in double precision
-    :param precoder, power: where they start      :param weights: [B, K_D + K_U]
+    :param precoder: [B, N_t, K_D], complex, where they start
+    :param power: [B, K_U], likewise
+    :param weights: [B, K_D + K_U]
     """
 
     def __init__(self, channels: ChannelState, precoder: Tensor, power: Tensor, weights: Tensor):

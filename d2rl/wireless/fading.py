@@ -46,7 +46,9 @@ def steering(positions: Tensor, antennas: int) -> Tensor:
 def jakes_correlation(speed: float, carrier: float, slot: float) -> float:
     """Correlation of fading between two slots, J_0(2 pi f_d T) (Jakes 1974).
 
-    :param speed: m/s      :param carrier: Hz      :param slot: s
+    :param speed: m/s
+    :param carrier: Hz
+    :param slot: s
     """
     doppler = speed * carrier / SPEED_OF_LIGHT
     return float(torch.special.bessel_j0(torch.tensor(2 * math.pi * doppler * slot, dtype=torch.float64)))

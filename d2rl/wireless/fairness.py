@@ -32,7 +32,8 @@ def fair_wmmse(
     A minimum is sought from where all links have about the same rate, since a link that is off stays off, and limits on
     antennas are kept only after a stage without them, which decides faster who is served.
 
-    :param weights: [B, K_D + K_U]      :param iterations: of each of its stages
+    :param weights: [B, K_D + K_U]
+    :param iterations: of each of its stages
     :param antenna_power: limit of every antenna, in units of 1 / N_t; None: there is none
     :returns: precoder [B, N_t, K_D] and uplink power [B, K_U]
     """
@@ -58,7 +59,9 @@ def improve_by(
 ) -> Decision:
     """The best decision by an objective among a given one and those of WMMSE iterations from it.
 
-    :param precoder: [B, N_t, K_D]      :param power: [B, K_U]      :param weights: [B, K_D + K_U]
+    :param precoder: [B, N_t, K_D]
+    :param power: [B, K_U]
+    :param weights: [B, K_D + K_U]
     :param antenna_power: limit of every antenna, in units of 1 / N_t; None: there is none
     :returns: precoder and uplink power, in the precision of the channels
     """

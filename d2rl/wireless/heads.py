@@ -118,7 +118,10 @@ class SwitchingHead(StructuredHead):
     least_sum = 0.05  # of what the shares are made of: below it the whole downlink fades
 
     def read(self, action: Tensor, downlink_users: int) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`StructuredHead.read`, with p and shares from exactly 0."""
+        """As :meth:`StructuredHead.read`, with p and shares from exactly 0.
+
+        :param action: [..., 2 (K_D + K_U)] in [-1, 1]
+        """
         strength, _, power = super().read(action, downlink_users)
         offset, slope = self.power_slope
         low, high = (1 / (1 + math.exp(-end)) for end in (offset - slope, offset + slope))

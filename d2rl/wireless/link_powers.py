@@ -22,7 +22,8 @@ def link_powers(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) 
 
     The gradient reaches precoder and power, once, and no channel.
 
-    :param precoder: [B, N_t, K_D]      :param uplink_power: [B, K_U]
+    :param precoder: [B, N_t, K_D]
+    :param uplink_power: [B, K_U]
     """
     c = channels
     return LinkPowers.apply(precoder, uplink_power, c.downlink, c.uplink, c.cross, c.self_interference)

@@ -54,8 +54,10 @@ def own_beams(received: Tensor) -> Tensor:
 def told_apart(received: Tensor, own: Tensor, crossed: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
     """Signal, and interference plus noise, of every downlink user, each [B, K_D].
 
-    :param received: [B, K_D, K_D], power of every beam at every user      :param own: of :func:`own_beams`
-    :param crossed: [B, K_U, K_D], gains from uplink to downlink users      :param uplink_power: [B, K_U]
+    :param received: [B, K_D, K_D], power of every beam at every user
+    :param own: of :func:`own_beams`
+    :param crossed: [B, K_U, K_D], gains from uplink to downlink users
+    :param uplink_power: [B, K_U]
     """
     others = received.masked_fill(own, 0)
     cross = (uplink_power.unsqueeze(-2) @ crossed).squeeze(-2)
@@ -74,12 +76,19 @@ def uplink_error(channels: ChannelState, precoder: Tensor, uplink_power: Tensor)
 
 
 def squared_magnitude(values: Tensor) -> Tensor:
-    """|x|^2 with a gradient that is finite at zero."""
+    """|x|^2 with a gradient that is finite at zero.
+
+    :param values: of any shape, complex
+    """
     return (values * values.conj()).real
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """A^-1 B of matrices that have an inverse; ``torch.linalg.solve`` would wait for the device to say that they do."""
+    """A^-1 B of matrices that have an inverse; ``torch.linalg.solve`` would wait for the device to say that they do.
+
+    :param matrix: A, [..., n, n]
+    :param right: B, [..., n, m]
+    """
     return torch.linalg.solve_ex(matrix, right)[0]
 
 

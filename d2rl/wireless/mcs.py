@@ -83,7 +83,8 @@ class McsTable(TensorStruct):
     def error_rate(self, sinr: Tensor, scheme: Tensor) -> Tensor:
         """Share of blocks that are lost; 1 where nothing is sent.
 
-        :param sinr: any shape, a ratio      :param scheme: its shape, int64; -1 sends nothing
+        :param sinr: any shape, a ratio
+        :param scheme: its shape, int64; -1 sends nothing
         """
         margin = _decibel(sinr) - self.threshold[scheme.clamp_min(0)]
         return torch.where(scheme < 0, 1.0, torch.sigmoid(-SLOPE * margin))
@@ -98,21 +99,35 @@ class McsTable(TensorStruct):
         return (numbers * (_decibel(sinr).unsqueeze(-1) >= needed)).amax(-1) - 1
 
     def carried(self, scheme: Tensor) -> Tensor:
-        """bit/s/Hz of a scheme whose blocks all arrive; 0 where nothing is sent."""
+        """bit/s/Hz of a scheme whose blocks all arrive; 0 where nothing is sent.
+
+        :param scheme: any shape, int64; -1 sends nothing
+        """
         return torch.where(scheme < 0, 0.0, self.efficiency[scheme.clamp_min(0)])
 
     def goodput(self, sinr: Tensor, scheme: Tensor) -> Tensor:
-        """bit/s/Hz that arrive on average. :param sinr: the true one"""
+        """bit/s/Hz that arrive on average.
+
+        :param sinr: the true one, any shape, a ratio
+        :param scheme: its shape, int64; -1 sends nothing
+        """
         return self.carried(scheme) * (1 - self.error_rate(sinr, scheme))
 
     def acknowledged(self, sinr: Tensor, scheme: Tensor, generator: torch.Generator) -> Tensor:
-        """Whether a block arrives (ACK), bool; drawn. :param sinr: the true one"""
+        """Whether a block arrives (ACK), bool; drawn.
+
+        :param sinr: the true one, any shape, a ratio
+        :param scheme: its shape, int64; -1 sends nothing
+        """
         draw = torch.rand(sinr.shape, generator=generator, device=sinr.device)
         return draw >= self.error_rate(sinr, scheme)
 
 
 def sinr_of(rates: Tensor) -> Tensor:
-    """The SINR behind Shannon rates in bit/s/Hz, a ratio."""
+    """The SINR behind Shannon rates, a ratio.
+
+    :param rates: any shape, bit/s/Hz
+    """
     return torch.expm1(rates * math.log(2))
 
 

@@ -60,11 +60,15 @@ class Objective:
         return total - SEVERITY * self.shortfall(rates, weights) if self.kind == MINIMUM else total
 
     def shortfall(self, rates: Tensor, weights: Tensor) -> Tensor:
-        """By how much wanted links miss the minimum in all, bit/s/Hz."""
+        """By how much wanted links miss the minimum in all, [...], bit/s/Hz, from rates and weights [..., K]."""
         return ((self.minimum - rates).clamp_min(0) * (weights > 0)).sum(-1)
 
     def slope(self, rates: Tensor, weights: Tensor) -> Tensor:
-        """f'(R_k) of the concave utility that stands for the objective, for the next iteration of WMMSE."""
+        """f'(R_k) of the concave utility that stands for the objective, [B, K], for the next iteration of WMMSE.
+
+        :param rates: [B, K], bit/s/Hz
+        :param weights: [B, K]
+        """
         if self.kind == MAX_MIN:
             wanted = weights > 0
             return torch.softmax((-rates).masked_fill(~wanted, -float("inf")), dim=-1) * wanted.sum(-1, keepdim=True)
@@ -78,7 +82,12 @@ class Objective:
         return torch.exp(multipliers) * ((weights > 0).to(weights.dtype) if self.kind == MAX_MIN else weights)
 
     def step(self, multipliers: Tensor, rates: Tensor, weights: Tensor) -> Tensor:
-        """Log multipliers of the next round: larger for the links that fall short; with ``energy`` they stay."""
+        """Log multipliers of the next round: larger for the links that fall short; with ``energy`` they stay.
+
+        :param multipliers: [B, K], those of this round
+        :param rates: [B, K], that it reached, bit/s/Hz
+        :param weights: [B, K]
+        """
         if self.kind == ENERGY:
             return multipliers
         if self.kind == MINIMUM:
@@ -99,6 +108,10 @@ class Objective:
         With ``energy`` the ``energy_efficiency`` in Mbit/J and the ``total_power`` in W. Else ``min_rate``, the
         smallest wanted rate, and with a minimum ``satisfied``, share of the states that meet it, and ``shortfall``,
         what is missing in all.
+
+        :param rates: [B, K], bit/s/Hz
+        :param weights: [B, K]
+        :param decision: precoder [B, N_t, K_D] and uplink power [B, K_U] that brought the rates
         """
         if self.kind == ENERGY:
             efficiency, taken = self.score(rates, weights, decision), self.consumption.of(*decision)

@@ -77,6 +77,9 @@ def full_uplink_power(channels: ChannelState) -> Tensor:
 
 
 def equal_power(beams: Tensor) -> Tensor:
-    """Columns scaled to power 1 / K_D each; a zero column stays zero."""
+    """Columns scaled to power 1 / K_D each; a zero column stays zero.
+
+    :param beams: [B, N_t, K_D], complex
+    """
     norm = squared_magnitude(beams).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
     return beams / norm / beams.shape[-1] ** 0.5

@@ -39,7 +39,8 @@ class LinkGains(TensorStruct):
 class LinkBudget:
     """Transmit powers, noise and path loss of one scenario; see ``FullDuplexConfig`` for the defaults.
 
-    :param bs_power: P_BS in dBm        :param user_power: P_UE in dBm
+    :param bs_power: P_BS in dBm
+    :param user_power: P_UE in dBm
     :param noise_downlink: dBm in the whole band at a user
     :param noise_uplink: dBm in the whole band at the base station
     :param self_interference: residual SI after cancellation, dB
@@ -102,5 +103,8 @@ def user_positions(
 
 
 def from_db(decibel: Tensor) -> Tensor:
-    """Linear power of a value in dB."""
+    """Linear power.
+
+    :param decibel: of any shape, dB
+    """
     return 10 ** (decibel / 10)

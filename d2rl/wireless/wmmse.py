@@ -50,8 +50,11 @@ def wmmse(
 class Start:
     """B states, each from S starting points side by side.
 
-    :param channels: B S states      :param weights: [B S, K_D + K_U]
-    :param precoder: [B S, N_t, K_D]      :param power: [B S, K_U]      :param starts: S
+    :param channels: B S states
+    :param weights: [B S, K_D + K_U]
+    :param precoder: [B S, N_t, K_D]
+    :param power: [B S, K_U]
+    :param starts: S
     """
 
     channels: ChannelState
@@ -98,8 +101,11 @@ def improve(
 
     Checks nothing; :func:`wmmse` with ``initial`` does.
 
-    :param channels: B states      :param precoder: [B, N_t, K_D]      :param power: [B, K_U]
-    :param weights: [B, K_D + K_U], priority of every link      :param iterations: 0 or more
+    :param channels: B states
+    :param precoder: [B, N_t, K_D]
+    :param power: [B, K_U]
+    :param weights: [B, K_D + K_U], priority of every link
+    :param iterations: 0 or more
     :returns: precoder and uplink power, in the precision of the channels
     """
     problem, weights = channels.double(), weights.double()
@@ -114,10 +120,12 @@ class Receivers:
     """What both ends of every link make of a decision, and what a change of it would cost (docs/method.md, WMMSE).
 
     :param own: [B, K_D], complex, g_j^H w_j
-    :param u, a: [B, K_D], receiver of a downlink user, complex, and the weight of its error
+    :param u: [B, K_D], complex, receiver of a downlink user
+    :param a: [B, K_D], weight of its error
     :param v: [B, N_r, K_U], complex, MMSE combiners
     :param b: [B, K_U], weight of an uplink user's error
-    :param correlation: [B, K_U], v_k^H h_k      :param passed: [B, K_U, K_U], |v_i^H h_k|^2
+    :param correlation: [B, K_U], v_k^H h_k
+    :param passed: [B, K_U, K_U], |v_i^H h_k|^2
     :param price: [B, K_D], a_j |u_j|^2, what a unit of interference costs a downlink user
     :param quadratic: [B, N_t, N_t], complex, A
     :param objective: [B], weighted sum rate, bit/s/Hz
@@ -201,6 +209,8 @@ def wmmse_iteration(
 def check_weights(channels: ChannelState, weights: Tensor) -> None:
     """Refuse link weights for which no decision is the best.
 
+    :param channels: B states
+    :param weights: [B, K_D + K_U]
     :raises InputError: weights that are negative, not finite or do not fit the channels
     """
     if weights.shape != (channels.batch, channels.links):

@@ -71,7 +71,8 @@ LARGE = {"ddpg.replay", "trainer.num_envs", "ddpg.batch", "ddpg.critic_batch", "
 class Case:
     """One configuration and what a refusal may name.
 
-    :param kind: of what is wrong with it      :param arguments: after those of a tiny run
+    :param kind: of what is wrong with it
+    :param arguments: after those of a tiny run
     :param names: words of which a refusal must hold one
     :param file: content of a file mine.yaml that ``conf=mine`` names
     """

@@ -34,7 +34,8 @@ def kept(method: str, limit: int, channels: ChannelState, weights: Tensor, find:
 
     :param method: its name, a space, and all that its decisions depend on beside the states
     :param limit: iterations that it may take; what more were allowed for is as good
-    :param channels: B states, as the method knows them      :param weights: [B, K_D + K_U]
+    :param channels: B states, as the method knows them
+    :param weights: [B, K_D + K_U]
     :param find: the method itself
     :returns: precoder and uplink power on the device of the channels
     """

@@ -157,5 +157,8 @@ def _log_weight(weights: Tensor) -> Tensor:
 
 
 def log_gain(gain: Tensor) -> Tensor:
-    """log10(1 + gain) in units of 30 dB."""
+    """log10(1 + gain) in units of 30 dB.
+
+    :param gain: of any shape, linear power over noise
+    """
     return torch.log10(1 + gain) / DECADES

@@ -138,7 +138,11 @@ def plausibility(
 
 
 def sum_rates(channels: ChannelState, method: str) -> Tensor:
-    """Sum rate in bit/s/Hz that ``rzf`` or ``wmmse`` reaches on each state, [B, 1]."""
+    """Sum rate that a classical method reaches on each state, [B, 1], bit/s/Hz.
+
+    :param method: ``rzf`` at full power, or ``wmmse`` of 30 iterations
+    :raises ValueError: another method
+    """
     if method == "rzf":
         decision = rzf(channels), full_uplink_power(channels)
     elif method == "wmmse":

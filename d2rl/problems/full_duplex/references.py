@@ -36,8 +36,10 @@ Policy = Callable[[CellState], tuple[Tensor, Tensor]]
 class Search:
     """WMMSE until it has converged, as a policy; what it finds is kept.
 
-    :param name: of the reference      :param starts: of WMMSE
-    :param timed: whether one decision is to be timed      :param most: states that it is made for
+    :param name: of the reference
+    :param starts: of WMMSE
+    :param timed: whether one decision is to be timed
+    :param most: states that it is made for
     """
 
     def __init__(self, name: str, starts: int, timed: bool = True, most: int | None = None):

@@ -27,7 +27,8 @@ from d2rl.wireless.propagation import LinkGains, user_positions
 class Positions(TensorStruct):
     """Where users are, in m; the base station is at the origin.
 
-    :param downlink: [B, K_D, 2]      :param uplink: [B, K_U, 2]
+    :param downlink: [B, K_D, 2]
+    :param uplink: [B, K_U, 2]
     """
 
     downlink: Tensor
@@ -300,7 +301,8 @@ def decided_rates(
 def rates_of(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> Tensor:
     """Link rates [B, M, K_D + K_U] of M decisions for each state, which stand side by side.
 
-    :param precoder: [B M, N_t, K_D]      :param uplink_power: [B M, K_U]
+    :param precoder: [B M, N_t, K_D]
+    :param uplink_power: [B M, K_U]
     """
     copies = uplink_power.shape[0] // channels.batch
     return link_rates(channels.repeat(copies), precoder, uplink_power).unflatten(0, (-1, copies))

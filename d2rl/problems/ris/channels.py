@@ -43,7 +43,8 @@ class SurfaceChannels(TensorStruct):
         .. math:: \frac{\partial}{\partial v_n^*} \sum_j 2 \,\mathrm{Re}(x_{kj}^* \, g_k^H w_j)
             = h_{kn} \sum_j x_{kj} \, (G w_j)_n^*
 
-        :param precoder: [B, N_t, J], complex; columns w_j      :param wanted: [B, K, J], complex; x
+        :param precoder: [B, N_t, J], complex; columns w_j
+        :param wanted: [B, K, J], complex; x
         :returns: [B, K, N], complex
         """
         return self.reflected * (wanted @ (self.feed @ precoder).mH)

@@ -30,7 +30,8 @@ class SurfaceHead:
         """Reflection [B, N] of modulus 1; precoder [B, N_t, K] of total power 1.
 
         :param reflection: [B, N], complex; v0, of modulus 1
-        :param users: [B, K, 2]      :param elements: [B, N, 1]; what is outside [-1, 1] counts as -1 or 1
+        :param users: [B, K, 2]
+        :param elements: [B, N, 1]; what is outside [-1, 1] counts as -1 or 1
         """
         angle = math.pi * within(elements, -1, 1).squeeze(-1)
         turned = reflection * torch.polar(torch.ones_like(angle), angle)

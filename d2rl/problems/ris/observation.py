@@ -99,7 +99,10 @@ def flat_channels(observation: Observation) -> Tensor:
 
 
 def log_gain(gain: Tensor) -> Tensor:
-    """log10(1 + gain) in units of 30 dB."""
+    """log10(1 + gain) in units of 30 dB.
+
+    :param gain: of any shape, linear power over noise
+    """
     return torch.log10(1 + gain) / DECADES
 
 

@@ -149,7 +149,12 @@ class RisProblem:
         return rate_bound(state)
 
     def metrics(self, utility: Tensor, weights: Tensor, decision: Decision) -> dict[str, float]:
-        """Summary of the users' rates."""
+        """Summary of the users' rates.
+
+        :param utility: [B, K], bit/s/Hz; elements have none
+        :param weights: [B, K]
+        :param decision: of which the summary tells nothing
+        """
         users = self.layout.counts[0]
         rates = utility[:, :users].double()
         total, squares = rates.sum(-1), rates.square().sum(-1)

@@ -83,7 +83,8 @@ def alternate(channels: SurfaceChannels, decision: Decision, weights: Tensor, it
     Every step raises the rate or leaves it (Guo et al., IEEE Trans. Wireless Commun. 2020, with exact coordinate
     steps for the phases); in double precision.
 
-    :param decision: to start from      :param weights: [B, K], priority of every user
+    :param decision: to start from
+    :param weights: [B, K], priority of every user
     """
     exact = channels.map(lambda tensor: tensor.to(torch.complex128))
     reflection, precoder = (part.to(torch.complex128) for part in decision)
