@@ -187,12 +187,12 @@ def _bank(
     """The bank, with what the file lacks drawn from the scenario's model."""
     own = found.get("downlink", found.get("uplink"))
     assert own is not None
-    gains = own.abs().square().mean((1, 3))
-    levels = 10 * gains[gains > 0].log10()
+    powers = own.abs().square().mean((1, 3))
+    levels = 10 * powers[powers > 0].log10()
     unit = _unit(unit, snr, float(levels.median()), path)
-    _look(gains, levels, path)
+    _look(powers, levels, path)
     if snr is not None:
-        factor = float(10 ** (snr / 20) / gains.mean().sqrt())
+        factor = float(10 ** (snr / 20) / powers.mean().sqrt())
         found, unit = {name: factor * tensor for name, tensor in found.items()}, "noise"
     states, slots = own.shape[:2]
     flat = {name: tensor.flatten(0, 1) for name, tensor in found.items()}
@@ -209,24 +209,21 @@ def _bank(
     )
     over_noise = {name: 10 ** (db / 20) for name, db in link_budget(scenario).over_noise_db().items()}
     scale = {name: 1.0 if unit == "noise" else 1 / over_noise[name] for name in over_noise}
-    drawn: dict[str, tuple[Tensor, Tensor]] = {}
+    gains: dict[str, Tensor] = {}  # of what is drawn
     if down.shape[1] and up.shape[1]:
         model = FullDuplexEnv(cell, states, seed).state
-        for name in ("cross", "self_interference"):
-            if name not in flat:
-                ones = [getattr(part, name).repeat_interleave(slots, 0) for part in (model.channels, model.gains)]
-                drawn[name] = scale[name] * ones[0], scale[name] ** 2 * ones[1]
-        if drawn:
-            notice_once(f"{path}: {' and '.join(drawn)} are not in the file and are drawn from the scenario's model.")
+        for name in [name for name in ("cross", "self_interference") if name not in flat]:
+            channel, gain = (getattr(one, name).repeat_interleave(slots, 0) for one in (model.channels, model.gains))
+            flat[name], gains[name] = scale[name] * channel, scale[name] ** 2 * gain
+        if gains:
+            notice_once(f"{path}: {' and '.join(gains)} are not in the file and are drawn from the scenario's model.")
     else:
-        n_r, n_t = up.shape[2], down.shape[2]
-        nothing = own.new_zeros(len(down), up.shape[1], down.shape[1]), own.new_zeros(len(down), n_r, n_t)
-        drawn = {n: (z, estimated(z)) for n, z in zip(("cross", "self_interference"), nothing, strict=True)}
-    rest = {name: drawn[name][0] if name in drawn else flat[name] for name in ("cross", "self_interference")}
-    channels = ChannelState(down, up, **rest).validate()
-    if "self_interference" in flat:
+        flat["cross"] = own.new_zeros(len(down), up.shape[1], down.shape[1])
+        flat["self_interference"] = own.new_zeros(len(down), up.shape[2], down.shape[2])
+    channels = ChannelState(down, up, flat["cross"], flat["self_interference"]).validate()
+    if "self_interference" in found:
         _check_leakage(channels, unit, over_noise["self_interference"], path)
-    mean = estimated_gains(channels, slots).tensors() | {name: gain for name, (_, gain) in drawn.items()}
+    mean = estimated_gains(channels, slots).tensors() | gains
     return ChannelBank(
         channels,
         LinkGains(**mean),
@@ -235,12 +232,6 @@ def _bank(
         noise_normalised=unit == "noise",
         about=f"converted from {path.name}",
     )
-
-
-def estimated(channel: Tensor) -> Tensor:
-    """Mean gain of a channel between single antennas [B, K_U, K_D], or over all pairs of a matrix [B, N_r, N_t]."""
-    power = channel.abs().square()
-    return power if not channel.numel() else power.mean((-2, -1))
 
 
 def _unit(unit: str, snr: float | None, median: float, path: Path) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from d2rl.common.errors import InputError, first_line
 from d2rl.problems.full_duplex.simulator import CellState
+from d2rl.wireless.channel_bank import estimated_gains
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.propagation import LinkGains
 
 NAMES = tuple(field.name for field in fields(ChannelState))
 
@@ -32,7 +32,7 @@ def given_state(channels: Any, weights: Any, device: torch.device) -> tuple[Cell
         known, arrays = _channels(channels)
         known = known.to(device).validate()
         links = torch.ones(known.downlink.shape[0], known.links, device=device)
-        state = CellState(known, known, _gains(known), links)
+        state = CellState(known, known, estimated_gains(known), links)
     if weights is not None:
         state = replace(state, weights=_weights(weights, state.weights))
     return state, arrays
@@ -42,21 +42,15 @@ def _channels(channels: Any) -> tuple[ChannelState, bool]:
     if isinstance(channels, ChannelState):
         return channels, False
     if not isinstance(channels, Mapping):
-        raise InputError(f"channels must be a ChannelState or a mapping with {_list(NAMES)}, not {_kind(channels)}.")
+        raise InputError(
+            f"channels must be a ChannelState or a mapping with {_list(NAMES)}, not {type(channels).__name__}."
+        )
     if missing := [name for name in NAMES if name not in channels]:
         raise InputError(f"channels lack {_list(missing)}; they need {_list(NAMES)}, see d2rl.wireless.ChannelState.")
     if unknown := [str(name) for name in channels if name not in NAMES]:
         raise InputError(f"channels hold {_list(unknown)}, which is unknown; they need {_list(NAMES)}.")
     parts = {name: _tensor(channels[name], f"channels.{name}").to(torch.complex64) for name in NAMES}
     return ChannelState(**parts), not any(isinstance(channels[name], Tensor) for name in NAMES)
-
-
-def _gains(channels: ChannelState) -> LinkGains:
-    """Each channel's own mean power over its antennas, the nearest to a mean gain that one state tells."""
-    power = {name: tensor.abs().square() for name, tensor in channels.tensors().items()}
-    return LinkGains(
-        power["downlink"].mean(-1), power["uplink"].mean(-1), power["cross"], power["self_interference"].mean((-2, -1))
-    )
 
 
 def _weights(weights: Any, like: Tensor) -> Tensor:
@@ -75,10 +69,6 @@ def _tensor(value: Any, name: str) -> Tensor:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} cannot be read as numbers: {first_line(error)}.") from None
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
 
 
 def _list(names: Any) -> str:
