@@ -6,7 +6,6 @@ import shlex
 
 from rich.console import Console
 
-from d2rl.benchmark.errors import BenchmarkError
 from d2rl.benchmark.figures import draw_figures
 from d2rl.benchmark.launchers import make_launcher
 from d2rl.benchmark.matrix import read_matrix
@@ -14,8 +13,14 @@ from d2rl.benchmark.report import write_report
 from d2rl.benchmark.results import read_result, write_cells
 from d2rl.benchmark.runner import Runner, held
 from d2rl.benchmark.summary import summarize
-from d2rl.common.errors import counted
+from d2rl.common.errors import UserError, counted
 from d2rl.common.files import write_json
+
+
+class BenchmarkError(UserError):
+    """Cells that failed; the message names them and says how to go on."""
+
+    kind = "benchmark"
 
 
 def benchmark_command(arguments: list[str]) -> None:

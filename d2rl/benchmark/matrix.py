@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from d2rl.algorithm.checks import check_algorithm
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, meant
 from d2rl.config.defaults import Config, option
 from d2rl.config.key_use import refuse_unused
-from d2rl.config.load import load, shipped_conf
+from d2rl.config.load import find_yaml, load, shipped_conf
 from d2rl.config.schema import either, show
 from d2rl.problems import check_config, load_config, make_problems
 
@@ -142,15 +142,11 @@ def fingerprint(config: Config, initial: str | None = None) -> str:
 
 def _file(own: Sequence[str]) -> tuple[str, Path]:
     names = [one.partition("=")[2] for one in own if one.startswith("conf=")]
-    available = sorted({path.stem for place in PLACES for path in place.glob("*.yaml")})
     if not names:
+        available = sorted({path.stem for place in PLACES for path in place.glob("*.yaml")})
         raise ConfigError(f"conf=NAME is missing; available in {either(PLACES)}: {', '.join(available)}.")
-    for path in (Path(names[-1]).expanduser(), *(place / f"{names[-1]}.yaml" for place in PLACES)):
-        if path.suffix in (".yaml", ".yml") and path.is_file():
-            return path.stem, path
-    near = difflib.get_close_matches(names[-1], available, 1, 0.4)
-    meant = f" Did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"conf={names[-1]} is no benchmark. Available: {', '.join(available) or 'nothing'}.{meant}")
+    path = find_yaml(names[-1], PLACES, f"the benchmark conf={names[-1]}")
+    return path.stem, path
 
 
 class _Reader:
@@ -299,9 +295,7 @@ class _Reader:
             return
         if name is None:
             raise self._error(f"{key} is missing; it must be one of the {kind} {either(among)}.")
-        near = difflib.get_close_matches(name, among, 1, 0)
-        meant = f" Did you mean {near[0]}?" if near else ""
-        raise self._error(f"{key} cannot be {name!r}; it must be one of the {kind}.{meant}")
+        raise self._error(f"{key} cannot be {name!r}; it must be one of the {kind}.{meant(name, among, 0)}")
 
     def _error(self, message: str) -> ConfigError:
         return ConfigError(f"{self.path}: {message}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -25,7 +24,7 @@ from d2rl.benchmark.report import write_report
 from d2rl.benchmark.results import read_result, write_cells
 from d2rl.benchmark.runner import held
 from d2rl.benchmark.summary import summarize
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, meant
 from d2rl.common.files import write_json, write_text
 from d2rl.common.host import left_as_found
 from d2rl.config.defaults import Config
@@ -81,9 +80,7 @@ def peer_matrix(config: PeersConfig) -> Matrix:
     names = [name.strip() for name in config.algorithms.split(",")]
     for name in names:
         if name not in TITLES:
-            near = difflib.get_close_matches(name, TITLES, 1, 0.4)
-            meant = f" Did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"algorithms cannot hold {name!r}; known are {either(TITLES)}.{meant}")
+            raise ConfigError(f"algorithms cannot hold {name!r}; known are {either(TITLES)}.{meant(name, TITLES, 0.4)}")
     if not ENTROPY.fullmatch(config.sac.entropy):
         raise ConfigError(f"sac.entropy cannot be {config.sac.entropy!r}; it must be a number, auto or auto_START.")
     check_config(Config(scenario=config.scenario))

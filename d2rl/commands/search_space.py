@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from d2rl.common.errors import ConfigError
-from d2rl.config.load import read_yaml, shipped_conf
-from d2rl.config.schema import Leaf, either, unknown
+from d2rl.config.load import find_yaml, read_yaml, shipped_conf
+from d2rl.config.schema import Leaf, unknown
 
 PLACES = (Path("conf/tune"), shipped_conf() / "tune")
 FORM = "{low: 1e-4, high: 1e-2, log: true} or {choices: [16, 32]}"
@@ -23,11 +23,7 @@ def read_space(name: str, known: Mapping[str, Leaf]) -> Space:
     :param known: keys of the configuration that is tuned
     :raises ConfigError: there is none, or it names a key or a value that cannot be
     """
-    candidates = (Path(name).expanduser(), *(place / f"{name}.yaml" for place in PLACES))
-    path = next((one for one in candidates if one.suffix == ".yaml" and one.is_file()), None)
-    if path is None:
-        available = sorted({one.stem for place in PLACES for one in place.glob("*.yaml")})
-        raise ConfigError(f"space={name} is not there. Available in {either(PLACES)}: {', '.join(available)}.")
+    path = find_yaml(name, PLACES, f"space={name}")
     content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path} must hold lines such as ddpg.actor_rate: {FORM}.")

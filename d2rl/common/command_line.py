@@ -15,7 +15,7 @@ from types import FrameType
 from d2rl.common.errors import Interrupted, UserError
 from d2rl.config.defaults import Config
 from d2rl.config.key_use import unused
-from d2rl.config.load import help_text
+from d2rl.config.schema import help_text
 
 USER_ERROR, BROKEN_PIPE = 2, 141
 HELP = {"-h", "--help"}

@@ -1,9 +1,23 @@
 """Errors that a person can mend: one clear message, exit status 2, no traceback."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """1 state, 2 states, 1,024 states."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def meant(given: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """ " Did you mean X?" with the nearest of the known words, empty where none is near.
+
+    :param alike: how near, 0 to 1
+    """
+    near = difflib.get_close_matches(given, list(known), 1, alike)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

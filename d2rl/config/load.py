@@ -7,7 +7,7 @@ import importlib.util
 import netrc
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -107,19 +107,6 @@ def to_yaml(config: Any) -> str:
     """Every value as YAML, which :func:`load` reads back."""
     values = {key: _escape(leaf.value) for key, leaf in leaves(config).items()}
     return yaml.safe_dump(nested(values), sort_keys=False, allow_unicode=True)
-
-
-def save(config: Any, path: str | Path) -> None:
-    """Write :func:`to_yaml` to a file."""
-    Path(path).write_text(to_yaml(config), encoding="utf-8")
-
-
-def help_text(schema: type = Config, shown: Callable[[str], bool] = lambda key: True) -> str:
-    """Keys with their default, meaning and range, as a table.
-
-    :param shown: which of them
-    """
-    return keys.help_text(schema, shown)
 
 
 def processes(config: TrainerConfig) -> int:
@@ -230,15 +217,16 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, asked: str = "") -> Any:
     """The content of a YAML file, whose plain scalars but null stay text.
 
+    :param asked: what asks for it, begins the message
     :raises ConfigError: it cannot be read
     """
     try:
         return _yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({getattr(error, 'strerror', 'not UTF-8')}).") from None
+        raise ConfigError(f"{asked}{path} cannot be read ({getattr(error, 'strerror', 'not UTF-8')}).") from None
 
 
 def _yaml(text: str, origin: str) -> Any:
@@ -258,13 +246,10 @@ def _directories(directory: str | Path | None) -> list[Path]:
 def _files(name: str, directories: list[Path], above: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
     """The file called ``name`` after the one that its ``defaults:`` names."""
     asked = f"{above[-1]}: defaults: {name}" if above else f"conf={name}"
-    path = _find(name, directories, asked, above)
+    path = find_yaml(name, directories, asked, above)
     if path.resolve() in above:
         raise ConfigError(f"{asked} leads back to {path}; a file cannot be its own base.")
-    try:
-        content = _yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{asked}: {path} cannot be read ({getattr(error, 'strerror', 'not UTF-8')}).") from None
+    content = read_yaml(path, f"{asked}: ")
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, not {show(content)}.")
@@ -275,8 +260,13 @@ def _files(name: str, directories: list[Path], above: tuple[Path, ...] = ()) -> 
     return [*below, (path, content)]
 
 
-def _find(name: str, directories: list[Path], asked: str, above: tuple[Path, ...]) -> Path:
-    """The first file of this name; a file that extends one of the same name means the next."""
+def find_yaml(name: str, directories: Sequence[Path], asked: str, above: tuple[Path, ...] = ()) -> Path:
+    """The first file of this name or path; a file that extends one of the same name means the next.
+
+    :param asked: key and value that ask for it, for messages
+    :param above: files that lead to it
+    :raises ConfigError: there is none; names those that there are, the nearest first
+    """
     path = Path(os.path.expanduser(name))
     candidates = (path, *(one for place in directories for one in (place / name, place / f"{name}.yaml")))
     found = [one for one in candidates if one.suffix in (".yaml", ".yml") and os.path.isfile(one)]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, meant
 
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 WIDEST_DEFAULT = 16  # of the column of --help, before it wraps
@@ -48,11 +48,8 @@ class Leaf:
             return result
         wanted = self.range if choices else f"{KINDS.get(self.kind, self.kind)} {self.range}".strip()
         wanted += ", or null" if self.optional else ""
-        guess = difflib.get_close_matches(str(value), choices or (), 1, 0.3)
-        raise ConfigError(
-            f"{origin}{self.key} cannot be {show(value, self.kind)}; it must be {wanted}."
-            + (f" Did you mean {guess[0]}?" if guess else "")
-        )
+        near = meant(str(value), choices or (), 0.3)
+        raise ConfigError(f"{origin}{self.key} cannot be {show(value, self.kind)}; it must be {wanted}.{near}")
 
     def _typed(self, value: Any) -> Any:
         """The value converted, or NotImplemented. Numbers of a YAML file arrive as text, see :mod:`.load`."""
@@ -164,7 +161,7 @@ def show(value: Any, wanted: Any = None) -> str:
     return text + names.get(type(value), "")
 
 
-def help_text(schema: Any, shown: Callable[[str], bool], width: int | None = None) -> str:
+def help_text(schema: Any, shown: Callable[[str], bool] = lambda key: True) -> str:
     """Keys with their default, meaning and range, as a table.
 
     :param shown: which of them
@@ -188,7 +185,7 @@ def help_text(schema: Any, shown: Callable[[str], bool], width: int | None = Non
         value = "null" if leaf.value is None else str(leaf.value).lower() if leaf.kind is bool else str(leaf.value)
         wanted = (leaf.range or KINDS.get(leaf.kind, "")) + (", or null" if leaf.optional else "")
         table.add_row(*map(Text, (key, value, leaf.metadata.get("meaning", ""), wanted)))
-    console = Console(width=width or shutil.get_terminal_size((120, 24)).columns)
+    console = Console(width=shutil.get_terminal_size((120, 24)).columns)
     with console.capture() as capture:
         console.print(table)
     return capture.get()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import InputError, counted, first_line
+from d2rl.common.errors import InputError, counted, first_line, meant
 from d2rl.common.files import replacing, writing
 from d2rl.wireless.bank_axes import misfit, shown, suspicions
 from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
@@ -162,9 +161,8 @@ class _Checked:
         self.path, self.content, self.sizes = path, content, {"2": 2}
         for key in content:
             if key not in KEYS:
-                near = difflib.get_close_matches(key, KEYS, 1, 0.6)
-                meant = f" Did you mean {near[0]}?" if near else f" They are {', '.join(KEYS)}."
-                raise self.error(f"{key} is not a key of a channel bank.{meant}")
+                names = meant(key, KEYS) or f" They are {', '.join(KEYS)}."
+                raise self.error(f"{key} is not a key of a channel bank.{names}")
 
     def error(self, message: str) -> InputError:
         return InputError(f"{self.path}: {message}")

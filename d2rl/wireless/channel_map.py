@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from d2rl.common.errors import InputError
+from d2rl.common.errors import InputError, meant
 from d2rl.wireless.array_files import Stored
 
 KINDS = {  # the axes that each array has in the end
@@ -95,9 +94,9 @@ def entries_of(text: str | None, arrays: Mapping[str, Stored]) -> list[Entry]:
         names = tuple(filter(None, (real, imaginary)))
         for name in names:
             if name not in arrays:
-                near = difflib.get_close_matches(name, arrays, 1)
-                meant = f" Did you mean {near[0]}?" if near else ""
-                raise InputError(f"map={text}: there is no {name}.{meant} The file holds {listed(arrays)}.")
+                raise InputError(
+                    f"map={text}: there is no {name}.{meant(name, arrays)} The file holds {listed(arrays)}."
+                )
         if kind in [one.kind for one in found]:
             raise InputError(f"map={text}: {kind} is there twice.")
         entry = Entry(kind, names, (axes or "").upper())

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from d2rl.benchmark.command import benchmark_command
-from d2rl.benchmark.errors import BenchmarkError
+from d2rl.benchmark.command import BenchmarkError, benchmark_command
 from d2rl.benchmark.launchers import make_launcher
 from d2rl.benchmark.matrix import read_matrix
 from d2rl.benchmark.runner import Runner, held

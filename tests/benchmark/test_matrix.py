@@ -109,7 +109,7 @@ def test_a_mistake_on_the_command_line_says_what_to_write(write):
     assert "seedz is not a key. Did you mean seed" in refusal([*write(MATRIX), "seedz=3"])
     assert "trainer.epochz is not a key. Did you mean trainer.epochs?" in refusal([*write(MATRIX), "trainer.epochz=3"])
     assert "logger.mode is set by the benchmark itself" in refusal([*write(MATRIX), "logger.mode=online"])
-    assert "conf=headlin is no benchmark" in refusal(["conf=headlin"])
+    assert "benchmark conf=headlin is not there. Available in conf/benchmarks or" in refusal(["conf=headlin"])
     assert "conf=NAME is missing; available in" in refusal(["seeds=2"])
 
 

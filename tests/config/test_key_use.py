@@ -18,8 +18,7 @@ from d2rl.commands.train_eval import evaluate_command, train_command
 from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.config.defaults import Config
 from d2rl.config.key_use import refuse_unused, unused
-from d2rl.config.load import help_text
-from d2rl.config.schema import leaves
+from d2rl.config.schema import help_text, leaves
 from d2rl.deploy.export import export_command
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.problems.full_duplex import references

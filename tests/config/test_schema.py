@@ -9,8 +9,8 @@ import pytest
 
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, option
-from d2rl.config.load import help_text, load, save
-from d2rl.config.schema import leaves, sections, unknown
+from d2rl.config.load import load, to_yaml
+from d2rl.config.schema import help_text, leaves, sections, unknown
 
 
 def message_of(arguments, **options) -> str:
@@ -86,7 +86,7 @@ def test_sections_are_the_keys_that_hold_others():
 
 def test_help_lists_every_key_in_full_with_its_default(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    lines = help_text().splitlines()
+    lines = help_text(Config).splitlines()
     for key, leaf in leaves(Config).items():
         row = next(line for line in lines if line.split()[:1] == [key])
         assert row.split()[1].lower() == ("null" if leaf.value is None else str(leaf.value).lower())
@@ -109,5 +109,5 @@ def test_another_tree_works_as_well(tmp_path):
     assert "inner.rates[1] cannot be 'x'" in message_of(["inner.rates=[1, x]"], schema=Tree)
     assert "inner.rates cannot be 1" in message_of(["inner.rates=1"], schema=Tree)
     assert "[b]to[/b]" in help_text(Tree)
-    save(tree, tmp_path / "tree.yaml")
+    (tmp_path / "tree.yaml").write_text(to_yaml(tree))
     assert load(["conf=tree"], schema=Tree, directory=tmp_path) == tree

@@ -13,7 +13,7 @@ import pytest
 
 from d2rl.commands.compare_runs import report_command
 from d2rl.common.errors import ConfigError, InputError
-from d2rl.config.load import save
+from d2rl.config.load import to_yaml
 from d2rl.problems import load_config
 from d2rl.report.comparison import comparison_page, differing_keys, read_runs, results
 from d2rl.runs.csv_logger import CsvLogger
@@ -26,7 +26,7 @@ def make_run(tmp_path) -> Callable[..., Path]:
     def make(name: str, rate: float, *overrides: str, drops: int = 8, metric: str = "sum_rate") -> Path:
         path = tmp_path / name
         path.mkdir(parents=True)
-        save(replace(load_config(list(overrides)), run_dir=str(path)), path / "config.yaml")
+        (path / "config.yaml").write_text(to_yaml(replace(load_config(list(overrides)), run_dir=str(path))))
         policy = {metric: rate, "gap_closed": 0.9, "wmmse_ratio": rate / 90, "latency_ms": 2.0, "jain": None}
         report = {"metric": metric, "unit": "bit/s/Hz", "anchors": ["random", "wmmse"], "shown": [], "drops": drops}
         (path / "eval.json").write_text(json.dumps({**report, "policies": {"d2rl": policy}}))
