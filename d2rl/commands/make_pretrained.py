@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from d2rl.commands.train_eval import evaluate, own_keys
+from d2rl.commands.train_eval import evaluate
+from d2rl.common.command_line import own_keys
 from d2rl.common.errors import ConfigError
 from d2rl.common.files import writing
 from d2rl.config.key_use import refuse_unused

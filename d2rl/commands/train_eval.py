@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d2rl.common.command_line import owns_process
+from d2rl.common.command_line import own_keys, owns_process
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
 from d2rl.common.files import write_json, writing
 from d2rl.config.defaults import Config
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from d2rl.evaluation.episodes import EpisodeEvaluation
     from d2rl.evaluation.evaluate import Evaluation
 
-SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
-SHORT |= {"refine": "evaluation.refine"}
 QUICK_LOOKS = {"smoke": "full_duplex"}  # short runs, and the one that each stands for
 
 
@@ -258,18 +256,3 @@ def configuration(arguments: list[str], asked: Config) -> tuple[Config, Path | N
                 "leave that key out, or train anew."
             )
     return config, path
-
-
-def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """ckpt and out, the keys of a command itself, and the others under their full names."""
-    given: dict[str, str] = {}
-    rest = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and key in ("ckpt", "out"):
-            if not value:
-                raise ConfigError(f"{key}= has no value; give a path.")
-            given[key] = value
-        else:
-            rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else argument)
-    return given, rest

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from types import FrameType
 
-from d2rl.common.errors import Interrupted, UserError
+from d2rl.common.errors import ConfigError, Interrupted, UserError
 from d2rl.config.defaults import Config
 from d2rl.config.key_use import unused
 from d2rl.config.schema import help_text
@@ -21,6 +21,8 @@ USER_ERROR, BROKEN_PIPE = 2, 141
 HELP = {"-h", "--help"}
 NOISE = ("does not have many workers", "Checkpoint directory", r"isinstance\(treespec, LeafSpec\)")
 TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector")
+SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
+SHORT |= {"refine": "evaluation.refine"}  # keys of an evaluation by a name of their own
 
 _running = False
 
@@ -65,6 +67,24 @@ def run(main: Callable[[list[str]], None], schema: type | None = Config, command
         sys.exit(BROKEN_PIPE)
     finally:
         _running = False
+
+
+def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """ckpt and out, the keys of a command itself, and the others under their full names.
+
+    :raises ConfigError: one of the two without a value
+    """
+    given: dict[str, str] = {}
+    rest = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in ("ckpt", "out"):
+            if not value:
+                raise ConfigError(f"{key}= has no value; give a path.")
+            given[key] = value
+        else:
+            rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else argument)
+    return given, rest
 
 
 def owns_process() -> bool:

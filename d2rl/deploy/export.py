@@ -18,7 +18,7 @@ from torch.export import Dim
 
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.algorithm.policy import Policy
-from d2rl.commands.train_eval import own_keys
+from d2rl.common.command_line import own_keys
 from d2rl.common.errors import ConfigError, UserError
 from d2rl.common.files import write_bytes, writing
 from d2rl.config.key_use import refuse_unused

@@ -21,9 +21,9 @@ from d2rl.config.load import processes
 from d2rl.config.schema import leaves
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, make_evaluation
-from d2rl.runs.artifacts import upload_checkpoints
 from d2rl.runs.run_directory import RunDirectory, find_checkpoint
 from d2rl.runs.tracking import ending, make_loggers, wandb_id
+from d2rl.training.artifacts import upload_checkpoints
 from d2rl.training.callbacks import (
     ChiSchedule,
     GpuTimeProfiler,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import wandb
 
-from d2rl.runs.artifacts import log_artifacts, upload_checkpoints
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.runs.tracking import make_loggers
+from d2rl.training.artifacts import log_artifacts, upload_checkpoints
 from d2rl.training.checkpoint import load_checkpoint
 from d2rl.training.train import train
 
