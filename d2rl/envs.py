@@ -8,14 +8,13 @@ from d2rl.problems.base import stream
 from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.problems.full_duplex.simulator import (
     CellState,
-    Positions,
     decided_rates,
     equal_priorities,
-    evaluation_drops,
     evaluation_states,
     rates_of,
 )
 from d2rl.wireless.fading import steering
+from d2rl.wireless.propagation import Positions
 
 gymnasium.register(
     "d2rl/FullDuplex-v0",
@@ -35,7 +34,6 @@ __all__ = [
     "Positions",
     "decided_rates",
     "equal_priorities",
-    "evaluation_drops",
     "evaluation_states",
     "rates_of",
     "steering",

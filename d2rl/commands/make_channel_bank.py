@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from d2rl.commands.convert_channels import UNITS, bank_from_file
 from d2rl.common.errors import ConfigError, counted
@@ -19,7 +20,7 @@ from d2rl.config.load import load
 from d2rl.problems import check_config, load_config
 from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.problems.full_duplex.scenario_bank import CELL, cell_of
-from d2rl.problems.full_duplex.simulator import CellState, Positions
+from d2rl.problems.full_duplex.simulator import CellState
 from d2rl.wireless.bank_file import check_place, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.channel_state import ChannelState
@@ -139,7 +140,7 @@ def urban_bank(
     assert places is not None  # drawn cells tell where their users are
     users, state = torch.cat(list(places), dim=1), cell.state
     if site:
-        places, state = Positions(*(one[:1].expand_as(one).contiguous() for one in places)), _at_one_site(state)
+        places, state = places.map(_first_of_all), _at_one_site(state)
         coefficients, gains = urban.draw(users[:1], slots=drops)
         gains = gains.mean(0).expand_as(gains)
     else:
@@ -163,12 +164,17 @@ def urban_bank(
             state.gains.self_interference,
         ),
         torch.ones(drops, scenario.downlink_users + scenario.uplink_users),
-        (places.downlink, places.uplink),
+        places,
         about=f"3GPP TR 38.901 {model} by sionna-no-rt {version('sionna-no-rt')}, seed {seed}, {scenario}",
     )
 
 
 def _at_one_site(state: CellState) -> CellState:
     """The states with mean gains of the first one; what is drawn of cross channels and self-interference stays."""
-    gains = LinkGains(**{n: t[:1].expand_as(t).contiguous() for n, t in state.gains.tensors().items()})
+    gains = state.gains.map(_first_of_all)
     return replace(state, channels=scale(whiten(state.channels, state.gains), gains), gains=gains)
+
+
+def _first_of_all(rows: Tensor) -> Tensor:
+    """Every row as the first one."""
+    return rows[:1].expand_as(rows).contiguous()

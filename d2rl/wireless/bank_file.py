@@ -16,7 +16,7 @@ from d2rl.common.files import replacing, writing
 from d2rl.wireless.bank_axes import misfit, shown, suspicions
 from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.propagation import LinkGains
+from d2rl.wireless.propagation import LinkGains, Positions
 
 COEFFICIENTS = {
     "downlink": ("K_D", "N_t"),
@@ -89,7 +89,7 @@ def load_bank(path: str | Path) -> ChannelBank:
         channels,
         LinkGains(**gains),
         torch.ones(channels.batch, channels.links) if weights is None else weights,
-        (places[0], places[1]) if places else None,
+        Positions(*places) if places else None,
         slots,
         normalised,
         content.text("about"),

@@ -7,18 +7,19 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from d2rl.common.tensor_struct import TensorStruct
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.propagation import LinkBudget, LinkGains, from_db
+from d2rl.wireless.propagation import LinkBudget, LinkGains, Positions, from_db
 
 
 @dataclass(frozen=True)
-class ChannelBank:
+class ChannelBank(TensorStruct):
     """N channel states with what is known of them.
 
     :param channels: N states
     :param gains: mean gain of every coefficient, on the scale of ``channels``
     :param weights: [N, K_D + K_U], priority of every link
-    :param positions: of downlink [N, K_D, 2] and uplink users [N, K_U, 2] in m, base station at the origin
+    :param positions: of the users; None where they are unknown
     :param slots: T; each run of T states is one episode, the same users in consecutive slots
     :param noise_normalised: whether noise and transmit powers are folded in; else amplitude gains of the propagation
     :param about: where the states come from
@@ -28,7 +29,7 @@ class ChannelBank:
     channels: ChannelState
     gains: LinkGains
     weights: Tensor
-    positions: tuple[Tensor, Tensor] | None = None
+    positions: Positions | None = None
     slots: int = 1
     noise_normalised: bool = True
     about: str = ""
@@ -39,15 +40,7 @@ class ChannelBank:
 
     def __getitem__(self, index: Tensor | slice) -> ChannelBank:
         """States selected; each is then an episode of its own, unless whole episodes were taken by :meth:`split`."""
-        positions = None if self.positions is None else (self.positions[0][index], self.positions[1][index])
-        return replace(
-            self,
-            channels=self.channels[index],
-            gains=self.gains[index],
-            weights=self.weights[index],
-            positions=positions,
-            slots=1,
-        )
+        return replace(super().__getitem__(index), slots=1)
 
     def split(self) -> tuple[ChannelBank, ChannelBank]:
         """States to train on, and those kept for evaluation: the last fifth of the episodes, one at least.
@@ -75,17 +68,6 @@ class ChannelBank:
         channels = {name: tensor * power[name] ** 0.5 for name, tensor in self.channels.tensors().items()}
         gains = {name: tensor * power[name] for name, tensor in self.gains.tensors().items()}
         return replace(self, channels=ChannelState(**channels), gains=LinkGains(**gains), noise_normalised=True)
-
-    def to(self, device: torch.device) -> ChannelBank:
-        """The same on another device."""
-        positions = None if self.positions is None else (self.positions[0].to(device), self.positions[1].to(device))
-        return replace(
-            self,
-            channels=self.channels.map(lambda tensor: tensor.to(device)),
-            gains=LinkGains(**{name: tensor.to(device) for name, tensor in self.gains.tensors().items()}),
-            weights=self.weights.to(device),
-            positions=positions,
-        )
 
 
 def estimated_gains(channels: ChannelState, slots: int = 1) -> LinkGains:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,21 @@ class LinkGains(TensorStruct):
     uplink: Tensor
     cross: Tensor
     self_interference: Tensor
+
+
+@dataclass(frozen=True)
+class Positions(TensorStruct):
+    """Where users are, in m; the base station is at the origin.
+
+    :param downlink: [B, K_D, 2]
+    :param uplink: [B, K_U, 2]
+    """
+
+    downlink: Tensor
+    uplink: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.downlink, self.uplink))
 
 
 @dataclass(frozen=True)

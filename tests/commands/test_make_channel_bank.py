@@ -80,7 +80,10 @@ def test_a_user_in_sight_is_seen_in_its_direction_by_the_uplink_and_served_in_it
     bank = urban_bank(scenario, "umi", 30, seed=2)
     # a wave from the user meets antenna n earlier by n (lambda / 2) (y / d) / c; a wave to it is sent as much later
     for channels, position, sign in zip(
-        (bank.channels.uplink, bank.channels.downlink), reversed(bank.positions), (1, -1), strict=True
+        (bank.channels.uplink, bank.channels.downlink),
+        (bank.positions.uplink, bank.positions.downlink),
+        (1, -1),
+        strict=True,
     ):
         sine = position[..., 1] / torch.hypot(position.norm(dim=-1), torch.tensor(8.5))
         phase = sign * math.pi * sine.unsqueeze(-1) * torch.arange(8)

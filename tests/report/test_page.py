@@ -15,7 +15,7 @@ import torch
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.commands.train_eval import evaluate, evaluate_command, train_command
-from d2rl.envs import FullDuplexConfig, evaluation_drops, steering
+from d2rl.envs import FullDuplexConfig, evaluation_states, steering
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.evaluate import Evaluation
 from d2rl.problems.full_duplex import references
@@ -191,7 +191,8 @@ def test_a_page_that_cannot_be_made_is_one_warning(agent, tmp_path, caplog):
 
 
 def cell(scenario: FullDuplexConfig) -> Cell:
-    state, (downlink, uplink) = evaluation_drops(scenario, 1, 0)
+    state = evaluation_states(scenario, 1, 0)
+    downlink, uplink = state.positions
     rates = torch.ones(scenario.downlink_users + scenario.uplink_users)
     precoder = rzf(state.channels)[0]
     power = torch.ones(scenario.uplink_users)

@@ -15,7 +15,7 @@ from d2rl.wireless import ChannelState
 from d2rl.wireless.bank_file import load_bank, save_bank
 from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
 from d2rl.wireless.fading import complex_normal
-from d2rl.wireless.propagation import LinkBudget, LinkGains
+from d2rl.wireless.propagation import LinkBudget, LinkGains, Positions
 
 CPU = torch.device("cpu")
 
@@ -41,7 +41,7 @@ def write(path: Path, content: dict) -> Path:
 def full_bank(**changes) -> ChannelBank:
     channels = ChannelState(**{name: torch.from_numpy(array) for name, array in arrays(12).items()})
     gains = {name: 2 * gain for name, gain in estimated_gains(channels).tensors().items()}
-    places = (torch.randn(12, 3, 2), torch.randn(12, 2, 2))
+    places = Positions(torch.randn(12, 3, 2), torch.randn(12, 2, 2))
     bank = ChannelBank(channels, LinkGains(**gains), torch.rand(12, 5) + 0.1, places, 1, True, "a test")
     return replace(bank, **changes)
 

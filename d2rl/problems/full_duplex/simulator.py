@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,22 +19,7 @@ from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import estimate, evolve, jakes_correlation, rayleigh, rician, scale, steering
 from d2rl.wireless.heads import ActionHead
 from d2rl.wireless.link_rates import link_rates
-from d2rl.wireless.propagation import LinkGains, user_positions
-
-
-@dataclass(frozen=True)
-class Positions(TensorStruct):
-    """Where users are, in m; the base station is at the origin.
-
-    :param downlink: [B, K_D, 2]
-    :param uplink: [B, K_U, 2]
-    """
-
-    downlink: Tensor
-    uplink: Tensor
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter((self.downlink, self.uplink))
+from d2rl.wireless.propagation import LinkGains, Positions, user_positions
 
 
 @dataclass(frozen=True)
@@ -235,8 +219,7 @@ class Cells:
             )
         if count:
             bank = bank[torch.randperm(len(bank), generator=generator, device=device)[:count]]
-        places = None if bank.positions is None else Positions(*bank.positions)
-        return replace(_known(bank, self.config.csi_error, generator), positions=places)
+        return replace(_known(bank, self.config.csi_error, generator), positions=bank.positions)
 
     def _recalled(self, stored: CellState, batch: int, slot: int, generator: torch.Generator) -> CellState:
         chosen = torch.randint(stored.batch, (batch,), generator=generator, device=generator.device)
@@ -245,19 +228,10 @@ class Cells:
 
 
 def evaluation_states(config: FullDuplexConfig, drops: int, seed: int, device: str | torch.device = "cpu") -> CellState:
-    """The states of :func:`evaluation_drops`."""
-    return evaluation_drops(config, drops, seed, device)[0]
-
-
-def evaluation_drops(
-    config: FullDuplexConfig, drops: int, seed: int, device: str | torch.device = "cpu"
-) -> tuple[CellState, Positions | None]:
     """Frozen drops with equal weights, the same for every policy that is evaluated with this seed.
 
     With a ``channel_bank`` the states that it keeps for evaluation, with its weights: ``drops`` of them chosen by the
-    seed, or all where there are fewer.
-
-    :returns: the states, and where their users are; None for the states of a bank, which does not tell
+    seed, or all where there are fewer; these do not tell where users are.
     """
     if config.channel_bank:
         held_out = scenario_bank(config).split()[1].to(torch.device(device))
@@ -268,10 +242,9 @@ def evaluation_drops(
             )
         generator = torch.Generator(device).manual_seed(stream(f"evaluation/{seed}"))
         chosen = torch.randperm(len(held_out), generator=generator, device=device)[:drops].sort().values
-        return _known(held_out[chosen], config.csi_error, generator), None
+        return _known(held_out[chosen], config.csi_error, generator)
     generator = torch.Generator(device).manual_seed(stream(f"evaluation/{seed}"))
-    state = Cells(equal_priorities(config)).reset(drops, generator)
-    return state, state.positions
+    return Cells(equal_priorities(config)).reset(drops, generator)
 
 
 def equal_priorities(config: FullDuplexConfig) -> FullDuplexConfig:

@@ -12,10 +12,10 @@ from d2rl.common.errors import CheckpointError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import Rows
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
-from d2rl.problems.full_duplex.simulator import CellState, Positions
+from d2rl.problems.full_duplex.simulator import CellState
 from d2rl.wireless import ChannelState
 from d2rl.wireless.fading import complex_normal, rician, scale, steering, whiten
-from d2rl.wireless.propagation import LinkGains, user_positions
+from d2rl.wireless.propagation import LinkGains, Positions, user_positions
 
 ANTENNAS = 4
 CORRELATION = 0.9

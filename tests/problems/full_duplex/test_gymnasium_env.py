@@ -169,7 +169,7 @@ def test_an_episode_is_cut_after_its_length_and_never_terminates():
 def test_states_of_a_channel_bank_are_episodes_of_one_slot(tmp_path):
     drawn = FullDuplexEnv(FullDuplexConfig(**SMALL), 20, seed=0)
     state = drawn.state
-    save_bank(ChannelBank(state.channels, state.gains, state.weights, tuple(state.positions), 1), tmp_path / "bank.npz")
+    save_bank(ChannelBank(state.channels, state.gains, state.weights, state.positions, 1), tmp_path / "bank.npz")
     bank = {"channel_bank": str(tmp_path / "bank.npz")}
     outcomes = run(vector(**bank), 4)
     assert all(outcome[3].all() for outcome in outcomes[1:])

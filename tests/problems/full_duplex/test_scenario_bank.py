@@ -27,7 +27,7 @@ def write(path: Path, slots: int = 1, seed: int = 0, states: int = STATES, **cha
     """A bank of drawn channels."""
     env = FullDuplexEnv(FullDuplexConfig(**CELL), states, seed)
     state = env.state
-    bank = ChannelBank(state.channels, state.gains, state.weights, tuple(state.positions), slots)
+    bank = ChannelBank(state.channels, state.gains, state.weights, state.positions, slots)
     save_bank(replace(bank, **changes), path)
     return path
 
