@@ -15,6 +15,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
+from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.checks import check_algorithm
 from d2rl.benchmark.runner import held
 from d2rl.commands.search_space import Space, read_space
@@ -52,7 +53,7 @@ class EarlyEnd(Callback):
     def __init__(self, report: Callable[[float, int], bool]):
         self.report = report
 
-    def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Ask."""
         value = trainer.callback_metrics.get("objective")
         if value is not None and self.report(float(value), trainer.current_epoch):

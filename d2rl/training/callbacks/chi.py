@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.diagnostics import gradient_cosine, state_explorer_loss
 from d2rl.common.distributed import mean
 from d2rl.common.errors import ConfigError
@@ -48,19 +49,18 @@ class ChiSchedule(Callback):
         self.cosine = 1.0
         self.alerts = 0
 
-    def on_fit_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Warn of a threshold that white data can never pass."""
         planned = agent.config.stages.state is not None and self.config.policy != "fixed"
-        if planned and self.config.threshold <= agent.senpnn.floor:
+        explorer: Any = agent.senpnn
+        if planned and self.config.threshold <= explorer.floor:
             warnings.warn(
-                f"chi.threshold={self.config.threshold:g} (T) is not above the floor {agent.senpnn.floor:.3f} of "
-                f"SENPNN's loss at P={agent.senpnn.schedule.steps}: on white channels chi will stay 0",
+                f"chi.threshold={self.config.threshold:g} (T) is not above the floor {explorer.floor:.3f} of SENPNN's "
+                f"loss at P={explorer.schedule.steps}: on white channels chi will stay 0",
                 stacklevel=2,
             )
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, agent: D2RL, outputs: Any, batch: Any, batch_index: int) -> None:
         """Move chi by one training step's worth of updates."""
         if not agent.stages["state"]:
             return
@@ -72,7 +72,7 @@ class ChiSchedule(Callback):
         metrics = {"charts/chi": agent.chi, "senpnn/held_out_loss": self.loss, "senpnn/gradient_cosine": self.cosine}
         log(trainer.loggers, metrics, agent.environment_steps)
 
-    def _moved(self, agent: L.LightningModule, loss: float, step: float, batch_index: int) -> float:
+    def _moved(self, agent: D2RL, loss: float, step: float, batch_index: int) -> float:
         if self.config.policy == "fixed":
             return self.config.maximum if self.alerts == 0 else agent.chi
         if loss >= self.config.threshold:
@@ -84,7 +84,7 @@ class ChiSchedule(Callback):
                 return max(0.0, agent.chi - step)
         return min(self.config.maximum, agent.chi + step)
 
-    def _guard(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def _guard(self, trainer: L.Trainer, agent: D2RL) -> None:
         """The paper's failure signature "early divergence": chi too high before SENPNN has converged."""
         loss = agent.means.current("losses/critic")
         if loss is None:

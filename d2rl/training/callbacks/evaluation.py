@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from d2rl.algorithm.agent import SATURATED
+from d2rl.algorithm.agent import D2RL, SATURATED
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.common.distributed import means
 from d2rl.evaluation.episodes import EpisodeEvaluation
@@ -36,7 +36,7 @@ class PolicyEvaluation(Callback):
         self.latest: dict[str, float] = {}
         self.saturated = 0.0
 
-    def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Evaluate what a new run started from; now, since stages that begin with the run have begun."""
         if self.latest or agent.config.initial is None:
             return
@@ -44,9 +44,7 @@ class PolicyEvaluation(Callback):
         log(trainer.loggers, {"charts/updates": 0.0, "time/total": 0.0, **metrics}, agent.environment_steps)
         self._tell(trainer, agent)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, agent: D2RL, outputs: Any, batch: Any, batch_index: int) -> None:
         """Evaluate when due, and log what the agent has gathered since."""
         metrics = means(agent.means.collect(), agent.device)
         self.saturated = metrics.get("charts/saturated_actions", 0.0)
@@ -61,7 +59,7 @@ class PolicyEvaluation(Callback):
         if steps % self.every == 0:
             self._tell(trainer, agent)
 
-    def _tell(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def _tell(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Last of all, since the beginning of a stage saves a checkpoint."""
         for callback in trainer.callbacks:
             if isinstance(callback, GpuTimeProfiler) and "gap_closed" in self.latest:
@@ -69,21 +67,21 @@ class PolicyEvaluation(Callback):
             if isinstance(callback, StagedIntegration):
                 callback.evaluated(self.latest[agent.objective], trainer, agent)
 
-    def _evaluated(self, trainer: L.Trainer, agent: L.LightningModule) -> dict[str, float]:
+    def _evaluated(self, trainer: L.Trainer, agent: D2RL) -> dict[str, float]:
         """What the first process finds, for all of them, under the names it is logged by."""
         self.latest = trainer.strategy.broadcast(self._summary(agent) if trainer.is_global_zero else {})
         return {f"eval/{name}": value for name, value in self.latest.items()}
 
-    def _summary(self, agent: L.LightningModule) -> dict[str, float]:
+    def _summary(self, agent: D2RL) -> dict[str, float]:
         assert self.evaluation is not None  # the first process has one
         return self.evaluation.judge(policy_of(agent, self.rule))
 
-    def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Bring the files up to date."""
         for logger in trainer.loggers:
             logger.save()
 
-    def on_train_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Tell of a policy whose actions stand at the ends of their range."""
         if self.saturated > MOSTLY:
             alert(

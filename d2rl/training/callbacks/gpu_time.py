@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import RunError, counted
 from d2rl.common.files import keeping_on, write_json
 from d2rl.common.timing import TimedSections
@@ -53,14 +54,12 @@ class GpuTimeProfiler(Callback):
         """Seconds of training."""
         return sum(self.seconds.values())
 
-    def on_fit_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Put the clock into the agent's sections."""
         self.device = device_name(agent.device)
         self._sections = agent.sections = TimedSections(agent.device)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, agent: D2RL, outputs: Any, batch: Any, batch_index: int) -> None:
         """Log the sections' seconds."""
         self.updates = agent.updates
         seconds = self.seconds
@@ -73,13 +72,13 @@ class GpuTimeProfiler(Callback):
             if self.time_to_gap[threshold] is None and gap_closed >= float(threshold):
                 self.time_to_gap[threshold] = self.total
 
-    def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Log the epoch's seconds and keep timing.json up to date."""
         self.epochs.append(self.total - sum(self.epochs))
         log(trainer.loggers, {"time/epoch": self.epochs[-1]}, agent.environment_steps)
         self.write()
 
-    def on_exception(self, trainer: L.Trainer, agent: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, agent: D2RL, exception: BaseException) -> None:
         """Keep what was measured, unless the run has lost its place."""
         if self._sections and not isinstance(exception, RunError):
             self.write()

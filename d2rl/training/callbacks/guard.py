@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.diagnostics import goodhart_gap
 from d2rl.common.distributed import mean
 from d2rl.problems.base import Measurable
@@ -32,14 +33,12 @@ class RewardGuard(Callback):
         self.correlation: float | None = None
         self.trips = 0
 
-    def on_train_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Start in fallback: no generated reward is trusted before the first rank correlation."""
         if self.correlation is None and agent.generates_reward:
             agent.fallback = True
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, agent: D2RL, outputs: Any, batch: Any, batch_index: int) -> None:
         """Judge the rewards generated since the last time; reports that did not come end the run."""
         for world in agent.worlds:
             if world.windows is not None:

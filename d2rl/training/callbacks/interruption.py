@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from d2rl.algorithm.agent import D2RL
 from d2rl.common.command_line import owns_process
 from d2rl.common.distributed import largest
 from d2rl.common.errors import Interrupted, RunError
@@ -39,27 +40,25 @@ class SaveAndStop(Callback):
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Listen."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, agent: D2RL, outputs: Any, batch: Any, batch_index: int) -> None:
         """Save and end, when asked to; what belongs to the end of an epoch is done before."""
         if not trainer.is_last_batch:
             self._end_if_asked(trainer, agent)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, agent: D2RL) -> None:
         """The same after the last step of an epoch."""
         self._end_if_asked(trainer, agent)
 
-    def on_train_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Leave the signals as they were."""
         self._restore()
 
-    def on_exception(self, trainer: L.Trainer, agent: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, agent: D2RL, exception: BaseException) -> None:
         """Leave the signals as they were."""
         self._restore()
 
@@ -68,7 +67,7 @@ class SaveAndStop(Callback):
         if self.received is not None:
             raise Interrupted(self.received, f"interrupted by {SIGNALS[signal.Signals(self.received)]}: {outcome}")
 
-    def _end_if_asked(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def _end_if_asked(self, trainer: L.Trainer, agent: D2RL) -> None:
         self.received = largest(self.received or 0, agent.device) or None  # a signal may reach one process alone
         if self.received is None:
             return
@@ -104,17 +103,17 @@ class RunKeeper(Callback):
     def __init__(self, run: RunDirectory):
         self.run = run
 
-    def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Look before the files are brought up to date."""
         self.run.secure()
 
-    def on_save_checkpoint(self, trainer: L.Trainer, agent: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, agent: D2RL, checkpoint: dict[str, Any]) -> None:
         """A run that goes on from this checkpoint shall find the metrics of before."""
         self.run.secure()
         for one in trainer.loggers:
             one.save()
 
-    def on_exception(self, trainer: L.Trainer, agent: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, agent: D2RL, exception: BaseException) -> None:
         """A run that has lost its place shall write nothing there, not even last metrics."""
         if isinstance(exception, RunError):
             trainer.loggers = []

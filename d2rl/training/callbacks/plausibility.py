@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.algorithm.agent import D2RL
 from d2rl.common.notices import notice_once
 from d2rl.runs.tracking import log
 
@@ -22,17 +25,19 @@ class StatePlausibility(Callback):
     def __init__(self, every: int = 5):
         self.every = every
 
-    def on_train_epoch_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Compare when due, once the state stage is planned; of several processes the first does."""
         due = (trainer.current_epoch + 1) % self.every == 0 and trainer.is_global_zero
         if agent.config.stages.state is None or not due:
             return
-        problem, real = agent.problem, agent.held_out
+        problem: Any = agent.problem  # whose states can be diffused, or the stage would be refused
+        explorer: Any = agent.senpnn
+        real = agent.held_out
         if real.batch < 2:
             notice_once("one state to train on is too few to judge SENPNN by: plausibility metrics are left out.")
             return
         generator = torch.Generator(agent.device).manual_seed(agent.updates)
-        made = agent.senpnn.generate(problem.rows(real), generator=generator)
+        made = explorer.generate(problem.rows(real), generator=generator)
         result = problem.plausibility(real, problem.with_rows(real, made, generator), generator)
         metrics = {f"senpnn/{name}": float(entry["value"]) for name, entry in result.items()}
         within = [float(entry["within"]) for entry in result.values()]

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from d2rl.algorithm.agent import D2RL
 from d2rl.common.distributed import total
 from d2rl.common.errors import ConfigError, TrainingError, counted
 from d2rl.runs.tracking import alert, log
@@ -40,17 +41,15 @@ class MixedPrecision(Callback):
         self.precision = precision
         self.skipped = self.refused = self.broken = 0
 
-    def on_fit_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Set the networks' precision."""
         agent.autocast_type = TYPES[self.precision]
 
-    def on_train_batch_start(self, trainer: L.Trainer, agent: L.LightningModule, batch: Any, batch_index: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, agent: D2RL, batch: Any, batch_index: int) -> None:
         """Note where the counters of what is asked for stand."""
         self._steps, self._transitions = agent.steps, agent.environment_steps
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, agent: D2RL, outputs: Any, batch: Any, batch_index: int) -> None:
         """Count what was skipped and refused since the last time; stop when that was everything."""
         skipped, refused = int(agent.skipped_steps()), total(agent.refused_transitions(), agent.device)
         if skipped:
@@ -79,12 +78,12 @@ class MixedPrecision(Callback):
         if self.broken >= PATIENCE:
             self._stop(trainer, agent)
 
-    def _report(self, trainer: L.Trainer, agent: L.LightningModule, title: str, text: str, total: int) -> None:
+    def _report(self, trainer: L.Trainer, agent: D2RL, title: str, text: str, total: int) -> None:
         alert(trainer.loggers, title, text)
         name = title.replace(" ", "_")
         log(trainer.loggers, {f"charts/alert_{name}": float(total)}, agent.environment_steps)
 
-    def _stop(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def _stop(self, trainer: L.Trainer, agent: D2RL) -> None:
         folders = [one.dirpath for one in trainer.callbacks if isinstance(one, ModelCheckpoint) and one.dirpath]
         where = f" in {folders[0]}" if folders else ""
         raise TrainingError(

@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from d2rl.algorithm.agent import D2RL
 from d2rl.report.terminal import shown
 from d2rl.training.callbacks.evaluation import PolicyEvaluation
 
@@ -18,7 +19,7 @@ class TrainingProgress(Callback):
     def __init__(self) -> None:
         self.bar: Progress | None = None
 
-    def on_train_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Show the bar."""
         columns = [
             TextColumn("{task.description}"),
@@ -36,9 +37,7 @@ class TrainingProgress(Callback):
             f"updates on {agent.device.type}", total=planned, completed=agent.updates, quality=""
         )
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, agent: L.LightningModule, outputs: Any, batch: Any, batch_index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, agent: D2RL, outputs: Any, batch: Any, batch_index: int) -> None:
         """Move the bar."""
         latest = next((c.latest for c in trainer.callbacks if isinstance(c, PolicyEvaluation)), {})
         quality = f"{latest[agent.objective]:.1f} {getattr(agent.problem, 'unit', '')}" if latest else ""
@@ -48,11 +47,11 @@ class TrainingProgress(Callback):
         if self.bar is not None:
             self.bar.update(self.task, completed=agent.updates, quality=quality)
 
-    def on_train_end(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Leave the last state on the screen."""
         self._stop()
 
-    def on_exception(self, trainer: L.Trainer, agent: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, agent: D2RL, exception: BaseException) -> None:
         """Give the terminal back."""
         self._stop()
 

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import ConfigError
 from d2rl.common.files import keeping_on
 from d2rl.config.defaults import STAGES, StagesConfig
@@ -44,7 +45,7 @@ class StagedIntegration(Callback):
         self.best = float("-inf")
         self.idle = 0
 
-    def on_train_epoch_start(self, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Begin what is due."""
         # Lightning clears its count of batches only after this hook; a checkpoint of now must not carry the old one
         trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
@@ -52,7 +53,7 @@ class StagedIntegration(Callback):
             if not agent.stages[name] and (trainer.current_epoch >= epoch or agent.initial_stages[name]):
                 self._begin(name, trainer, agent)
 
-    def evaluated(self, sum_rate: float, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def evaluated(self, sum_rate: float, trainer: L.Trainer, agent: D2RL) -> None:
         """Told by the evaluation; begins the next stage when the policy has levelled off."""
         if self.config.plateau == 0:
             return
@@ -70,7 +71,7 @@ class StagedIntegration(Callback):
         """Continue."""
         self.best, self.idle = saved["best"], saved["idle"]
 
-    def _begin(self, name: str, trainer: L.Trainer, agent: L.LightningModule) -> None:
+    def _begin(self, name: str, trainer: L.Trainer, agent: D2RL) -> None:
         agent.begin_stage(name)
         self.idle = 0
         logger.info(f"stage {name}: begins at epoch {trainer.current_epoch}, update {agent.updates}")
