@@ -12,7 +12,7 @@ from d2rl.algorithm.ddpg import DeterministicActor
 from d2rl.algorithm.networks import make_encoder
 from d2rl.algorithm.networks.action_chain import ActionChain
 from d2rl.common.errors import CheckpointError, InputError
-from d2rl.config.defaults import NetworkConfig, RunConfig
+from d2rl.config.defaults import RunConfig
 from d2rl.problems import make_problems
 from d2rl.problems.base import Generative, Observation, Problem
 
@@ -89,11 +89,7 @@ class Policy(nn.Module):
             policy.load_state_dict(dict(weights))
             notice_change(before, policy.problem)
         except RuntimeError:
-            raise CheckpointError(
-                f"{name} was trained for {described(before, made_with.network)}; it cannot serve "
-                f"{described(policy.problem, config.network)}. The link_graph network with the structured head "
-                "serves any number of users and antennas."
-            ) from None
+            raise misfit(name, (before, made_with), (policy.problem, config)) from None
         return policy.eval()
 
     @property
@@ -159,6 +155,18 @@ def same_shape(first: Problem, second: Problem) -> bool:
     return shape(first) == shape(second)
 
 
-def described(problem: Problem, network: NetworkConfig) -> str:
-    """Problem and network in words."""
-    return f"{problem} and the {network.kind} network of width {network.width}"
+def misfit(name: str, made_for: tuple[Problem, RunConfig], asked: tuple[Problem, RunConfig]) -> CheckpointError:
+    """That weights do not fit.
+
+    :param name: of their file
+    :param made_for: problem and configuration that they were made with
+    :param asked: those that they shall serve
+    """
+    before, now = (
+        f"{problem} and the {config.network.kind} network of width {config.network.width}"
+        for problem, config in (made_for, asked)
+    )
+    return CheckpointError(
+        f"{name} was trained for {before}; it cannot serve {now}. The link_graph network with the structured head "
+        "serves any number of users and antennas."
+    )

@@ -22,7 +22,7 @@ from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import check, conf_name, processes, to_yaml
 from d2rl.config.schema import leaves
 from d2rl.problems import check_config, check_files, load_config, make_problems, tied_keys
-from d2rl.runs.run_directory import RUNS, RunDirectory, find_checkpoint, run_of
+from d2rl.runs.run_directory import RUNS, RunDirectory, run_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -232,15 +232,10 @@ def configuration(arguments: list[str], asked: Config) -> tuple[Config, Path | N
             f"resume={asked.resume} goes on with a run and initial={asked.initial} starts a new one; leave one of them "
             "out."
         )
-    from d2rl.training.checkpoint import config_of, load_checkpoint
+    from d2rl.training.checkpoint import open_checkpoint
     from d2rl.training.train import SHAPES
 
-    try:
-        path = find_checkpoint(asked.resume, prefer="last")
-        content = load_checkpoint(path)
-        saved = config_of(content)
-    except CheckpointError as error:
-        raise CheckpointError(f"resume={asked.resume}: {error.args[0]}") from None
+    path, content, saved = open_checkpoint(asked.resume, "last", "resume")
     config = replace(load_config(arguments, base={**asdict(saved), "run_dir": None}), resume=asked.resume)
     before, now = leaves(saved), leaves(config)
     begun = [f"stages.{name}" for name, on in content["d2rl"]["stages"].items() if on]

@@ -21,6 +21,7 @@ from d2rl.common.errors import CheckpointError, RunError, first_line
 from d2rl.common.files import replacing
 from d2rl.config.load import from_mapping
 from d2rl.problems import DEFAULT, config_class
+from d2rl.runs.run_directory import find_checkpoint
 
 FORMAT = 1  # raised when a checkpoint of before can no longer be read
 MARK = b"d2rl sha256 "
@@ -94,6 +95,22 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read ({first_line(error)}); give another one.") from None
     _check(content, path)
     return content
+
+
+def open_checkpoint(given: str | Path, prefer: str, key: str = "") -> tuple[Path, dict[str, Any], Any]:
+    """The checkpoint that ``given`` means: its file, its content and its configuration.
+
+    :param given: a file or a run directory
+    :param prefer: ``last`` or ``best``, of a run directory
+    :param key: that asks for it, begins every message
+    :raises CheckpointError: it cannot be found or read
+    """
+    try:
+        path = find_checkpoint(given, prefer)
+        content = load_checkpoint(path)
+        return path, content, config_of(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}={given}: {error.args[0]}" if key else error.args[0]) from None
 
 
 def config_of(checkpoint: dict[str, Any]) -> Any:

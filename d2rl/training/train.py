@@ -21,7 +21,7 @@ from d2rl.config.load import processes
 from d2rl.config.schema import leaves
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import Evaluation, make_evaluation
-from d2rl.runs.run_directory import RunDirectory, find_checkpoint
+from d2rl.runs.run_directory import RunDirectory
 from d2rl.runs.tracking import ending, make_loggers, wandb_id
 from d2rl.training.artifacts import upload_checkpoints
 from d2rl.training.callbacks import (
@@ -37,7 +37,7 @@ from d2rl.training.callbacks import (
     StatePlausibility,
     TrainingProgress,
 )
-from d2rl.training.checkpoint import CheckpointFiles, config_of, load_checkpoint
+from d2rl.training.checkpoint import CheckpointFiles, load_checkpoint, open_checkpoint
 from d2rl.training.warm_start import begin_from, load_weights
 
 SHAPES = (  # what the shapes and the meaning of weights follow from, beside the cell
@@ -158,12 +158,8 @@ def start_from(agent: D2RL, initial: str) -> None:
 
     :raises CheckpointError: it cannot be read, or does not fit the agent's configuration
     """
-    try:
-        path = find_checkpoint(initial, prefer="best")
-        content = load_checkpoint(path)
-        before, now = leaves(config_of(content)), leaves(agent.config)
-    except CheckpointError as error:
-        raise CheckpointError(f"initial={initial}: {error.args[0]}") from None
+    path, content, saved = open_checkpoint(initial, "best", "initial")
+    before, now = leaves(saved), leaves(agent.config)
     for key in SHAPES:
         if key in now and key in before and now[key].value != before[key].value:
             raise CheckpointError(

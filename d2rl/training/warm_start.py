@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.policy import described, notice_change, same_shape
+from d2rl.algorithm.policy import misfit, notice_change, same_shape
 from d2rl.common.errors import CheckpointError
 from d2rl.problems import make_problems
 from d2rl.training.checkpoint import config_of
@@ -28,11 +28,7 @@ def load_weights(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
         agent.load_state_dict(weights)
         notice_change(made_for, agent.problem)
     except RuntimeError:
-        raise CheckpointError(
-            f"{name} was trained for {described(made_for, before.network)}; it cannot serve "
-            f"{described(agent.problem, agent.config.network)}. The link_graph network with the structured head "
-            "serves any number of users and antennas."
-        ) from None
+        raise misfit(name, (made_for, before), (agent.problem, agent.config)) from None
     agent.stages = dict(checkpoint["d2rl"]["stages"])
 
 

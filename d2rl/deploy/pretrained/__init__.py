@@ -27,7 +27,6 @@ from d2rl.common.files import write_bytes, write_json, write_text
 from d2rl.config.defaults import RunConfig
 from d2rl.config.load import to_yaml
 from d2rl.problems import load_config
-from d2rl.runs.run_directory import find_checkpoint
 
 NAME = "pretrained"  # what ckpt= calls the shipped folder, and begins the names of all of them with
 SHIPPED = Path(__file__).parent / "best"
@@ -46,11 +45,10 @@ def load_policy(given: str | Path, overrides: Sequence[str] = ()) -> tuple[Polic
     if folder is not None:
         return _from_folder(folder, overrides), folder / WEIGHTS
     # reading a training's checkpoint needs Lightning, which takes seconds to import
-    from d2rl.training.checkpoint import config_of, load_checkpoint
+    from d2rl.training.checkpoint import open_checkpoint
 
-    path = find_checkpoint(str(given), prefer="best")
-    checkpoint = load_checkpoint(path)
-    made_with, prefix = config_of(checkpoint), "aenpnn." if checkpoint["d2rl"]["stages"]["action"] else "actor."
+    path, checkpoint, made_with = open_checkpoint(str(given), "best")
+    prefix = "aenpnn." if checkpoint["d2rl"]["stages"]["action"] else "actor."
     weights = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(prefix)}
     config = load_config(overrides, base=asdict(made_with))
     return Policy.of(config, weights, made_with, str(path)), path
