@@ -51,6 +51,7 @@ METRICS = {
     "throughput": "throughput (bit/s/Hz)",
     "jain": "Jain's index",
     "energy_efficiency": "bit/J",
+    "short": "below the minimum rate",
 }
 LABELS = {
     "drift": "drift descent",
@@ -61,6 +62,8 @@ LABELS = {
     "round_robin": "round robin",
     "m_lwdf": "M-LWDF",
     "edf": "EDF",
+    "maxweight_virtual": "MaxWeight, virtual queues",
+    "drift_virtual": "drift descent, virtual queues",
     "plan": f"plan, {SLOTS} slots known",
 }
 EXTRA = ("backlog", "plan")  # no references of eval.py: they take as long as the drift again, or know the future

@@ -36,7 +36,12 @@ def drift(queues: Tensor, rates: Tensor, exponent: float = 2.0) -> Tensor:
 
 
 def drift_descent(
-    channels: ChannelState, queues: Tensor, steps: int = STEPS, rates: Rates = link_rates, exponent: float = 2.0
+    channels: ChannelState,
+    queues: Tensor,
+    steps: int = STEPS,
+    rates: Rates = link_rates,
+    exponent: float = 2.0,
+    virtual: Tensor | None = None,
 ) -> Decision:
     """The drift after service, descended from the decision of MaxWeight, and never above that one's.
 
@@ -45,11 +50,18 @@ def drift_descent(
     :param queues: [B, K], bit/s/Hz-slots
     :param rates: [B, K] that channels and a decision bring, differentiable
     :param exponent: of what is left in a queue; 1: the backlog, whose sum over slots is the delay
+    :param virtual: [B, K], further queues that the same rates serve, of :func:`virtual_queues`
     """
     with torch.inference_mode(False), torch.enable_grad():
         channels, queues = channels.map(torch.clone), queues.clone()  # tensors of inference mode have no gradient
-        start = max_weight(channels, queues)
-        return descend(lambda decision: drift(queues, rates(channels, *decision), exponent), start, steps)
+        virtual = torch.zeros_like(queues) if virtual is None else virtual.clone()
+        start = max_weight(channels, queues + virtual)
+
+        def left(decision: Decision) -> Tensor:
+            served = rates(channels, *decision)
+            return drift(queues, served, exponent) + drift(virtual, torch.minimum(served, queues), exponent)
+
+        return descend(left, start, steps)
 
 
 def foresight(

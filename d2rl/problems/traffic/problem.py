@@ -181,7 +181,7 @@ class TrafficProblem:
         """Schedulers without learning, by name."""
         c = self.config
         limits = per_link(c.downlink_deadline, c.uplink_deadline, self.cells.counts, torch.device("cpu"))
-        return reference_policies(limits if self.cells.has_deadlines else None, self.cells.transmission.promised)
+        return reference_policies(c, limits if self.cells.has_deadlines else None, self.cells.transmission.promised)
 
     # ------------------------------------------------------------------ Exportable
 

@@ -103,6 +103,19 @@ def earliest_deadline(
     return weighted_wmmse(channels, (queues > DUST) / left, iterations)
 
 
+def virtual_queues(queues: Tensor, throughput: Tensor, minimum: float, window: int) -> Tensor:
+    """Bits that links with something to send lack of a minimum rate over a window, [B, K], bit/s/Hz-slots.
+
+    Added to queues they make MaxWeight and the descent of the drift keep minimum rates (Neely, *Stochastic Network
+    Optimization*, 2010).
+
+    :param throughput: [B, K], average rate of every link so far, bit/s/Hz
+    :param minimum: bit/s/Hz
+    :param window: slots
+    """
+    return (minimum - throughput).clamp_min(0) * window * (queues > DUST)
+
+
 def _in_turn(asking: Tensor, slot: int | Tensor, group: int) -> Tensor:
     """[B, K] bool: the next ``group`` of the links that ask, counted round from the slot's first link.
 

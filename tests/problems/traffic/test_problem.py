@@ -281,16 +281,27 @@ def test_more_load_waits_longer_and_the_silent_wait_longest():
 
 
 def test_every_scheduler_keeps_the_limits_and_serves():
-    cells = problem(downlink_deadline=4, uplink_deadline=8)
+    cells = problem(downlink_deadline=4, uplink_deadline=8, minimum_rate=1.0)
     state = cells.reset(2, torch.Generator().manual_seed(0))
     references, idle = cells.references(), cells.measure(state, silent(state)).sum()
-    named = {"maxweight", "maxweight_sqrt", "drift", "proportional_fair", "round_robin", "m_lwdf", "edf"}
-    assert references.keys() == named
-    assert problem().references().keys() == named - {"m_lwdf", "edf"}
+    named = {"maxweight", "maxweight_sqrt", "drift", "proportional_fair", "round_robin"}
+    assert references.keys() == named | {"m_lwdf", "edf", "maxweight_virtual", "drift_virtual"}
+    assert problem().references().keys() == named
     for policy in references.values():
         decision = policy(state)
         assert bool(cells.feasible(decision).all())
         assert float(cells.measure(state, decision).sum()) > float(idle)
+
+
+@pytest.mark.parametrize("name", ["maxweight", "drift"])
+def test_a_link_below_its_minimum_rate_is_served_before_the_others(name):
+    cells = problem(minimum_rate=1.0, arrivals="full_buffer")
+    state = cells.reset(8, torch.Generator().manual_seed(0))
+    poor = torch.arange(10) == 2
+    state = replace(state, bits=state.bits * 0.1, throughput=torch.where(poor, 0.0, 3.0).expand(8, 10))
+    plain, fair = (cells.measure(state, cells.references()[one](state)) for one in (name, f"{name}_virtual"))
+    assert bool((fair[..., 2] >= plain[..., 2] - 1e-3).all())
+    assert float((fair - plain)[..., 2].mean()) > 0.5
 
 
 @pytest.mark.parametrize("kind", ["on-off", "prices", "schemes"])
