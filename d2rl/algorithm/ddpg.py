@@ -101,7 +101,10 @@ def critic_loss(value: Tensor, target: Tensor, unit: Tensor | None = None) -> Te
 
 
 def saturation(output: Tensor) -> Tensor:
-    """Mean squared output before tanh; keeps actions off the flat ends of tanh."""
+    """Mean squared output before tanh; keeps actions off the flat ends of tanh.
+
+    :param output: of any shape
+    """
     return output.square().mean()
 
 

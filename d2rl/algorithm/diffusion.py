@@ -92,7 +92,13 @@ class DiffusionSchedule(nn.Module):
         return mean, self._at("posterior_variance", step, xp)
 
     def ancestral_step(self, x0: Tensor, xp: Tensor, step: int, noise: Tensor) -> Tensor:
-        """x_{p-1} drawn from :meth:`posterior`; the step to x_0 adds no noise."""
+        """x_{p-1} drawn from :meth:`posterior`; the step to x_0 adds no noise.
+
+        :param x0: [..., d], estimate of x_0
+        :param xp: like ``x0``
+        :param step: p
+        :param noise: like ``x0``, N(0, 1)
+        """
         mean, variance = self.posterior(x0, xp, step)
         return mean if variance == 0 else torch.add(mean, noise, alpha=math.sqrt(variance))
 
@@ -125,6 +131,7 @@ class DiffusionSchedule(nn.Module):
         :param noise_factors: [P + 1, d, d], from :meth:`noise_factors`; ancestral noise that keeps the second
             moments of the data however few the steps
         :returns: x_stop
+        :raises ValueError: an unknown sampler, no noise, or too little
         """
         if sampler not in ("ancestral", "ddim"):
             raise ValueError(f"unknown sampler {sampler!r}")

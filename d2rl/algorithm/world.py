@@ -44,7 +44,11 @@ class World(Simulation):
             self.windows.add(step)
 
     def correlated(self, draw: Tensor, correlation: float) -> Tensor:
-        """White noise of unit deviation as noise that is correlated with that of the slot before."""
+        """White noise of unit deviation as noise that is correlated with that of the slot before.
+
+        :param draw: [B, M, size], N(0, 1)
+        :param correlation: of two slots in a row, in [0, 1)
+        """
         if self.noise is not None:
             draw = correlation * self.noise + (1 - correlation**2) ** 0.5 * draw
         self.noise = draw

@@ -224,7 +224,13 @@ def _results(policy: Any, evaluation: Evaluation | EpisodeEvaluation) -> dict[st
 
 
 def configuration(arguments: list[str], asked: Config) -> tuple[Config, Path | None]:
-    """The configuration of the run, and the checkpoint that it goes on from."""
+    """The configuration of the run, and the checkpoint that it goes on from.
+
+    :param arguments: of the command
+    :param asked: the configuration that they alone ask for
+    :raises ConfigError: both a run to go on with and one to start from
+    :raises CheckpointError: nothing to go on with, or a key that what is stored is tied to
+    """
     if asked.resume is None:
         return asked, None
     if asked.initial is not None:

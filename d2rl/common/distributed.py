@@ -144,7 +144,10 @@ def average_(*tensors: Tensor) -> None:
 
 
 def largest_(tensor: Tensor) -> None:
-    """Replace a tensor by the largest of all processes."""
+    """Replace a tensor by the largest of all processes.
+
+    :param tensor: of the same shape in all of them
+    """
     if world_size() > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
 

@@ -250,8 +250,11 @@ def parity(decision: RealDecision, session: Any, known: dict[str, Tensor]) -> Pa
 
 
 def trials(known: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor], str, float]]:
-    """The same states as they are and with what they seldom hold: what it is, what is known, what of the parity to look
-    at and its limit."""
+    """The same states as they are and with what they seldom hold.
+
+    :param known: what is known of B states, by name
+    :returns: what the trial is, what is known in it, what of the :class:`Parity` to look at, and its limit
+    """
     channels = {name: tensor for name, tensor in known.items() if tensor.is_complex()}
     alike = "rates", RATE_PARITY
     yield "the drops as they are", known, *alike

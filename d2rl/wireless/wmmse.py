@@ -78,6 +78,10 @@ def prepare(
 ) -> Start:
     """What :func:`wmmse` was given, checked, every state repeated for each of its starts.
 
+    :param channels: B states
+    :param starts: starting points, 1 to 12
+    :param weights: [B, K_D + K_U], priority of every link; None: 1
+    :param initial: precoder [B, N_t, K_D] and uplink power [B, K_U] to start from instead
     :raises InputError: what :func:`wmmse` refuses
     """
     channels.validate()

@@ -116,6 +116,7 @@ def plausibility(
     :param bootstrap: resamplings, at least 1
     :returns: by name (``downlink/covariance``, ..., ``rate/wmmse``): ``value``, ``chance`` and ``within``, true
         where the value is no worse than chance
+    :raises ValueError: fewer states or resamplings
     """
     states = (real.batch, synthetic.batch)
     if min(states) < 2 or bootstrap < 1:

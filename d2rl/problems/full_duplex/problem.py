@@ -160,7 +160,10 @@ class FullDuplexProblem:
         return within & ((power >= 0) & (power <= 1)).all(-1)
 
     def permuted(self, state: CellState, orders: list[Tensor]) -> CellState:
-        """The same cells with their users in another order, downlink and uplink."""
+        """The same cells with their users in another order.
+
+        :param orders: of the downlink users [K_D] and of the uplink users [K_U], int64
+        """
         down, up = (order.tolist() for order in orders)
         channels, estimate = (one.permute_users(down, up) for one in (state.channels, state.estimate))
         links = torch.cat([orders[0], len(down) + orders[1]])
@@ -273,7 +276,10 @@ class FullDuplexProblem:
         notice_priorities(self.config, state.weights)
 
     def with_priorities(self, observation: Observation, weights: Tensor) -> Observation:
-        """The same states under other priorities."""
+        """The same states under N versions of their priorities, side by side: batch B N.
+
+        :param weights: [B, N, K]
+        """
         return with_priorities(observation, weights)
 
     def at_power(self, observation: Observation, level: float) -> Observation:
@@ -311,7 +317,11 @@ class FullDuplexProblem:
         return rows_of(state, self.row_sizes(), bool(self.config.channel_bank) or self.config.rician is None)
 
     def with_rows(self, state: CellState, numbers: Mapping[str, Tensor], generator: torch.Generator) -> CellState:
-        """The same geometry with other small-scale coefficients, and new estimates of the channels."""
+        """The same geometry with other small-scale coefficients, and new estimates of the channels.
+
+        :param numbers: [B, n, d] of each kind
+        :param generator: of the errors of the estimates
+        """
         return self.cells.with_channels(state, with_numbers(state, self.row_sizes(), numbers), generator)
 
     def held_out(self, count: int, device: torch.device) -> tuple[CellState, CellState | None]:

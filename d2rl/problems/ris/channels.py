@@ -88,7 +88,11 @@ def rate_pulls(channels: SurfaceChannels, decision: Decision) -> tuple[Tensor, T
 
 
 def unit_modulus(value: Tensor, otherwise: Tensor) -> Tensor:
-    """Phases of complex numbers, e^(j arg z); of numbers too small to have one those of ``otherwise``."""
+    """Phases of complex numbers, e^(j arg z); of numbers too small to have one those of ``otherwise``.
+
+    :param value: z, of any shape, complex
+    :param otherwise: like ``value``, of modulus 1
+    """
     magnitude = squared_magnitude(value)
     seen = magnitude > torch.finfo(magnitude.dtype).tiny
     return torch.where(seen, value / magnitude.where(seen, 1).sqrt(), otherwise)

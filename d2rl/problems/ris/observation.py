@@ -107,7 +107,10 @@ def log_gain(gain: Tensor) -> Tensor:
 
 
 def compressed(values: Tensor) -> Tensor:
-    """Complex numbers with log(1 + |z|) in the place of their magnitude."""
+    """Complex numbers with log(1 + |z|) in the place of their magnitude.
+
+    :param values: of any shape, complex
+    """
     magnitude = values.abs()
     return values * (torch.log1p(magnitude) / magnitude.clamp_min(1e-12))
 

@@ -101,7 +101,10 @@ class RisProblem:
         return passive & (squared_magnitude(precoder).sum((-2, -1)) <= 1 + 1e-4)
 
     def permuted(self, state: SurfaceState, orders: list[Tensor]) -> SurfaceState:
-        """The same drops with users and elements in another order."""
+        """The same drops with users and elements in another order.
+
+        :param orders: of the users [K] and of the elements [N], int64
+        """
         users, elements = orders
         c, entities = state.channels, torch.cat([users, len(users) + elements])
         channels = SurfaceChannels(c.direct[:, users], c.feed[:, elements], c.reflected[:, users][:, :, elements])
@@ -151,8 +154,8 @@ class RisProblem:
     def metrics(self, utility: Tensor, weights: Tensor, decision: Decision) -> dict[str, float]:
         """Summary of the users' rates.
 
-        :param utility: [B, K], bit/s/Hz; elements have none
-        :param weights: [B, K]
+        :param utility: [B, K + N], bit/s/Hz; 0 of elements
+        :param weights: [B, K + N]
         :param decision: of which the summary tells nothing
         """
         users = self.layout.counts[0]
@@ -179,5 +182,8 @@ class RisProblem:
     # ------------------------------------------------------------------ Prioritised
 
     def with_priorities(self, observation: Observation, weights: Tensor) -> Observation:
-        """The same states under other priorities."""
+        """The same states under several versions of their priorities, side by side.
+
+        :param weights: [B, versions, K + N]; those of elements change nothing
+        """
         return with_priorities(observation, weights)
