@@ -126,7 +126,7 @@ def test_a_view_of_numbers_holds_each_link_s_own_numbers_by_direction(channels, 
     layout, found = view.head.layout, view(seen(channels, head), action)
     assert found.shape == (16, 3, 10, view.size)
     down, up = layout.split(action, 6)
-    width = layout.width
+    width = max(layout.down, layout.up)
     assert torch.equal(found[:, :, :6, : layout.down], down)
     assert torch.equal(found[:, :, 6:, width : width + layout.up], up)
     torch.testing.assert_close(found.abs().sum(), action.abs().sum(), rtol=1e-5, atol=0)  # and nothing else
