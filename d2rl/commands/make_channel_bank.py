@@ -105,7 +105,7 @@ def channels_command(arguments: list[str]) -> None:
     training, evaluation = map(len, bank.split())
     idle = {"receive_antennas"} if not bank.channels.uplink_users else set()
     idle |= {"transmit_antennas"} if not bank.channels.downlink_users else set()
-    keys = "".join(f" scenario.{key}={size}" for key, size in cell_of(bank).items() if key not in idle)
+    keys = "".join(f" scenario.{key}={size}" for key, size in cell_of(bank.channels).items() if key not in idle)
     console.print(
         f"written: {asked.out} ({size:.1f} MB), {counted(training, 'state')} to train on and {evaluation} for "
         f"evaluation; use it with scenario.channel_bank={asked.out}{keys if asked.source else ''}",

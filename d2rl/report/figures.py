@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from d2rl.config.defaults import STAGES
 from d2rl.report.learning_curve import COLOURS, draw_learning_curve, read_changes
 from d2rl.wireless import ChannelState
 from d2rl.wireless.fading import steering
@@ -30,7 +31,6 @@ STYLE = {
     "legend.frameon": False,
     "svg.image_inline": True,
 }
-STAGES = ("action", "reward", "state")
 GREY = "0.45"
 QUANTILES = 201  # points of a distribution function, however many links there are
 LABELLED = 12  # users that still get a label or a number of their own

@@ -9,6 +9,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from d2rl.config.defaults import STAGES
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LABEL_HEIGHT = 0.04  # of a letter, as a part of the axis
@@ -70,7 +72,7 @@ def draw_learning_curve(
             fontsize=8,
             color="0.35",
         )
-    for stage, colour in zip(("action", "reward", "state"), COLOURS[1:], strict=False):
+    for stage, colour in zip(STAGES, COLOURS[1:], strict=False):
         marks = [time for time, on in read_changes(metrics, f"charts/stage_{stage}") if on > 0]
         if marks and marks[0] > 0:
             axes.axvline(marks[0], color=colour, linewidth=0.8, linestyle=":")

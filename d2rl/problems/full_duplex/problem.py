@@ -27,7 +27,7 @@ from d2rl.problems.full_duplex.observation import (
     with_priorities,
 )
 from d2rl.problems.full_duplex.references import Policy, reference_policies
-from d2rl.problems.full_duplex.scenario_bank import CELL, scenario_bank
+from d2rl.problems.full_duplex.scenario_bank import CELL, cell_of, described, scenario_bank
 from d2rl.problems.full_duplex.simulator import Cells, CellState, evaluation_states, rates_of
 from d2rl.problems.full_duplex.state_rows import PLACE_SIZE, row_sizes, rows_of, with_numbers
 from d2rl.wireless.antenna_power import within_antenna_power
@@ -100,7 +100,7 @@ class FullDuplexProblem:
         return [cls(cell, seed) for cell in (cells[:1] if config.channel_bank is not None else cells)]
 
     def __str__(self) -> str:
-        return f"{described(self.config)} with the {self.config.head} head"
+        return f"{described(cell_of(self.config))} with the {self.config.head} head"
 
     def reset(self, batch: int, generator: torch.Generator) -> CellState:
         """B cells in their first slot."""
@@ -188,13 +188,11 @@ class FullDuplexProblem:
 
         :raises ValueError: a cell of another size; one of as many coefficients would be misread
         """
-        c, channels = self.config, observation.known.channels
-        own = c.downlink_users, c.uplink_users, c.transmit_antennas, c.receive_antennas
-        found = _cell(channels)
+        own, found = cell_of(self.config), cell_of(observation.known.channels)
         if found != own:
             raise ValueError(
-                "this mlp network was built for {} + {} users and {} + {} antennas and cannot serve {} + {} and "
-                "{} + {}; the link_graph network can".format(*own, *found)
+                f"this mlp network was built for {described(own)} and cannot serve {described(found)}; the link_graph "
+                "network can"
             )
         return flat_cell(observation)
 
@@ -356,13 +354,3 @@ def consumption(config: FullDuplexConfig) -> Consumption:
         10 ** (p / 10 - 3) for p in (config.bs_power, config.user_power, config.circuit_power)
     )
     return Consumption(base_station, user, circuits, config.bandwidth)
-
-
-def described(config: FullDuplexConfig) -> str:
-    """The cell in words."""
-    users, antennas = (config.downlink_users, config.uplink_users), (config.transmit_antennas, config.receive_antennas)
-    return "{} + {} users and {} + {} antennas".format(*users, *antennas)
-
-
-def _cell(channels: ChannelState) -> tuple[int, int, int, int]:
-    return channels.downlink_users, channels.uplink_users, channels.transmit_antennas, channels.receive_antennas

@@ -11,6 +11,7 @@ from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.wireless.bank_file import load_bank
 from d2rl.wireless.channel_bank import ChannelBank
+from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.propagation import LinkBudget, thermal_noise
 
 CELL = ("downlink_users", "uplink_users", "transmit_antennas", "receive_antennas")
@@ -42,12 +43,12 @@ def scenario_bank(config: FullDuplexConfig) -> ChannelBank:
     """
     path = Path(str(config.channel_bank)).expanduser()
     bank = _read(path, *_version(path)).with_idle_antennas(config.transmit_antennas, config.receive_antennas)
-    found, asked = cell_of(bank), {key: getattr(config, key) for key in CELL}
+    found, asked = cell_of(bank.channels), cell_of(config)
     if found != asked:
         remedy = " ".join(f"scenario.{key}={size}" for key, size in found.items() if size != asked[key])
         raise ConfigError(
-            f"scenario.channel_bank={config.channel_bank} holds {_described(found)}, the scenario has "
-            f"{_described(asked)}; set {remedy}, or give a bank of this cell."
+            f"scenario.channel_bank={config.channel_bank} holds {described(found)}, the scenario has "
+            f"{described(asked)}; set {remedy}, or give a bank of this cell."
         )
     if len(bank) < 2 * bank.slots:
         raise ConfigError(
@@ -64,12 +65,13 @@ def scenario_bank(config: FullDuplexConfig) -> ChannelBank:
     return bank.normalised(link_budget(config))
 
 
-def cell_of(bank: ChannelBank) -> dict[str, int]:
-    """Users and antennas of a bank, by the scenario's keys."""
-    return {key: getattr(bank.channels, key) for key in CELL}
+def cell_of(source: FullDuplexConfig | ChannelState) -> dict[str, int]:
+    """Users and antennas of a scenario or of channels, by the scenario's keys."""
+    return {key: getattr(source, key) for key in CELL}
 
 
-def _described(cell: dict[str, int]) -> str:
+def described(cell: dict[str, int]) -> str:
+    """The same in words."""
     return "{} + {} users and {} + {} antennas".format(*cell.values())
 
 
