@@ -10,6 +10,7 @@ from d2rl.benchmark.figures import BACK_FIGURE, LABELS
 from d2rl.benchmark.levels import retraining_table
 from d2rl.benchmark.matrix import Cell, Matrix
 from d2rl.common.errors import counted
+from d2rl.report.terminal import shown
 
 METHOD = """\
 Times are seconds of training on the device named above (process time on a CPU, CUDA events on a GPU), without
@@ -71,11 +72,9 @@ def _variants(matrix: Matrix, scenario: dict[str, Any]) -> list[str]:
 
 def _references(scenario: dict[str, Any]) -> list[str]:
     """Rates of the references, which see the same channel estimates."""
-    shown = {name: [one["sum_rate"], one["outage_sum_rate"]] for name, one in scenario["references"].items()}
+    rates = {name: [one["sum_rate"], one["outage_sum_rate"]] for name, one in scenario["references"].items()}
     known = [
-        f"{LABELS[name]} {_number(shown[name][0], 2)} ({_number(shown[name][1], 2)})"
-        for name in LABELS
-        if name in shown
+        f"{LABELS[name]} {shown(rates[name][0], 2)} ({shown(rates[name][1], 2)})" for name in LABELS if name in rates
     ]
     return [f"References, sum rate and in brackets its 5 % outage: {', '.join(known)}.", ""] if known else []
 
@@ -106,18 +105,14 @@ def _ratio(value: float | None, interval: Sequence[float | None], below: float |
 
 def _time(time: dict[str, Any]) -> str:
     value, mark = (time["iqm"], "") if time["statistic"] == "iqm" else (time["median"], " m")
-    shown = "-" if value is None else f"{value:.1f}{mark}{_interval(time['ci'], 1)}"
-    return f"{shown}, {time['reached']}/{time['of']}"
+    text = "-" if value is None else f"{value:.1f}{mark}{_interval(time['ci'], 1)}"
+    return f"{text}, {time['reached']}/{time['of']}"
 
 
 def _value(found: dict[str, Any], digits: int, scale: float = 1.0, interval: bool = True) -> str:
     value = found["iqm"]
-    shown = _number(None if value is None else value * scale, digits)
-    return shown + (_interval(found["ci"], digits) if interval else "")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    text = shown(None if value is None else value * scale, digits)
+    return text + (_interval(found["ci"], digits) if interval else "")
 
 
 def _interval(interval: Sequence[float | None], digits: int) -> str:
