@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +17,10 @@ from d2rl.common.errors import ConfigError
 from d2rl.common.host import left_as_found
 from d2rl.common.notices import notice_once
 from d2rl.config.defaults import Config, RunConfig
-from d2rl.evaluation.episodes import EpisodeEvaluation
+from d2rl.evaluation.episodes import EpisodeEvaluation, Policy
 from d2rl.problems import settings_of
 from d2rl.problems.base import Benchmarked, Decision, stream
 from d2rl.problems.full_duplex.checks import link_weights
-
-Policy = Callable[[Any], Decision]
 
 AGENT, BEST_OF = "d2rl", 16  # name of the agent among the policies; candidates of its second line
 AGENT_BEST = f"{AGENT} best of {BEST_OF}"

@@ -13,14 +13,13 @@ from d2rl.common.errors import ConfigError, counted
 from d2rl.config.defaults import Config
 from d2rl.problems import make_problems
 from d2rl.problems.base import stream
-from d2rl.training.footprint import UNKNOWN, installed_bytes
+from d2rl.training.footprint import GIB, UNKNOWN, installed_bytes
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-GIB = 1 << 30
 CGROUPS = (  # limit and use of a control group, versions 2 and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
     (

@@ -12,7 +12,7 @@ from d2rl.wireless.antenna_power import within_antenna_power
 from d2rl.wireless.bounds import water_filling
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.convergence import priced_step
-from d2rl.wireless.link_rates import link_rates, squared_magnitude
+from d2rl.wireless.link_rates import Decision, link_rates, squared_magnitude
 
 STEPS = 30  # of Dinkelbach's method, which converges superlinearly
 
@@ -49,7 +49,7 @@ def efficient_wmmse(
     consumption: Consumption,
     iterations: int,
     antenna_power: float | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Decision:
     r"""The most efficient decision on the way of some iterations from given ones.
 
     Dinkelbach's method (Management Science 1967): with :math:`\lambda` the efficiency reached so far, every iteration

@@ -11,13 +11,12 @@ from d2rl.common.errors import InputError
 from d2rl.wireless.antenna_power import AntennaPrices, within_antenna_power
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.energy import efficient_wmmse
-from d2rl.wireless.link_rates import link_rates, solve, squared_magnitude
+from d2rl.wireless.link_rates import Decision, link_rates, solve, squared_magnitude
 from d2rl.wireless.objectives import ENERGY, MAX_MIN, MINIMUM, Objective
 from d2rl.wireless.precoders import full_uplink_power, rzf
 from d2rl.wireless.wmmse import wmmse_iteration
 
 STEPS = 200  # of the fixed point, which converges geometrically
-Decision = tuple[Tensor, Tensor]
 
 
 def fair_wmmse(

@@ -8,6 +8,8 @@ from torch import Tensor
 from d2rl.common.within import within
 from d2rl.wireless.channel_state import ChannelState
 
+Decision = tuple[Tensor, Tensor]  # precoder [B, N_t, K_D], total power 1 at most; uplink power [B, K_U] in [0, 1]
+
 FAINT_POWER = 1e-20  # added to every power: a silent user's rate stays 0 and keeps its gradient, h^H Q^-1 h / ln 2
 
 

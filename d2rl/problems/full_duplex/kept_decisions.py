@@ -18,13 +18,12 @@ from d2rl.common.errors import InputError
 from d2rl.common.files import replacing
 from d2rl.common.notices import notice_once
 from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.link_rates import Decision
 from d2rl.wireless.wmmse import check_decision
 
 SHIPPED = Path(__file__).parent / "reference_decisions"
 DIRECTORY = "D2RL_CACHE"  # environment variable with another folder for the cache
 ALIKE = 1e-4  # share of a channel's norm by which its sums differ at most where another processor drew the same drop
-
-Decision = tuple[Tensor, Tensor]
 
 
 def kept(method: str, limit: int, channels: ChannelState, weights: Tensor, find: Callable[[], Decision]) -> Decision:

@@ -38,11 +38,9 @@ from d2rl.wireless.energy import Consumption, efficiency_bound
 from d2rl.wireless.fairness import common_rate, improve_by, max_min
 from d2rl.wireless.heads import BeamformingHead, make_head
 from d2rl.wireless.link_powers import link_powers
-from d2rl.wireless.link_rates import squared_magnitude
+from d2rl.wireless.link_rates import Decision, squared_magnitude
 from d2rl.wireless.objectives import ENERGY, MAX_MIN, Objective
 from d2rl.wireless.wmmse import check_weights
-
-Decision = tuple[Tensor, Tensor]  # precoder [B M, N_t, K_D], total power 1 at most; uplink power [B M, K_U] in [0, 1]
 
 
 class FullDuplexProblem:

@@ -18,6 +18,7 @@ from d2rl.wireless import ChannelState, converged_wmmse, full_uplink_power, mrt,
 from d2rl.wireless.antenna_power import within_antenna_power
 from d2rl.wireless.convergence import LIMIT as CONVERGENCE_LIMIT
 from d2rl.wireless.fairness import fair_wmmse
+from d2rl.wireless.link_rates import Decision
 from d2rl.wireless.objectives import Objective
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ STARTS = 12  # of the best known decision
 MOST = 1024  # states for which it is searched
 PATIENCE = 3.0  # seconds without a word
 
-Policy = Callable[[CellState], tuple[Tensor, Tensor]]
+Policy = Callable[[CellState], Decision]
 
 
 class Search:
@@ -50,15 +51,15 @@ class Search:
         """What the decisions depend on beside the states."""
         return f"{self.name} starts={self.starts} version={VERSION}"
 
-    def __call__(self, state: CellState) -> tuple[Tensor, Tensor]:
+    def __call__(self, state: CellState) -> Decision:
         """The decisions, from a file if they have been found before."""
         return kept(self.method, LIMIT, state.estimate, state.weights, lambda: self._found(state))
 
-    def fresh(self, state: CellState) -> tuple[Tensor, Tensor]:
+    def fresh(self, state: CellState) -> Decision:
         """The decisions, found anew."""
         return converged_wmmse(state.estimate, self.starts, state.weights, limit=LIMIT)
 
-    def _found(self, state: CellState) -> tuple[Tensor, Tensor]:
+    def _found(self, state: CellState) -> Decision:
         with Told(f"{self.name} of {counted(state.weights.shape[0], 'drop')}") as told:
             return converged_wmmse(state.estimate, self.starts, state.weights, limit=LIMIT, watch=told)
 
@@ -116,7 +117,7 @@ def reference_policies(objective: Objective | None = None, antenna_power: float 
             full_uplink_power(state.estimate),
         )
 
-    def random(state: CellState) -> tuple[Tensor, Tensor]:
+    def random(state: CellState) -> Decision:
         generator = torch.Generator(state.weights.device).manual_seed(stream("random"))
         precoder, power = random_decision(state.estimate, generator)
         return within_antenna_power(precoder, antenna_power), power
