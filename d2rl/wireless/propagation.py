@@ -17,6 +17,7 @@ PATH_LOSS_DB = {
     "nlos": (145.4, 37.5),
 }
 USER_TO_USER = "nlos"
+DECADES = 3.0  # a feature of 1 is 30 dB above noise
 MINIMUM_USER_DISTANCE = 1.0  # m, keeps two users at one spot apart
 
 
@@ -124,3 +125,11 @@ def from_db(decibel: Tensor) -> Tensor:
     :param decibel: of any shape, dB
     """
     return 10 ** (decibel / 10)
+
+
+def log_gain(gain: Tensor) -> Tensor:
+    """log10(1 + gain) in units of 30 dB.
+
+    :param gain: of any shape, linear power over noise
+    """
+    return torch.log10(1 + gain) / DECADES

@@ -17,11 +17,11 @@ from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.heads import beam_basis, uplink_combiners
 from d2rl.wireless.link_rates import link_rates, squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power, regularised_inverses, rzf, user_gram
+from d2rl.wireless.propagation import log_gain
 
 NODE_FEATURES = 7
 EDGE_FEATURES = 4
 SPREADS = 3  # of the log weight: what lies further out is hardly seen in training
-DECADES = 3.0  # a feature of 1 is 30 dB above noise
 BITS = 10.0  # a feature of 1 is 10 bit/s/Hz
 
 
@@ -154,11 +154,3 @@ def _blocks(down: Tensor, up: Tensor) -> Tensor:
 
 def _log_weight(weights: Tensor) -> Tensor:
     return torch.log(weights.clamp_min(1e-3))
-
-
-def log_gain(gain: Tensor) -> Tensor:
-    """log10(1 + gain) in units of 30 dB.
-
-    :param gain: of any shape, linear power over noise
-    """
-    return torch.log10(1 + gain) / DECADES

@@ -18,7 +18,6 @@ from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.checks import check_cell, check_files
 from d2rl.problems.full_duplex.given_state import given_state
 from d2rl.problems.full_duplex.observation import (
-    DECADES,
     EDGE_FEATURES,
     NODE_FEATURES,
     flat_cell,
@@ -40,6 +39,7 @@ from d2rl.wireless.heads import BeamformingHead, make_head
 from d2rl.wireless.link_powers import link_powers
 from d2rl.wireless.link_rates import Decision, squared_magnitude
 from d2rl.wireless.objectives import ENERGY, MAX_MIN, Objective
+from d2rl.wireless.propagation import DECADES
 from d2rl.wireless.wmmse import check_weights
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import Rows
-from d2rl.problems.full_duplex.observation import DECADES
 from d2rl.problems.full_duplex.simulator import CellState
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import scale, whiten
+from d2rl.wireless.propagation import DECADES
 
 HARMONICS = 8  # of the phase between neighbouring antennas of an array along x, and along y
 PLACE_SIZE = 4 * HARMONICS + 1

@@ -14,10 +14,10 @@ from d2rl.problems.ris.channels import Decision, SurfaceChannels, rate_pulls
 from d2rl.problems.ris.simulator import SurfaceState
 from d2rl.wireless.link_rates import downlink_powers, squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power, regularised_inverses, user_gram
+from d2rl.wireless.propagation import log_gain
 
 NODE_FEATURES = 9
 EDGE_FEATURES = 4
-DECADES = 3.0  # a feature of 1 is 30 dB above noise
 BITS = 10.0  # a feature of 1 is 10 bit/s/Hz
 
 
@@ -96,14 +96,6 @@ def flat_channels(observation: Observation) -> Tensor:
     parts = [c.direct, c.feed / strength, c.reflected * strength]
     flat = compressed(torch.cat([part.flatten(1) for part in parts], dim=-1))
     return torch.cat([torch.view_as_real(flat).flatten(1), observation.nodes[:, :users, -1]], dim=-1)
-
-
-def log_gain(gain: Tensor) -> Tensor:
-    """log10(1 + gain) in units of 30 dB.
-
-    :param gain: of any shape, linear power over noise
-    """
-    return torch.log10(1 + gain) / DECADES
 
 
 def compressed(values: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from d2rl.problems.base import Layout
-from d2rl.problems.full_duplex.observation import BITS, DECADES, observe, suppressed_gain, with_priorities
+from d2rl.problems.full_duplex.observation import BITS, observe, suppressed_gain, with_priorities
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, rzf
 from d2rl.wireless.heads import beam_basis
 from d2rl.wireless.precoders import regularised_inverses, user_gram
+from d2rl.wireless.propagation import DECADES
 
 UNEVEN = {"downlink_users": 3, "uplink_users": 5, "transmit_antennas": 4, "receive_antennas": 6}
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)

@@ -13,9 +13,10 @@ from torch import Tensor
 from d2rl.algorithm.networks import make_view
 from d2rl.config.defaults import NetworkConfig
 from d2rl.problems.base import Observation
-from d2rl.problems.full_duplex.observation import DECADES, observe
+from d2rl.problems.full_duplex.observation import observe
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.wireless import ChannelState, link_rates
+from d2rl.wireless.propagation import DECADES
 
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)
 ORDER = [*DOWN, *(6 + k for k in UP)]
