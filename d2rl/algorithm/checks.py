@@ -94,8 +94,11 @@ def check_evaluation(config: RunConfig, problem: Problem) -> None:
     :raises ConfigError: names the key and the remedy
     """
     evaluation, plain = config.evaluation, EvaluationConfig()
+    objective = getattr(problem, "objective", None)
+    plain_sum = objective is None or objective.plain
     for key, possible in (
         ("best_of", isinstance(problem, Measurable)),
+        ("ascend", isinstance(problem, Measurable) and plain_sum),
         ("refine", hasattr(problem, "refine")),
         ("priority_spread", isinstance(problem, Prioritised)),
         ("weights", isinstance(problem, Prioritised)),

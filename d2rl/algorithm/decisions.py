@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2rl.algorithm.ascent import ascend, chosen_of
 from d2rl.algorithm.policy import Proposer
 from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Decision, Layout, Observation
@@ -18,6 +19,7 @@ class DecisionRule:
     """How an agent's proposals become one decision.
 
     :param best_of: N candidates, of which the known channels' closed-form weighted rate picks one
+    :param ascend: steps of that action up the gradient of the same rate
     :param refine: K iterations of the problem's own local search from there, which can only raise that rate
     :param priority_spread: candidates after the first are made for link weights changed at random by a
         log-normal factor of this spread, per direction and per link (0: the asked weights for all)
@@ -26,6 +28,7 @@ class DecisionRule:
     """
 
     best_of: int = 1
+    ascend: int = 0
     refine: int = 0
     priority_spread: float = 0.0
     noise: float = 0.0
@@ -35,15 +38,19 @@ class DecisionRule:
 def decision_rule(config: RunConfig) -> DecisionRule:
     """How decisions are made in evaluations."""
     e = config.evaluation
-    return DecisionRule(e.best_of, e.refine, e.priority_spread, e.noise)
+    return DecisionRule(e.best_of, e.ascend, e.refine, e.priority_spread, e.noise)
 
 
-@torch.inference_mode()
 def decide(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Generator) -> Decision:
     """The decision of B states on what is known of them; no gradient passes.
 
     :raises InputError: where it is to be refined, channels or weights that cannot be
     """
+    with torch.no_grad() if rule.ascend else torch.inference_mode():  # that one's tensors can have no gradient
+        return _decided(policy, state, rule, generator)
+
+
+def _decided(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Generator) -> Decision:
     problem: Any = policy.problem
     if hasattr(problem, "notice_priorities"):
         problem.notice_priorities(state)
@@ -62,7 +69,10 @@ def decide(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Ge
         noise = rule.noise * torch.randn(action.shape, generator=generator, device=action.device)
         noise[:, 0] = 0
         action = (action + noise).clamp(-1, 1)
-    decision = best_decision(problem, observation, action)
+    if rule.ascend:
+        decision = ascend(problem, observation, best_action(problem, observation, action), rule.ascend)
+    else:
+        decision = best_decision(problem, observation, action)
     return problem.refine(observation, decision, rule.refine) if rule.refine else decision
 
 
@@ -88,10 +98,7 @@ def decide_in_rounds(policy: Proposer, observation: Observation, count: int, gen
         decision = tuple(part[rows * count + chosen] for part in decision)
         better = score > highest
         highest = torch.maximum(score, highest)
-        if best is not None:
-            pairs = zip(decision, best, strict=True)
-            decision = tuple(torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs)
-        best = decision
+        best = decision if best is None else chosen_of(better, decision, best)
         multipliers = objective.step(multipliers, utility[rows, chosen], weights)
     return best
 
@@ -104,10 +111,23 @@ def best_decision(problem: Any, observation: Observation, action: Tensor) -> Dec
     decision, count = problem.decode(observation, action), action.shape[1]
     if count == 1:
         return decision
-    utility = problem.utility(observation, decision)
-    best = (utility * observation.weights.unsqueeze(1)).sum(-1).argmax(-1)
+    best = best_candidate(problem, observation, decision)
     chosen = torch.arange(best.shape[0], device=best.device) * count + best
     return tuple(part[chosen] for part in decision)
+
+
+def best_action(problem: Any, observation: Observation, action: Tensor) -> Tensor:
+    """The action of :func:`best_decision`, [B, 1, size]."""
+    if action.shape[1] == 1:
+        return action
+    best = best_candidate(problem, observation, problem.decode(observation, action))
+    return torch.take_along_dim(action, best[:, None, None], dim=1)
+
+
+def best_candidate(problem: Any, observation: Observation, decision: Decision) -> Tensor:
+    """Which of M decisions of each state has the best weighted utility on what is known, [B]."""
+    utility = problem.utility(observation, decision)
+    return (utility * observation.weights.unsqueeze(1)).sum(-1).argmax(-1)
 
 
 def diverse_weights(weights: Tensor, layout: Layout, count: int, spread: float, generator: torch.Generator) -> Tensor:

@@ -103,7 +103,7 @@ class Policy(nn.Module):
         return getattr(self, self.network)
 
     def decide(
-        self, channels: Any, weights: Any = None, *, best_of: int = 1, refine: int = 0, seed: int = 0
+        self, channels: Any, weights: Any = None, *, best_of: int = 1, ascend: int = 0, refine: int = 0, seed: int = 0
     ) -> tuple[Any, ...]:
         """The decision on channels: for the full-duplex cell ``precoder, uplink_power``.
 
@@ -114,6 +114,7 @@ class Policy(nn.Module):
         :param channels: a state of the problem, or its channels by name, as tensors or arrays; a batch of B states
         :param weights: [K] or [B, K], priority of every link; None: those of the state, or 1
         :param best_of: N candidates, of which the known channels pick one
+        :param ascend: steps from there up the gradient of the known weighted utility on the numbers of the action
         :param refine: K iterations of the problem's own local search from there
         :param seed: of the candidates
         :returns: tensors, or arrays where the channels are arrays
@@ -128,7 +129,7 @@ class Policy(nn.Module):
         elif weights is not None:
             raise InputError(f"the problem {problem.name} takes no priorities from its caller; leave weights out.")
         generator = torch.Generator(self.device).manual_seed(seed)
-        decision = decide(self, state, DecisionRule(best_of, refine), generator)
+        decision = decide(self, state, DecisionRule(best_of, ascend, refine), generator)
         return tuple(part.cpu().numpy() for part in decision) if arrays else tuple(decision)
 
     @torch.no_grad()

@@ -156,7 +156,7 @@ def _assist(config: Config, checkpoint: str | None) -> None:
 
 
 def evaluate_command(arguments: list[str]) -> None:
-    """python eval.py ckpt=PATH [out=DIR] [drops=256] [seed=0] [best_of=1] [refine=0] [key=value ...]
+    """python eval.py ckpt=PATH [out=DIR] [drops=256] [seed=0] [best_of=1] [ascend=0] [refine=0] [key=value ...]
 
     Evaluates a checkpoint beside the references on frozen drops; needs nothing but the checkpoint.
     ckpt=pretrained is the policy that comes with the package, ckpt=pretrained/any_load one for any number of users.

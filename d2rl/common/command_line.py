@@ -22,7 +22,7 @@ HELP = {"-h", "--help"}
 NOISE = ("does not have many workers", "Checkpoint directory", r"isinstance\(treespec, LeafSpec\)")
 TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector")
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
-SHORT |= {"refine": "evaluation.refine"}  # keys of an evaluation by a name of their own
+SHORT |= {"ascend": "evaluation.ascend", "refine": "evaluation.refine"}  # keys of an evaluation by a name of their own
 
 _running = False
 

@@ -57,8 +57,8 @@ def export_command(arguments: list[str]) -> None:
     runtime = require_libraries()
     policy, path = load_policy(given["ckpt"], [*rest, "trainer.accelerator=cpu", "trainer.precision=32"])
     asked = policy.config.evaluation
-    if asked.refine or asked.noise:
-        raise ConfigError("refine and evaluation.noise cannot be exported; leave them out.")
+    if asked.ascend or asked.refine or asked.noise:
+        raise ConfigError("ascend, refine and evaluation.noise cannot be exported; leave them out.")
     objective = getattr(policy.problem, "objective", None)
     if objective is not None and not objective.plain:
         raise ConfigError(

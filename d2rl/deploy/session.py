@@ -33,8 +33,8 @@ class SessionPolicy:
     """
 
     def __init__(self, policy: Policy, rule: DecisionRule):
-        if rule.refine or rule.noise:
-            raise ConfigError("refine and evaluation.noise cannot be exported; leave them out.")
+        if rule.ascend or rule.refine or rule.noise:
+            raise ConfigError("ascend, refine and evaluation.noise cannot be exported; leave them out.")
         self.rule, self.generator = rule, torch.Generator()
         runtime = require_libraries()
         decision: Any = RealDecision(policy, rule.best_of)

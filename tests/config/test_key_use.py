@@ -39,7 +39,7 @@ USES = {
         scenario.path_loss scenario.rician scenario.csi_error scenario.channel_bank scenario.head
         scenario.passes scenario.antenna_power network.kind network.width network.layers network.standardise
         action.explorer action.steps action.sampler action.calm_first
-        evaluation.seed evaluation.best_of evaluation.refine evaluation.noise""",
+        evaluation.seed evaluation.best_of evaluation.ascend evaluation.refine evaluation.noise""",
     "train benchmark eval": """
         scenario.speed scenario.slot scenario.priority_direction scenario.priority_user scenario.priority_zero
         scenario.objective scenario.minimum_rate scenario.circuit_power
