@@ -16,7 +16,7 @@ from torch import Tensor
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.wireless import converged_wmmse, full_uplink_power, link_rates, rzf, wmmse
-from d2rl.wireless.convergence import priced_step
+from d2rl.wireless.priced_step import priced_step
 
 ITERATIONS = (10, 50, 100, 200, 1000)
 

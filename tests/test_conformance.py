@@ -17,6 +17,7 @@ CELLS = {
     "default": {},
     "switching head": {"head": "switching"},
     "several passes": {"head": "switching", "passes": 3},
+    "settling head": {"head": "settling", "passes": 2},
     "beamforming head": {"head": "beamforming"},
     "stored states": {"stored_states": 7},
     "imperfect CSI": {"csi_error": 0.1},

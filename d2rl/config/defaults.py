@@ -58,11 +58,13 @@ class FullDuplexConfig:
         0, "train on this many stored states (scarce CSI); 0: new drops without end", low=0, high=10**7
     )
     channel_bank: str | None = option(None, "file of channel states to train and evaluate on; null: drawn channels")
-    head: str = option("structured", "what an action means", choices=("structured", "switching", "beamforming"))
+    head: str = option(
+        "structured", "what an action means", choices=("structured", "switching", "settling", "beamforming")
+    )
     passes: int = option(
         1,
         "how often beams are made of an action by structured and switching: each time after the first the combiners "
-        "that they spare are those of the beams before",
+        "that they spare are those of the beams before; steps in which settling lets a decision settle",
         low=1,
         high=100,
     )
@@ -278,6 +280,9 @@ class EvaluationConfig:
     drops: int = option(256, "states, the same for every policy", low=1, high=10**7)
     seed: int = option(0, "of the evaluation drops", low=0)
     best_of: int = option(1, "N, candidates of one decision", low=1, high=10**5)
+    ascend: int = option(
+        0, "steps of the chosen action up the gradient of the known weighted utility on its numbers", low=0, high=10**4
+    )
     refine: int = option(0, "K, iterations of accelerated WMMSE from the chosen action", low=0, high=10**4)
     priority_spread: float = option(
         0.0, "candidates after the first are made for weights changed by this spread", low=0, high=3

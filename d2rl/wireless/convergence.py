@@ -1,7 +1,7 @@
 r"""WMMSE run until it has converged: a faster fixed point with the same solutions, and the plain step as safeguard.
 
 A WMMSE iteration moves the power of a link of SINR :math:`\gamma` by about :math:`1 / \gamma` of the way: a strong link
-needs thousands. The priced step below has the same stationary points and goes the whole way; Anderson's method
+needs thousands. The priced step has the same stationary points and goes the whole way; Anderson's method
 extrapolates from several of its steps. The plain iteration is the safeguard (docs/method.md, Convergence).
 """
 
@@ -17,7 +17,8 @@ from d2rl.common.errors import InputError
 from d2rl.common.notices import notice_once
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.link_rates import solve, squared_magnitude
-from d2rl.wireless.wmmse import prepare, receivers, wmmse_iteration
+from d2rl.wireless.priced_step import priced_step
+from d2rl.wireless.wmmse import prepare, wmmse_iteration
 
 TOLERANCE = 1e-5  # relative change of the objective ...
 WINDOW = 50  # ... over so many iterations
@@ -27,7 +28,6 @@ MEMORY = 5  # steps from which the next point is extrapolated
 REGULARISATION = 1e-10  # of their least-squares problem, relative to its trace
 MONOTONE = 150  # iterations in which no step may lower the objective
 SLACK = 5e-3  # by which an extrapolated point may lower it later, relatively: it leaves a bent ridge that way
-FULL = 1 - 1e-9  # downlink power that is at the limit
 KEPT_AMPLITUDE = 0.3  # an extrapolated amplitude falls to this share of the step's at least: from 0 none returns
 VALUES = 300_000  # numbers of the decisions that are worked on at a time, which bounds memory
 EXTRAPOLATED, PRICED, PLAIN = range(3)  # kinds of a candidate, in the order in which they are tried
@@ -220,63 +220,3 @@ class Ascent:
 
 def _watched(watch: Callable[[int, int], None], before: int, states: int, total: int, left: int) -> None:
     watch(before + states - left, total)
-
-
-def priced_step(
-    channels: ChannelState,
-    precoder: Tensor,
-    amplitude: Tensor,
-    weights: Tensor,
-    cost: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Every power goes to where its own gain would equal its price; beams as in WMMSE.
-
-    With :math:`\alpha_k` the weight of a link times SINR / (1 + SINR), :math:`\pi_k` what a unit of its power costs the
-    others, and :math:`\mu` the price of downlink power,
-
-    .. math::
-        p_k = \min(1, \alpha_k / \pi_k), \quad w_j \propto (A + \mu I)^{-1} g_j, \quad
-        \|w_j\|^2 = \alpha_j / (\pi_j + \mu)
-
-    which is the power control of SCALE (Papandriopoulos and Evans, IEEE Trans. Inf. Theory 2009) for given receivers.
-    The powers settle in a few steps where WMMSE takes as many as the SINR. It need not raise the objective.
-
-    :param channels: B states in double precision
-    :param precoder: [B, N_t, K_D]
-    :param amplitude: [B, K_U], q_k = sqrt(p_k)
-    :param weights: [B, K_D + K_U]
-    :param cost: [B] both, nats that a unit of downlink power and of a user's p cost beside; None: nothing
-    :returns: the objective of the decision given without that cost, [B], and the next precoder and amplitude
-    """
-    at = receivers(channels, precoder, amplitude, weights)
-    priority_down, priority_up = weights.split([channels.downlink_users, channels.uplink_users], dim=-1)
-    signal = squared_magnitude(at.own)
-
-    own = at.passed.diagonal(dim1=-2, dim2=-1)
-    paid_up = (at.b.unsqueeze(-1) * at.passed).sum(-2) - at.b * own
-    paid_up = paid_up.clamp_min(0) + (squared_magnitude(channels.cross) @ at.price.unsqueeze(-1)).squeeze(-1)
-    if cost is not None:
-        paid_up = paid_up + cost[1].unsqueeze(-1)
-    power = priority_up * amplitude * at.correlation / paid_up.clamp_min(1e-300)
-
-    # the multiplier of the power limit, by stationarity: what the power earns minus what it costs the others
-    earned = priority_down * (at.own * at.u.conj()).real
-    paid = (precoder.conj() * (at.quadratic @ precoder)).real.sum(-2) - at.price * signal
-    spent = squared_magnitude(precoder).sum((-2, -1))
-    mu = (earned - paid).sum(-1) / spent.clamp_min(1e-300)
-    floor = 1e-10 * at.quadratic.diagonal(dim1=-2, dim2=-1).real.sum(-1) + 1e-100
-    if cost is not None:
-        mu = torch.where(spent < FULL, cost[0], mu)  # below the limit a unit of power has no other price
-        floor = torch.maximum(floor, cost[0])
-    limited = mu > floor
-    shifted = at.quadratic.clone()
-    shifted.diagonal(dim1=-2, dim2=-1).add_(torch.maximum(mu, floor).unsqueeze(-1))
-    beams = solve(shifted, channels.downlink.mT)
-    energy = squared_magnitude(beams).sum(-2)
-    reached = (channels.downlink.conj() * beams.mT).real.sum(-1)  # g_j^H (A + mu I)^-1 g_j
-    share = earned * energy / (reached * (1 - at.price * reached)).clamp_min(1e-300)
-    total = share.sum(-1, keepdim=True)
-    share = share / torch.where(limited.unsqueeze(-1), total.clamp_min(1e-300), total.clamp_min(1))
-    phase = at.own / at.own.abs().clamp_min(1e-300)
-    scale = (share / energy.clamp_min(1e-300)).sqrt() * phase
-    return at.objective, beams * scale.unsqueeze(-2), power.clamp(0, 1).sqrt()

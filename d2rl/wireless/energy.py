@@ -11,8 +11,8 @@ from torch import Tensor
 from d2rl.wireless.antenna_power import within_antenna_power
 from d2rl.wireless.bounds import water_filling
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.convergence import priced_step
 from d2rl.wireless.link_rates import Decision, link_rates, squared_magnitude
+from d2rl.wireless.priced_step import priced_step
 
 STEPS = 30  # of Dinkelbach's method, which converges superlinearly
 

@@ -14,6 +14,7 @@ from d2rl.common.within import within
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.link_rates import FAINT_POWER, identity_like, solve, squared_magnitude
 from d2rl.wireless.precoders import regularised_inverses, user_gram
+from d2rl.wireless.priced_step import priced_step
 from d2rl.wireless.shaped_beams import shaped_beams
 
 
@@ -43,10 +44,13 @@ class ActionHead(Protocol):
 
     layout: ActionLayout
 
-    def decode(self, channels: ChannelState, action: Tensor, basis: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, channels: ChannelState, action: Tensor, basis: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Precoder [B, N_t, K_D] of total power 1 at most and uplink power [B, K_U] in [0, 1].
 
         :param basis: :func:`beam_basis` of the channels, where it is at hand
+        :param weights: [B, K_D + K_U], priority of every link; None: 1
         """
 
 
@@ -74,12 +78,15 @@ class StructuredHead:
     share_range = 5.0  # a share is softmax(5 a)
     power_slope = (2.0, 6.0)  # p = sigmoid(2 + 6 a): from 0.02 to 1, near full power at a = 0
 
-    def decode(self, channels: ChannelState, action: Tensor, basis: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, channels: ChannelState, action: Tensor, basis: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Precoder and uplink power.
 
         :param channels: what the base station knows, B states
         :param action: [B, 2 (K_D + K_U)] in [-1, 1], the two numbers of each user side by side
         :param basis: :func:`beam_basis` of the channels, where it is at hand
+        :param weights: [B, K_D + K_U], priority of every link, which :class:`SettlingHead` alone looks at; None: 1
         :returns: precoder [B, N_t, K_D], total power 1; uplink power [B, K_U] in [0, 1]
         """
         strength, share, power = self.read(_bounded(action, channels, self.layout), channels.downlink_users)
@@ -132,6 +139,39 @@ class SwitchingHead(StructuredHead):
         return strength, share, switched.masked_fill(up[..., 0] <= -1, 0)  # where rounding may leave a trace of power
 
 
+class SettlingHead(SwitchingHead):
+    """A :class:`SwitchingHead` whose decisions settle, and whose combiners know where self-interference will be.
+
+    The combiners that beams spare are those under beams that spare nobody, 25 dB below the real ones: about what is
+    left of self-interference in the end. Some :func:`priced_step` from there bring powers and beams nearer to the
+    stationary point that the numbers aim at.
+
+    :param passes: these steps
+    """
+
+    faint = 10**-1.25  # of the amplitudes
+
+    def decode(
+        self, channels: ChannelState, action: Tensor, basis: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`StructuredHead.decode`."""
+        strength, share, power = self.read(_bounded(action, channels, self.layout), channels.downlink_users)
+        down, exact = channels.downlink_users, channels.double()
+        priority = torch.ones_like(strength, dtype=torch.float64) if weights is None else weights.double()
+        wanted_down, wanted_up = (priority > 0).split([down, channels.uplink_users], dim=-1)
+        power = power.double() * wanted_up
+        directions = (beam_basis(channels) if basis is None else basis)[..., :down]
+        amplitude = (share.double() * wanted_down + FAINT_POWER).sqrt()  # a silent user's keeps a finite gradient
+        unsparing = shaped_beams(directions, strength[..., :down], self.faint * amplitude)
+        leakage = leakage_directions(exact, settled_combiners(exact, unsparing, power))
+        precoder = shaped_beams(torch.cat([directions, leakage], dim=-1), strength, amplitude)
+        amplitude = (power + FAINT_POWER).sqrt()
+        for _ in range(self.passes):
+            _, precoder, amplitude = priced_step(exact, precoder, amplitude, priority)
+        kind = channels.downlink.dtype
+        return precoder.to(kind), amplitude.square().clamp(0, 1).to(action.dtype)
+
+
 class BeamformingHead:
     """The paper's head: real and imaginary parts of W, scaled to the power ball, and p.
 
@@ -141,11 +181,13 @@ class BeamformingHead:
     def __init__(self, transmit_antennas: int):
         self.layout = ActionLayout(down=2 * transmit_antennas, up=1)
 
-    def decode(self, channels: ChannelState, action: Tensor, basis: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, channels: ChannelState, action: Tensor, basis: Tensor | None = None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Precoder [B, N_t, K_D] with total power 1 at most; uplink power [B, K_U] in [0, 1].
 
         :param action: [B, 2 N_t K_D + K_U] in [-1, 1]
-        :param basis: not needed by this head
+        :param basis, weights: not needed by this head
         """
         beams, power = self.layout.split(_bounded(action, channels, self.layout), channels.downlink_users)
         precoder = complex_like(channels.downlink, beams.unflatten(-1, (-1, 2))).mT
@@ -216,18 +258,20 @@ def leakage_directions(channels: ChannelState, combiners: Tensor | None = None) 
 
 
 def make_head(name: str, transmit_antennas: int, passes: int = 1) -> ActionHead:
-    """The head called ``structured``, ``switching`` or ``beamforming``.
+    """The head called ``structured``, ``switching``, ``settling`` or ``beamforming``.
 
-    :param passes: how often the first two make their beams
+    :param passes: how often the first two make their beams, and how often the third lets them settle
     :raises ValueError: another name
     """
     if name == "structured":
         return StructuredHead(passes)
     if name == "switching":
         return SwitchingHead(passes)
+    if name == "settling":
+        return SettlingHead(passes)
     if name == "beamforming":
         return BeamformingHead(transmit_antennas)
-    raise ValueError(f"action head {name!r} is unknown; choose structured, switching or beamforming")
+    raise ValueError(f"action head {name!r} is unknown; choose structured, switching, settling or beamforming")
 
 
 def _bounded(action: Tensor, channels: ChannelState, layout: ActionLayout) -> Tensor:

@@ -64,14 +64,15 @@ def test_real_decisions_equal_complex_ones(diffusion, network, head, best_of, ce
 
 
 @pytest.mark.parametrize("best_of", [1, 3])
+@pytest.mark.parametrize("head", ["switching", "settling"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_real_decisions_equal_complex_ones_after_several_passes(cell, best_of):
-    agent = make_agent(True, "scenario.head=switching", "scenario.passes=3", *CELLS[cell])
+def test_real_decisions_equal_complex_ones_after_several_passes(cell, head, best_of):
+    agent = make_agent(True, f"scenario.head={head}", "scenario.passes=3", *CELLS[cell])
     assert largest_difference(agent, best_of) < 1e-5
 
 
 @pytest.mark.parametrize("best_of", [1, 3])
-@pytest.mark.parametrize("head", ["switching", "beamforming"])
+@pytest.mark.parametrize("head", ["switching", "settling", "beamforming"])
 def test_real_decisions_silence_the_links_that_complex_ones_do(head, best_of):
     agent = make_agent(True, f"scenario.head={head}", *CELLS["more uplink users"])
     assert largest_difference(agent, best_of, weights=[0.0, 1.0, 1.0, 0.0, 2.0, 1.0, 0.0]) < 1e-5

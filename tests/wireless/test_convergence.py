@@ -10,7 +10,8 @@ import torch
 from d2rl.common.errors import InputError
 from d2rl.common.notices import notice_once
 from d2rl.wireless import converged_wmmse, full_uplink_power, link_rates, random_decision, rzf, wmmse
-from d2rl.wireless.convergence import Ascent, priced_step, refined
+from d2rl.wireless.convergence import Ascent, refined
+from d2rl.wireless.priced_step import priced_step
 from d2rl.wireless.wmmse import improve, wmmse_iteration
 
 
@@ -134,3 +135,10 @@ def test_refining_is_never_worse_and_gains_more_than_as_many_wmmse_iterations(ch
     found = weighted(channels, refined(channels, *start, weights, iterations))
     assert (found >= weighted(channels, start) - 1e-3).all()
     assert found.mean() > weighted(channels, improve(channels, *start, weights, iterations)).mean()
+
+
+def test_a_lone_uplink_user_goes_to_full_power_in_one_priced_step(make_channels):
+    channels = make_channels(downlink_users=0, uplink_users=1).double()
+    nothing = torch.zeros(channels.batch, 8, 0, dtype=torch.complex128)
+    _, _, amplitude = priced_step(channels, nothing, torch.full((channels.batch, 1), 0.1).double(), torch.ones(16, 1))
+    assert torch.equal(amplitude, torch.ones_like(amplitude))

@@ -19,7 +19,7 @@ from d2rl.wireless.heads import (
     uplink_combiners,
 )
 
-HEADS = ["structured", "switching", "beamforming", "switching, 3 passes"]
+HEADS = ["structured", "switching", "beamforming", "switching, 3 passes", "settling", "settling, 3 passes"]
 
 
 def named(name: str, transmit_antennas: int) -> ActionHead:
@@ -390,7 +390,9 @@ def test_an_action_that_does_not_fit_is_refused_with_its_shape(channels, name, w
 
 
 def test_an_unknown_head_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'strutured' is unknown; choose structured, switching or beamforming"):
+    with pytest.raises(
+        ValueError, match="'strutured' is unknown; choose structured, switching, settling or beamforming"
+    ):
         make_head("strutured", 8)
 
 
@@ -406,3 +408,26 @@ def test_the_executed_numbers_are_those_of_the_precoder_and_no_length_beyond_the
     assert torch.equal(seen[:, -channels.uplink_users :], action[:, -channels.uplink_users :])
     longer = torch.cat([0.7 * action[:, : beams.shape[-1]], action[:, beams.shape[-1] :]], dim=-1)
     torch.testing.assert_close(head.executed(longer, channels.downlink_users), seen)
+
+
+def test_more_settling_brings_higher_rates(make_channels):
+    channels = make_channels(batch=64)
+    action = torch.rand(64, 20, generator=torch.Generator().manual_seed(0)) - 0.5
+    rates = [
+        link_rates(channels, *make_head("settling", 8, passes).decode(channels, action)).sum(-1).mean()
+        for passes in (1, 4, 16)
+    ]
+    assert rates[0] + 1 < rates[1]
+    assert rates[1] < rates[2]
+
+
+def test_a_settled_decision_is_of_the_priorities_asked_for(channels):
+    head, action = make_head("settling", 8, 8), torch.zeros(channels.batch, 20)
+    found = []
+    for weight in (0.0, 0.1, 1.0, 10.0):
+        weights = torch.ones(channels.batch, channels.links)
+        weights[:, :6] = weight
+        precoder, power = head.decode(channels, action, weights=weights)
+        found.append(link_rates(channels, precoder, power)[:, :6].sum(-1).mean())
+    assert found[0] < 1e-3
+    assert found[0] < found[1] < found[2] < found[3]

@@ -128,9 +128,10 @@ class FullDuplexProblem:
     def _decode(self, observation: Observation, action: Tensor, channels: ChannelState) -> Decision:
         """The same, with the channels of every action at hand."""
         count, basis = action.shape[1], observation.known.basis
-        precoder, power = self.head.decode(channels, action.float().flatten(0, 1), repeated(basis, count))
+        weights = repeated(observation.weights, count)
+        precoder, power = self.head.decode(channels, action.float().flatten(0, 1), repeated(basis, count), weights)
         precoder = within_antenna_power(precoder, self.config.antenna_power)
-        wanted = repeated((observation.weights > 0).to(power.dtype), count)
+        wanted = (weights > 0).to(power.dtype)
         down, up = wanted.tensor_split([channels.downlink_users], dim=-1)
         return precoder * down.unsqueeze(-2), power * up
 

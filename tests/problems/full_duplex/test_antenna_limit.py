@@ -15,7 +15,7 @@ from d2rl.wireless import link_rates
 LIMIT = ("scenario.antenna_power=1",)
 
 
-@pytest.mark.parametrize("head", ["structured", "switching", "beamforming"])
+@pytest.mark.parametrize("head", ["structured", "switching", "settling", "beamforming"])
 def test_a_problem_with_the_limit_keeps_its_promises(head):
     problem = make_problems(load_config(["conf=full_duplex", f"scenario.head={head}", *LIMIT]))[0]
     check_problem(problem)
