@@ -25,6 +25,7 @@ RATES, HEADS, WMMSE = "wireless/link_rates.py", "wireless/heads.py", "wireless/w
 PRECODERS, PROPAGATION, FADING = "wireless/precoders.py", "wireless/propagation.py", "wireless/fading.py"
 BOUNDS, REWARD, NUMBERS = "wireless/bounds.py", "algorithm/rewards.py", "algorithm/networks/actions.py"
 ACTION, BASE = "algorithm/networks/action_chain.py", "problems/base.py"
+PRICED, ASCENT = "wireless/priced_step.py", "algorithm/ascent.py"
 CELL, ENV = "problems/full_duplex/simulator.py", "problems/full_duplex/env.py"
 PROBLEM, BANK = "problems/full_duplex/problem.py", "problems/full_duplex/scenario_bank.py"
 SIMULATOR, VIEWS = "tests/problems/full_duplex/test_simulator.py", "tests/problems/full_duplex/test_views.py"
@@ -45,6 +46,8 @@ TESTS = {  # of a part; the first file that fails ends a mutant
     REWARD: "tests/algorithm/test_rewards.py",
     NUMBERS: VIEWS,
     BASE: "tests/problems/test_base.py",
+    PRICED: "tests/wireless/test_convergence.py",
+    ASCENT: "tests/algorithm/test_ascent.py",
     ACTION: "tests/algorithm/explorers/test_action.py",
 }
 
@@ -119,8 +122,16 @@ MUTANTS = (
     Mutant("flat numbers with their padding", BASE, "part[..., :own].flatten(-2)", "part.flatten(-2)"),
     # action heads
     Mutant("power shares not normalised", HEADS, "torch.softmax(self.share_range", "torch.sigmoid(self.share_range"),
-    Mutant("power share as amplitude", HEADS, "+ FAINT_POWER).sqrt()", "+ FAINT_POWER)"),
+    Mutant(
+        "power share as amplitude", HEADS, "(share.double() + FAINT_POWER).sqrt()", "(share.double() + FAINT_POWER)"
+    ),
     Mutant("beams without unit norm", SHAPED, "direction = shape / norm", "direction = shape"),
+    Mutant("settled for other priorities", HEADS, "amplitude, priority)", "amplitude, torch.ones_like(priority))"),
+    Mutant(
+        "a priced step that forgets cross channels", PRICED, "squared_magnitude(channels.cross) @",
+        "0 * squared_magnitude(channels.cross) @",
+    ),
+    Mutant("a wish for the foot of the hill", ASCENT, "* slope.sign()", "* -slope.sign()"),
     Mutant("no power ball", HEADS, "return precoder / norm, (power", "return precoder, (power"),
     Mutant("uplink power up to 2", HEADS, "(power.squeeze(-1) + 1) / 2", "(power.squeeze(-1) + 1)"),
     Mutant(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,8 +42,10 @@ def test_it_ends_where_a_wmmse_iteration_gains_nothing(channels):
     assert (before.mean() > 1.02 * weighted(channels, wmmse(channels, 200)).mean()).all()
 
 
-def test_a_converged_decision_is_a_fixed_point_of_the_priced_step(channels):
+@pytest.mark.parametrize("cross", [1, 300], ids=["as drawn", "users near each other"])
+def test_a_converged_decision_is_a_fixed_point_of_the_priced_step(channels, cross):
     """The step that speeds WMMSE up has no solutions of its own."""
+    channels = replace(channels, cross=channels.cross * cross)
     decision = converged_wmmse(channels, tolerance=1e-7, limit=400)
     objective, precoder, amplitude = priced_step(channels.double(), *amplitudes(decision), torch.ones(8, 10).double())
     torch.testing.assert_close(objective, weighted(channels, decision), rtol=1e-6, atol=0)
