@@ -12,7 +12,7 @@ from d2rl.wireless.energy import Consumption
 from d2rl.wireless.link_rates import Decision
 
 WEIGHTED_SUM, MINIMUM, MAX_MIN, ENERGY = ("weighted_sum", "minimum", "max_min", "energy")
-FREE = Consumption(base_station=0, user=0, circuits=1, bandwidth=1)  # decisions take nothing
+FREE = Consumption(base_station=0, user=0, circuits=1, bandwidth=1)  # as much whatever is decided
 UP, DOWN, REACH = 0.25, 0.02, 2.4  # steps of a log multiplier, and how far it may go
 SHORTAGE = 20.0  # further weight of a link below the minimum in WMMSE
 SHARPNESS, MARGIN = 3.0, 2.0  # it sets in gradually, MARGIN / SHARPNESS bit/s/Hz above the minimum
