@@ -130,7 +130,9 @@ def cells(trained: FullDuplexConfig, groups: list[str], banks: list[str]) -> Ite
         name = f"{down} + {up} users, {antennas} antennas"
         yield changed("box", name, **users, transmit_antennas=antennas, receive_antennas=antennas)
     for bank in banks:
-        yield changed("propagation", Path(bank).stem, channel_bank=bank, **cell_of(load_bank(Path(bank).expanduser())))
+        yield changed(
+            "propagation", Path(bank).stem, channel_bank=bank, **cell_of(load_bank(Path(bank).expanduser()).channels)
+        )
 
 
 @torch.no_grad()
