@@ -15,6 +15,8 @@ from d2rl.wireless.convergence import Ascent, refined
 from d2rl.wireless.priced_step import priced_step
 from d2rl.wireless.wmmse import improve, wmmse_iteration
 
+KINDS = torch.complex128, torch.float64
+
 
 @pytest.fixture
 def channels(make_channels):
@@ -42,10 +44,22 @@ def test_it_ends_where_a_wmmse_iteration_gains_nothing(channels):
     assert (before.mean() > 1.02 * weighted(channels, wmmse(channels, 200)).mean()).all()
 
 
-@pytest.mark.parametrize("cross", [1, 300], ids=["as drawn", "users near each other"])
-def test_a_converged_decision_is_a_fixed_point_of_the_priced_step(channels, cross):
+@pytest.mark.parametrize("cross", [1, 10], ids=["as drawn", "users near each other"])
+def test_a_priced_power_is_where_its_own_gain_would_equal_what_it_costs_the_others(channels, generator, cross):
+    """Both are derivatives of the rates: receivers are the best, so that they may be held fixed."""
+    channels = replace(channels, cross=channels.cross * cross).double()
+    precoder, power = (part.to(kind) for part, kind in zip(random_decision(channels, generator), KINDS, strict=True))
+    power = (0.02 * power).requires_grad_()
+    rates = link_rates(channels, precoder, power).sum(0)
+    slopes = torch.stack([torch.autograd.grad(rate, power, retain_graph=True)[0] for rate in rates], dim=-2)
+    gained = slopes[:, 6:].diagonal(dim1=-2, dim2=-1)
+    expected = power * gained / (gained - slopes.sum(-2))
+    _, _, amplitude = priced_step(channels, precoder, power.sqrt(), torch.ones(8, 10).double())
+    torch.testing.assert_close(amplitude.square(), expected.clamp(0, 1), rtol=1e-6, atol=1e-12)
+
+
+def test_a_converged_decision_is_a_fixed_point_of_the_priced_step(channels):
     """The step that speeds WMMSE up has no solutions of its own."""
-    channels = replace(channels, cross=channels.cross * cross)
     decision = converged_wmmse(channels, tolerance=1e-7, limit=400)
     objective, precoder, amplitude = priced_step(channels.double(), *amplitudes(decision), torch.ones(8, 10).double())
     torch.testing.assert_close(objective, weighted(channels, decision), rtol=1e-6, atol=0)
