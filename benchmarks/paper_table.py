@@ -1,4 +1,4 @@
-"""Times of a finished benchmark of the paper's setting to parts of the level that DDPG reaches at last.
+"""Times of a finished benchmark of the paper's setting to parts of the level that its baseline reaches at last.
 
     python -m d2rl.benchmark conf=paper seeds=5 latency=false out=DIR
     python benchmarks/paper_table.py DIR [conf=paper]
@@ -17,7 +17,7 @@ from d2rl.benchmark.estimates import Estimate, estimate, interquartile_mean, rat
 from d2rl.benchmark.matrix import Matrix, read_matrix
 from d2rl.report.learning_curve import read_metrics
 
-PARTS = (0.6, 0.8, 0.95)  # of the gap that DDPG has closed at its end
+PARTS = (0.6, 0.8, 0.95)  # of the gap that the baseline has closed at its end
 
 
 def read_cells(folder: Path, scenario: str) -> dict[str, list[dict[str, str]]]:
@@ -47,7 +47,7 @@ def shown(found: Estimate, digits: int) -> str:
 
 
 def levels_table(matrix: Matrix, folder: Path, scenario: str) -> list[str]:
-    """Lines of Markdown: first, final and best values, cost, and times to the levels with their ratios over DDPG's."""
+    """Lines of Markdown: first, final and best values, cost, times to the levels and their ratios over the baseline."""
     cells = read_cells(folder, scenario)
     curves = {
         name: [read_metrics(metrics_of(folder, row), "time/total", "eval/gap_closed") for row in rows]
@@ -56,7 +56,7 @@ def levels_table(matrix: Matrix, folder: Path, scenario: str) -> list[str]:
     level = float(interquartile_mean([float(row["gap_closed"]) for row in cells[matrix.baseline]]))
     head = ["variant", "seeds", "first", "gap closed", "best", "downlink", "uplink", "s an epoch"]
     for part in PARTS:
-        head += [f"s to {part * level:.3f}", "over DDPG"]
+        head += [f"s to {part * level:.3f}", f"over {matrix.variants[matrix.baseline].title}"]
     lines = [f"| {' | '.join(head)} |", f"| --- {'| ---: ' * (len(head) - 1)}|"]
     for name, rows in cells.items():
         best = [max(gap for _, gap in curve) for curve in curves[name]]
