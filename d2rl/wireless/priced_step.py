@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import solve, squared_magnitude
+from d2rl.wireless.link_rates import identity_like, solve, squared_magnitude
 from d2rl.wireless.wmmse import receivers
 
 FULL = 1 - 1e-9  # downlink power that is at the limit
@@ -59,8 +59,8 @@ def priced_step(
         mu = torch.where(spent < FULL, cost[0], mu)  # below the limit a unit of power has no other price
         floor = torch.maximum(floor, cost[0])
     limited = mu > floor
-    price = torch.maximum(mu, floor).unsqueeze(-1).expand(-1, channels.transmit_antennas)
-    beams = solve(at.quadratic + price.diag_embed(), channels.downlink.mT)
+    price = torch.maximum(mu, floor).unsqueeze(-1).unsqueeze(-1)
+    beams = solve(at.quadratic / price + identity_like(at.quadratic), channels.downlink.mT) / price
     energy = squared_magnitude(beams).sum(-2)
     reached = (channels.downlink.conj() * beams.mT).real.sum(-1)  # g_j^H (A + mu I)^-1 g_j
     share = earned * energy / positive(reached * (1 - at.price * reached))
