@@ -75,7 +75,8 @@ def export_command(arguments: list[str]) -> None:
     state = decision.problem.examples(DROPS, asked.seed)
     known = decision.problem.known(state)
     numbers, rates, _ = parity(decision, session, known)
-    if decision.best_of == 1 and not (numbers <= PARITY or rates <= ALIKE):  # of several candidates two may be equally good
+    # of several candidates two may be equally good
+    if decision.best_of == 1 and not (numbers <= PARITY or rates <= ALIKE):
         raise ExportError(f"its decisions differ from those in torch by {numbers:.1e}; {out} was not written.")
     for name, changed, measure, limit in trials(known):
         difference = getattr(parity(decision, session, changed), measure)
