@@ -23,22 +23,22 @@ def ascend(problem: Any, observation: Observation, action: Tensor, steps: int) -
     :param action: one of each state, [B, 1, size] in [-1, 1]
     :param steps: K, 1 or more
     """
-    numbers = action.clamp(-LARGEST, LARGEST).atanh()
-    highest = torch.full_like(observation.weights[:, 0], -torch.inf)
     best: Decision = None
-    for step in range(steps + 1):
-        last = step == steps
-        with torch.set_grad_enabled(not last):
-            numbers = numbers.detach().requires_grad_(not last)
+    with torch.inference_mode(False), torch.enable_grad():
+        observation, action = observation.map(torch.clone), action.clone()  # tensors of inference mode have no gradient
+        numbers = action.clamp(-LARGEST, LARGEST).atanh()
+        highest = torch.full_like(observation.weights[:, 0], -torch.inf)
+        for step in range(steps + 1):
+            numbers = numbers.detach().requires_grad_()
             decision = problem.decode(observation, numbers.tanh())
             utility = (problem.utility(observation, decision)[:, 0] * observation.weights).sum(-1)
-            slope = None if last else torch.autograd.grad(utility.sum(), numbers)[0]
-        if slope is not None:
-            numbers = numbers + LENGTH * (1 - step / steps) * slope.sign()
-        decision, utility = tuple(part.detach() for part in decision), utility.detach()
-        better = utility > highest
-        highest = torch.where(better, utility, highest)
-        best = decision if best is None else chosen_of(better, decision, best)
+            better = utility.detach() > highest
+            highest = torch.where(better, utility.detach(), highest)
+            decided = tuple(part.detach() for part in decision)
+            best = decided if best is None else chosen_of(better, decided, best)
+            if step < steps:
+                (slope,) = torch.autograd.grad(utility.sum(), numbers)
+                numbers = numbers + LENGTH * (1 - step / steps) * slope.sign()
     return best
 
 

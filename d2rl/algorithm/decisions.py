@@ -41,16 +41,12 @@ def decision_rule(config: RunConfig) -> DecisionRule:
     return DecisionRule(e.best_of, e.ascend, e.refine, e.priority_spread, e.noise)
 
 
+@torch.inference_mode()
 def decide(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Generator) -> Decision:
     """The decision of B states on what is known of them; no gradient passes.
 
     :raises InputError: where it is to be refined, channels or weights that cannot be
     """
-    with torch.no_grad() if rule.ascend else torch.inference_mode():  # that one's tensors can have no gradient
-        return _decided(policy, state, rule, generator)
-
-
-def _decided(policy: Proposer, state: Any, rule: DecisionRule, generator: torch.Generator) -> Decision:
     problem: Any = policy.problem
     if hasattr(problem, "notice_priorities"):
         problem.notice_priorities(state)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -13,6 +11,7 @@ from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Policy
 from d2rl.common.errors import ConfigError
 from d2rl.problems import load_config, make_problems
+from d2rl.problems.base import Layout, Observation
 
 TOP = torch.tensor([0.3, -0.5, 0.0])
 
@@ -28,9 +27,11 @@ class Hill:
 
 
 def on_a_hill(action: torch.Tensor, steps: int, weights: torch.Tensor | None = None) -> torch.Tensor:
-    seen = SimpleNamespace(weights=torch.ones(len(action), 3) if weights is None else weights)
-    with torch.no_grad():
-        return ascend(Hill(), seen, action.unsqueeze(1), steps)[0]
+    weights = torch.ones(len(action), 3) if weights is None else weights
+    empty = torch.empty(len(action), 3, 0)
+    seen = Observation(empty, empty.unsqueeze(2), weights, torch.zeros_like(weights), None, Layout((3,), (1,)))
+    with torch.inference_mode():
+        return ascend(Hill(), seen, action.unsqueeze(1).clone(), steps)[0]
 
 
 def test_it_ends_at_the_top():
@@ -68,6 +69,9 @@ def test_decisions_gain_by_it_and_keep_the_limits(conf, count):
     state = problem.reset(6, torch.Generator().manual_seed(1))
     seen, found = problem.observe(state), []
     for steps in (0, 5):
+        with torch.inference_mode():  # as evaluations decide
+            state = state.map(torch.clone)
+            seen = problem.observe(state)
         decision = decide(policy, state, DecisionRule(best_of=count, ascend=steps), torch.Generator().manual_seed(2))
         assert not any(part.requires_grad for part in decision)
         found.append((problem.utility(seen, decision)[:, 0] * seen.weights).sum(-1))
