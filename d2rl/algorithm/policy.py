@@ -167,6 +167,12 @@ def misfit(name: str, made_for: tuple[Problem, RunConfig], asked: tuple[Problem,
         f"{problem} and the {config.network.kind} network of width {config.network.width}"
         for problem, config in (made_for, asked)
     )
+    if before == now:
+        return CheckpointError(
+            f"{name} holds weights of other shapes than this version's for the same problem, or for other settings of "
+            "the networks: an explorer or a critic has changed. eval.py decides with its policy as long as that one "
+            "fits; to train, start a new run."
+        )
     return CheckpointError(
         f"{name} was trained for {before}; it cannot serve {now}. The link_graph network with the structured head "
         "serves any number of users and antennas."

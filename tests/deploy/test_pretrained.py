@@ -12,6 +12,7 @@ import torch
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
+from d2rl.algorithm.policy import Policy
 from d2rl.commands.make_pretrained import pretrained_command
 from d2rl.commands.train_eval import evaluate_command
 from d2rl.common.errors import CheckpointError, ConfigError
@@ -251,7 +252,12 @@ def test_a_folder_without_weights_is_no_policy(folder):
         load_policy(folder / WEIGHTS)
 
 
-@pytest.mark.parametrize("change", ["network.width=16", "network.layers=2", "scenario.head=beamforming"])
+def test_other_settings_of_the_networks_are_refused(folder):
+    with pytest.raises(CheckpointError, match=r"other settings of the networks"):
+        load_policy(folder, ["network.layers=2"])
+
+
+@pytest.mark.parametrize("change", ["network.width=16", "scenario.head=beamforming"])
 def test_a_policy_of_other_shapes_is_refused(folder, change):
     with pytest.raises(CheckpointError, match=r"was trained for 3 \+ 2 users .* it cannot serve"):
         load_policy(folder, [change])
@@ -261,6 +267,14 @@ def test_an_mlp_policy_is_refused_for_another_cell(tiny, tmp_path):
     save_policy(D2RL(tiny("network.kind=mlp")), {}, tmp_path)
     with pytest.raises(CheckpointError, match=r"was trained for 3 \+ 2 users .* it cannot serve 2 \+ 3"):
         load_policy(tmp_path, ["scenario.downlink_users=2", "scenario.uplink_users=3"])
+
+
+def test_weights_of_other_shapes_for_the_same_problem_are_said_to_be_of_another_version(tiny):
+    config = tiny()
+    weights = Policy(config, True).state_dict()
+    weights["aenpnn.condition.bias"] = weights["aenpnn.condition.bias"][:-1]
+    with pytest.raises(CheckpointError, match=r"mine holds weights of other shapes .* start a new run"):
+        Policy.of(config, weights, config, "mine")
 
 
 @pytest.mark.parametrize(
