@@ -10,14 +10,14 @@ is all that the library can learn from. Needs the extra ``peers``.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from torch import Tensor
 
-from d2rl.benchmark.peer_config import PeerConfig
+from d2rl.benchmark.peer_config import EachPeer, PeerConfig
 from d2rl.common.command_line import run
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import option
@@ -29,7 +29,7 @@ COLUMNS = ("algorithm", "seed", "seconds", "slots", "updates", "mean_delay", "de
 
 
 @dataclass
-class TrafficPeers:
+class TrafficPeers(EachPeer):
     """What the command takes."""
 
     algorithms: str = option("td3,sac", "with commas")
@@ -40,9 +40,6 @@ class TrafficPeers:
     cells: int = option(48, "of evaluations", low=1)
     evaluation_seed: int = option(0, "of users, channels and arrivals", low=0)
     out: str = option("runs/traffic-peers", "where it writes peers.csv")
-    ddpg: PeerConfig = field(default_factory=PeerConfig)
-    td3: PeerConfig = field(default_factory=PeerConfig)
-    sac: PeerConfig = field(default_factory=lambda: PeerConfig(saturation_penalty=0.0))
 
 
 def traffic_peers_command(arguments: list[str]) -> None:

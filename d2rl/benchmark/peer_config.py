@@ -29,7 +29,16 @@ class PeerConfig:
 
 
 @dataclass
-class PeersConfig:
+class EachPeer:
+    """The settings of every peer, by its name."""
+
+    ddpg: PeerConfig = field(default_factory=PeerConfig)
+    td3: PeerConfig = field(default_factory=PeerConfig)
+    sac: PeerConfig = field(default_factory=lambda: PeerConfig(saturation_penalty=0.0))
+
+
+@dataclass
+class PeersConfig(EachPeer):
     """The comparison."""
 
     algorithms: str = option("ddpg,td3,sac", "with commas")
@@ -42,6 +51,3 @@ class PeersConfig:
     out: str | None = option(None, "where it writes; null: runs/peers")
     beside: str | None = option(None, "folder of d2rl.benchmark.command, whose variants race to each peer's best level")
     scenario: FullDuplexConfig = field(default_factory=FullDuplexConfig)
-    ddpg: PeerConfig = field(default_factory=PeerConfig)
-    td3: PeerConfig = field(default_factory=PeerConfig)
-    sac: PeerConfig = field(default_factory=lambda: PeerConfig(saturation_penalty=0.0))
