@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import sys
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d2rl.common.command_line import own_keys, owns_process
+from d2rl.common.command_line import USER_ERROR, own_keys, owns_process
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
 from d2rl.common.files import write_json, writing
 from d2rl.config.defaults import Config
@@ -140,7 +142,7 @@ def _full_run(name: str, run: RunDirectory) -> str:
 
 def _assist(config: Config, checkpoint: str | None) -> None:
     """Take part in a run of several processes, of which the first one writes and speaks."""
-    from d2rl.common.distributed import launch_rank
+    from d2rl.common.distributed import launch_rank, outlives
     from d2rl.training.train import train
 
     level, parent = logging.root.manager.disable, os.getppid()
@@ -148,9 +150,12 @@ def _assist(config: Config, checkpoint: str | None) -> None:
     try:
         with warnings.catch_warnings(action="ignore"):
             train(config, RunDirectory(RUNS), checkpoint)
-    except (UserError, Interrupted):
-        if os.getppid() != parent and launch_rank(config.trainer) == 1:  # the first one cannot say it any more
-            raise
+    except UserError as error:  # the first one says it
+        if isinstance(error, RunError) and launch_rank(config.trainer) == 1 and outlives(parent):
+            raise  # it cannot any more
+        sys.exit(USER_ERROR)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
     finally:
         logging.disable(level)
 

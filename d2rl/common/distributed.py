@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from d2rl.config.defaults import RunConfig, TrainerConfig
 from d2rl.config.load import processes
 
 GRACE = 20.0  # seconds to end by itself, once another process has
+LAST_WORDS = 2.0  # seconds for the others to end by themselves, once the first process does
 TRANSPORTS = ("gloo", "nccl", "connection reset", "connection closed", "broken pipe")  # in what their errors say
 
 
@@ -72,8 +74,31 @@ class _Launcher(_SubprocessScriptLauncher):
             threading.Thread(target=_watch, args=(self.procs, done), daemon=True).start()
         try:
             return function(*args, **kwargs)
+        except BaseException:
+            _end(self.procs)
+            raise
         finally:
             done.set()
+
+
+def _end(others: list[subprocess.Popen]) -> None:
+    """See that nobody is left who would take the end of this process for a loss, and say so."""
+    deadline = time.monotonic() + LAST_WORDS
+    for process in others:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        process.kill()
+
+
+def outlives(parent: int) -> bool:
+    """Whether the process that started this one has gone, or goes now: its connections close before it has ended.
+
+    :param parent: its number
+    """
+    deadline = time.monotonic() + 2 * LAST_WORDS
+    while (alive := os.getppid() == parent) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not alive
 
 
 def _watch(others: list[subprocess.Popen], done: threading.Event) -> None:

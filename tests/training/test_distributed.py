@@ -12,16 +12,18 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from conftest import TINY
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from d2rl.commands import train_eval
 from d2rl.commands.train_eval import train_command
 from d2rl.common import distributed
 from d2rl.common.distributed import losses_told, strategy
-from d2rl.common.errors import CheckpointError, ConfigError
+from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError
 from d2rl.common.host import left_as_found
 from d2rl.problems import check_config, load_config
 
@@ -33,6 +35,7 @@ EVERYTHING = (
     *("chi.policy=adaptive", "chi.threshold=9", "scenario.csi_error=0.1", "scenario.priority_user=0.3"),
     *("trainer.devices=2", "trainer.strategy=ddp"),
 )
+SLEEPER = "import time; time.sleep(60)"
 # train.py that keeps what each process ends with, and breaks one loss of the second process
 SCRIPT = """
 import os
@@ -218,12 +221,49 @@ def test_a_process_that_is_killed_ends_the_others_with_one_message(tmp_path, los
 def test_one_that_waits_for_a_process_that_has_gone_says_so_and_ends_all(monkeypatch, capsys):
     monkeypatch.setattr(distributed, "GRACE", 0.0)
     monkeypatch.setattr(os, "_exit", sys.exit)  # only the exit is not real
-    gone, waiting = (subprocess.Popen([sys.executable, "-c", code]) for code in ("exit(3)", "input()"))
+    gone, waiting = (subprocess.Popen([sys.executable, "-c", code]) for code in ("exit(3)", SLEEPER))
     with pytest.raises(SystemExit) as stop:
         distributed._watch([gone, waiting], threading.Event())
     assert stop.value.code == 2
     assert "another process of this run has ended or is out of reach (status 3)" in capsys.readouterr().err
-    assert waiting.wait(10) != 0
+    assert waiting.wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("goes", [True, False])
+def test_the_second_process_speaks_for_a_first_one_whose_connections_close_before_it_has_ended(monkeypatch, goes):
+    parents = iter([7, 7, 7, 7])  # as it began, when the connection closes, and a little later
+    monkeypatch.setattr(os, "getppid", lambda: next(parents, 1 if goes else 7))
+    monkeypatch.setattr(distributed, "LAST_WORDS", 0.05)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("d2rl.training.train.train", raising := Mock(side_effect=RunError("another process has ended")))
+    config = load_config([*TINY, "trainer.devices=2", "trainer.strategy=ddp"])
+    with pytest.raises(RunError if goes else SystemExit):
+        train_eval._assist(config, None)
+    assert raising.called
+
+
+@pytest.mark.parametrize(
+    ("stop", "status"),
+    [(Interrupted(signal.SIGTERM, "terminated"), 143), (KeyboardInterrupt(), 130), (CheckpointError("damaged"), 2)],
+)
+def test_a_process_that_is_not_the_first_stops_in_silence_and_with_a_status(monkeypatch, capsys, stop, status):
+    """A first process that still waits for it takes status 0 for an end in order, and would wait on."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("d2rl.training.train.train", Mock(side_effect=stop))
+    with pytest.raises(SystemExit) as end:
+        train_eval._assist(load_config([*TINY, "trainer.devices=2", "trainer.strategy=ddp"]), None)
+    assert end.value.code == status
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_first_process_that_stops_leaves_none_behind(monkeypatch):
+    monkeypatch.setattr(distributed, "LAST_WORDS", 0.5)
+    ended, waiting = (subprocess.Popen([sys.executable, "-c", code]) for code in ("exit(3)", SLEEPER))
+    launcher = distributed._Launcher(LightningEnvironment(), 2, 1)
+    monkeypatch.setattr(launcher, "_call_children_scripts", lambda: launcher.procs.extend((ended, waiting)))
+    with pytest.raises(CheckpointError):
+        launcher.launch(Mock(side_effect=CheckpointError("cannot be read")))
+    assert (ended.wait(10), waiting.wait(10)) == (3, -signal.SIGKILL)
 
 
 def test_a_mistake_of_the_program_is_not_taken_for_a_lost_process(tmp_path):
