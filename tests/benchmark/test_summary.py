@@ -97,7 +97,7 @@ def result(variant: str, seed: int, rate: float, times: list[float], total: floa
         seconds_per_epoch=total / 10,
         epochs=10,
         updates=1000,
-        time_to_gap=dict(zip(("0.80", "0.90", "0.95"), times, strict=True)),
+        time_to_gap=dict(zip(("0.70", "0.80", "0.90"), times, strict=True)),
         seconds={"critic": total},
         device="a CPU",
         torch="2",
@@ -122,11 +122,11 @@ RESULTS = [
 def test_summary_has_ratios_of_ours_over_the_baseline(matrix):
     summary = summarize(matrix, RESULTS)
     times = summary["ratios"]["total_time_to_gap"]
-    assert times["0.80"] == pytest.approx(3 / 21)
-    assert times["0.90"] == pytest.approx(6 / 50)
-    assert times["0.95"] is None
-    assert summary["ratio_statistic"]["total_time_to_gap"] == {"0.80": "iqm", "0.90": "median", "0.95": "median"}
-    assert summary["ratio_below"]["total_time_to_gap"] == {"0.80": None, "0.90": None, "0.95": pytest.approx(9 / 100)}
+    assert times["0.70"] == pytest.approx(3 / 21)
+    assert times["0.80"] == pytest.approx(6 / 50)
+    assert times["0.90"] is None
+    assert summary["ratio_statistic"]["total_time_to_gap"] == {"0.70": "iqm", "0.80": "median", "0.90": "median"}
+    assert summary["ratio_below"]["total_time_to_gap"] == {"0.70": None, "0.80": None, "0.90": pytest.approx(9 / 100)}
     assert summary["ratios"]["seconds_per_update"] == pytest.approx(111 / 101)
     assert summary["ratios"]["final_sum_rate"] == pytest.approx(89 / 81)
     low, high = summary["ratio_ci"]["final_sum_rate"]
@@ -137,7 +137,7 @@ def test_summary_has_ratios_of_ours_over_the_baseline(matrix):
 def test_summary_tells_how_many_seeds_reached_a_threshold(matrix):
     ddpg = summarize(matrix, RESULTS)["variants"]["ddpg"]
     reached = {key: (time["reached"], time["iqm"], time["median"]) for key, time in ddpg["time_to_gap"].items()}
-    assert reached == {"0.80": (3, 21, 21), "0.90": (2, None, 50), "0.95": (0, None, None)}
+    assert reached == {"0.70": (3, 21, 21), "0.80": (2, None, 50), "0.90": (0, None, None)}
     assert ddpg["final"]["iqm"] == pytest.approx(81)
     assert [seed["sum_rate"] for seed in ddpg["seeds"]] == [80, 81, 82]
 

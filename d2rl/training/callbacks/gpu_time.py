@@ -16,7 +16,7 @@ from d2rl.common.files import keeping_on, write_json
 from d2rl.common.timing import TimedSections
 from d2rl.runs.tracking import log
 
-THRESHOLDS = ("0.80", "0.90", "0.95")
+THRESHOLDS = ("0.70", "0.80", "0.90")
 
 
 class GpuTimeProfiler(Callback):
