@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,30 +11,30 @@ from torch import Tensor, nn
 
 from d2rl.algorithm.checks import check_algorithm
 from d2rl.algorithm.cuda_graphs import CapturedUpdates, CudaGraphs
-from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, polyak_update
-from d2rl.algorithm.explorers import AENPNN, explorer_class, reward_explorer
+from d2rl.algorithm.ddpg import Critic, polyak_update
+from d2rl.algorithm.explorers import explorer_class, reward_explorer
 from d2rl.algorithm.explorers.controls import Mix
 from d2rl.algorithm.explorers.reward import rank_correlation
+from d2rl.algorithm.explorers.state import KindsOfRows
 from d2rl.algorithm.fused_adam import FusedAdam
-from d2rl.algorithm.module import Learner, RLModule
-from d2rl.algorithm.networks import MLPEncoder, make_transition, make_view
+from d2rl.algorithm.losses import Losses
+from d2rl.algorithm.module import Learner
+from d2rl.algorithm.networks import make_transition, make_view
 from d2rl.algorithm.policy import make_actor
 from d2rl.algorithm.reports import beyond_baselines, splits_reports
-from d2rl.algorithm.rewards import raw_reward, reward_case, to_scalar
+from d2rl.algorithm.rewards import reward_case, to_scalar
+from d2rl.algorithm.state_weights import fits_state_explorer, holds_state_explorer, with_own_state_explorer
 from d2rl.common import distributed
-from d2rl.common.notices import notice_once
 from d2rl.config.defaults import RunConfig
 from d2rl.problems import make_problems
-from d2rl.problems.base import Generative, Observation, Problem, Rows, Transition
+from d2rl.problems.base import Generative, Observation, Problem, Transition
 
 JUDGED = 2  # times of reports by which it is judged in a slot
 HELD_OUT = 64  # states that SENPNN never trains on
 SATURATED = 0.99  # a number of an action beyond it stands on a flat end of tanh
-SENPNN_WEIGHTS = "senpnn."  # their names begin so
-KindsOfRows = Mapping[str, Rows]
 
 
-class D2RL(RLModule):
+class D2RL(Losses):
     """State -> SENPNN -> AENPNN -> RENPNN -> replay -> DDPG update, with explorers switched on by stages.
 
     Callbacks steer it through ``stages`` (which explorers take part), ``chi`` (probability that a state
@@ -70,7 +69,7 @@ class D2RL(RLModule):
     def make_networks(self, config: RunConfig) -> None:
         """Actor, critic and explorers, with weights from torch's global generator."""
         network = config.network
-        self._views = [make_view(network, problem)[0] for problem in self.problems]
+        self.views = [make_view(network, problem)[0] for problem in self.problems]
         view_size = make_view(network, self.problem)[1]
 
         self.actor = make_actor(config, self.problem)
@@ -122,48 +121,19 @@ class D2RL(RLModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Also where the state stage was planned then and is not now, or the other way round."""
         super().on_load_checkpoint(checkpoint)
-        learned, fits = has_state_explorer(checkpoint["state_dict"]), self.fits_state_explorer(checkpoint["state_dict"])
-        checkpoint["state_dict"] = self.with_own_state_explorer(checkpoint["state_dict"], keep=fits)
+        weights, own = checkpoint["state_dict"], self.senpnn
+        learned, fits = holds_state_explorer(weights), fits_state_explorer(own, weights)
+        checkpoint["state_dict"] = with_own_state_explorer(own, weights, keep=fits)
         optimizers = checkpoint["optimizer_states"]  # SENPNN's is the last
         if learned and not fits:
             del optimizers[-1]
-            self.stages["state"] &= self.senpnn is not None
-        if self.senpnn is not None and not fits:
+            self.stages["state"] &= own is not None
+        if own is not None and not fits:
             optimizers.append(self.learners["senpnn"].optimizer().state_dict())
-
-    def fits_state_explorer(self, weights: Mapping[str, Tensor]) -> bool:
-        """Whether weights hold a SENPNN like this agent's; says so where it is of another kind."""
-        if self.senpnn is None or not has_state_explorer(weights):
-            return False
-        own = {name: tensor.shape for name, tensor in self.senpnn.state_dict(prefix=SENPNN_WEIGHTS).items()}
-        stored = {name: tensor.shape for name, tensor in weights.items() if has_state_explorer([name])}
-        if own != stored:
-            notice_once("the SENPNN of the checkpoint is of another version or of other sizes: it begins anew.")
-        return own == stored
-
-    def with_own_state_explorer(self, weights: dict[str, Any], keep: bool) -> dict[str, Any]:
-        """Weights of another agent for this one, which may have no SENPNN, or one of other sizes.
-
-        :param keep: SENPNN's weights among them, else its own stay
-        """
-        if self.senpnn is not None and keep:
-            return weights
-        others = {key: value for key, value in weights.items() if not has_state_explorer([key])}
-        return others if self.senpnn is None else others | self.senpnn.state_dict(prefix=SENPNN_WEIGHTS)
 
     def on_fit_end(self) -> None:
         """Give up recorded updates: they hold memory, and read weights where they are now."""
         self.captured = None
-
-    @property
-    def policy(self) -> DeterministicActor | AENPNN:
-        """What decides now."""
-        return self.aenpnn if self.stages["action"] else self.actor
-
-    @property
-    def policy_name(self) -> str:
-        """Its name among the learners."""
-        return "aenpnn" if self.stages["action"] else "actor"
 
     def begin_stage(self, name: str) -> None:
         """Let ``action``, ``reward`` or ``state`` exploration take part from now on."""
@@ -230,23 +200,9 @@ class D2RL(RLModule):
         self.replacements_due -= due
         return due
 
-    @property
-    def corruption(self) -> int | None:
-        """Step p to which real rows are corrupted; None is P."""
-        return self.config.state.corrupt or None
-
     def diffused(self) -> Any:
         """What SENPNN diffuses: states of this slot, or observations of the replay where decisions move the world."""
         return self.world.state if self.world.problem.exogenous else self.draw(self.config.ddpg.batch).observation
-
-    def synthetic(self, problem: Any, state: Any, step: int | None = None) -> Any:
-        """A state, or an observation, with rows that SENPNN made of its own.
-
-        :param step: p to which real rows are corrupted; None is P
-        """
-        assert self.senpnn is not None  # its stage begins only where the problem can be diffused
-        made = self.senpnn.generate(problem.rows(state), step, generator=self.generator)
-        return problem.with_rows(state, made, self.world.generator)
 
     def explore_action(self, observation: Observation) -> Tensor:
         """Candidate actions [B, M, size] of the policy, each with Gaussian noise."""
@@ -283,58 +239,12 @@ class D2RL(RLModule):
         ]
         self.means.add("renpnn/rank_correlation", rank_correlation(*ranked))
 
-    # ------------------------------------------------------------------ rewards
-
-    def case_reward(self, utility: Tensor, observation: Observation) -> Tensor:
-        """The measured reward of ``reward.case`` in units of ``reward_scale``, which RENPNN learns at any stage."""
-        scale, reward = self.config.ddpg.reward_scale, self.case.reward(utility, observation)
-        if self.case.per_entity:
-            return reward * (self.problem.layout.entities**0.5 / scale)  # one unit for all numbers of entities
-        return reward / scale
-
-    def measured_reward(self, batch: Transition) -> Tensor:
-        """The weighted sum before the reward stage, then the configured case: [B, M, 1 or K]."""
-        if self.stages["reward"]:
-            return self.case_reward(batch.utility, batch.observation)
-        return raw_reward(batch.utility, batch.observation) / self.config.ddpg.reward_scale
-
-    def reward_of(self, batch: Transition) -> Tensor:
-        """The reward to learn from: generated where RENPNN's stage has begun and it is trusted, else measured."""
-        if self.trusts_generated and self.splits_reports:
-            with torch.no_grad():
-                beyond = self.renpnn.generate(batch.observation, batch.view, self.config.reward.samples, self.generator)
-            return self.case_reward(batch.observation.baseline.unsqueeze(1) + beyond, batch.observation)
-        if self.trusts_generated:
-            assert batch.generated is not None  # every transition has one where rewards are generated
-            return batch.generated
-        return self.measured_reward(batch)
-
-    @property
-    def learns_per_entity(self) -> bool:
-        """Whether the critic has a target for every entity."""
-        return self.stages["reward"] and self.case.per_entity
-
-    @property
-    def generates_reward(self) -> bool:
-        """Whether RENPNN takes part."""
-        return self.config.stages.reward is not None and self.config.reward.generated
-
-    @property
-    def splits_reports(self) -> bool:
-        """Whether RENPNN generates what links and slots had of reports."""
-        return self.world.windows is not None
-
-    @property
-    def trusts_generated(self) -> bool:
-        """Whether the agent learns from generated rewards now."""
-        return self.generates_reward and self.stages["reward"] and not self.fallback
-
     # ------------------------------------------------------------------ learning
 
     def learn(self) -> None:
         """One update of critic, policy and the explorers that take part."""
         if self.updates == 0:
-            self.calibrate()
+            self.calibrate(self.draw(self.config.ddpg.critic_batch))
         rows = self.rows_due()
         self.imagines = not self.world.problem.exogenous and self.replacement_due()
         if self.captured is not None:
@@ -375,11 +285,6 @@ class D2RL(RLModule):
         return self.updates < self.config.ddpg.warmup_updates
 
     @property
-    def chain_step(self) -> int:
-        """The step of AENPNN's chain whose estimate this update ascends."""
-        return 1 + self.updates % min(self.config.action.gradient_steps, self.config.action.steps)
-
-    @property
     def reward_explorer_due(self) -> bool:
         """Whether RENPNN learns in this update; from the start, so that its stage finds it trained."""
         return self.generates_reward and self.updates % self.config.reward.every == 0
@@ -398,32 +303,6 @@ class D2RL(RLModule):
             return problem.rows(self.diffused())
         chosen = torch.randint(self.stored.batch, (self.world.batch,), generator=self.generator, device=self.device)
         return problem.rows(self.stored[chosen])
-
-    def calibrate(self) -> None:
-        """Set critic and RENPNN to the level of the first rewards.
-
-        Of a critic that came from a checkpoint this moves the constant alone, on which no choice between actions
-        depends; a RENPNN that came from one keeps the unit in which it has learned.
-        """
-        batch = self.draw(self.config.ddpg.critic_batch)
-        for module in self.modules():
-            if isinstance(module, MLPEncoder) and module.standardise:
-                module.calibrate(batch.observation)
-                distributed.average_(*module.buffers())
-        measured = self.measured_reward(batch)
-        if bool(measured.isfinite().all()):
-            self.critic.calibrate(batch.observation, batch.view, measured)
-            if not self.reward_unit_known:
-                self.renpnn.calibrate(self.rewards_to_explore(batch))
-        distributed.average_(
-            *self.critic.buffers(recurse=False), self.critic.out.bias, self.renpnn.centre, self.renpnn.spread
-        )
-
-    def rewards_to_explore(self, batch: Transition) -> Tensor:
-        """What RENPNN's unit is made of: measured rewards, or for reports their equal shares beyond the baselines."""
-        if self.splits_reports:
-            return beyond_baselines(batch, 1) / self.problem.layout.entities
-        return self.case_reward(batch.utility, batch.observation)
 
     def windows_due(self) -> Transition | None:
         """The slots of the reports that RENPNN learns from in this update, where it does from reports."""
@@ -451,87 +330,8 @@ class D2RL(RLModule):
                 if learner.module is own:
                     polyak_update(target, own, self.config.ddpg.target_rate)
 
-    def critic_loss(self, batch: Transition) -> Tensor:
-        """Q against the reward, and the discounted next value when gamma > 0."""
-        gamma, reward = self.config.ddpg.gamma, self.reward_of(batch)
-        discount = gamma if batch.discount is None else batch.discount[:, None, None]
-        target = reward + discount * self.next_value(batch) if gamma > 0 else reward
-        unit = self.critic.unit if self.critic.own_units else None
-        loss = critic_loss(self.critic(batch.observation, batch.view), target, unit)
-        self.means.add("losses/critic", loss)
-        return loss
-
-    @torch.no_grad()
-    def next_value(self, batch: Transition) -> Tensor:
-        """Q'(s', mu'(s')), [B, 1, K or 1], zero where the task ended; an episode that was only cut goes on."""
-        following, terminated = batch.following, batch.terminated
-        assert following is not None
-        assert terminated is not None
-        policy = self.aenpnn if self.stages["action"] else self.target_actor
-        action = policy.sample(following, 1, self.generator).tanh()
-        value = self.target_critic(following, self.view(following, action)) * ~terminated[:, None, None]
-        return value if self.learns_per_entity else value.sum(-1, keepdim=True)
-
-    def policy_loss(self, batch: Transition) -> Tensor:
-        """Ascend Q; AENPNN may also imitate the better of the actions measured for each state."""
-
-        def quality() -> Tensor:
-            return to_scalar(self.reward_of(batch), batch.observation.weights)
-
-        if self.imagines:
-            made = self.synthetic(self.world.problem, batch.observation, self.corruption)
-            batch = replace(batch, observation=made)
-        loss, metrics = self.policy.loss(batch, self.value, quality, self.generator, self.chain_step)
-        for name, value in metrics.items():
-            self.means.add(f"losses/{name}", value)
-        return loss
-
-    def view(self, observation: Observation, action: Tensor, decision: Any = None) -> Tensor:
-        """What the critic sees of actions, [B, M, K, V]."""
-        return self._views[self.visited](observation, action, decision)
-
-    def value(self, observation: Observation, action: Tensor) -> Tensor:
-        """What the critic, its weights held fixed, says of actions [B, M, size]: [B, M].
-
-        With ``ddpg.analytic`` the closed-form utility on what is known stands in its place.
-        """
-        if self.config.ddpg.analytic:
-            problem: Any = self.world.problem
-            with torch.autocast(self.device.type, enabled=False):
-                utility = problem.utility(observation, problem.decode(observation, action))
-            return raw_reward(utility, observation).squeeze(-1) / self.config.ddpg.reward_scale
-        self.critic.requires_grad_(False)
-        value = self.critic(observation, self.view(observation, action))
-        self.critic.requires_grad_(True)
-        return to_scalar(value, observation.weights) if self.learns_per_entity else value.sum(-1)
-
-    def reward_loss(self, batch: Transition) -> Tensor:
-        """RENPNN's denoising loss on measured rewards, or on sums of them."""
-        if self.world.windows is not None:
-            total = beyond_baselines(batch, self.world.windows.slots)
-            loss, metrics = self.renpnn.loss_of_sums(batch.observation, batch.view, total, self.generator)
-            self.means.add("losses/renpnn", metrics["loss"])
-            self.means.add("renpnn/left_over", metrics["left_over"])
-            return loss
-        reward = self.case_reward(batch.utility, batch.observation)
-        loss, metrics = self.renpnn.loss(batch.observation, batch.view, reward, self.generator)
-        self.means.add("losses/renpnn", metrics["loss"])
-        return loss
-
-    def state_loss(self, rows: KindsOfRows) -> Tensor:
-        """SENPNN's denoising loss on rows of real states."""
-        assert self.senpnn is not None
-        loss, metrics = self.senpnn.loss(rows, self.generator)
-        self.means.add("losses/senpnn", metrics["loss"])
-        return loss
-
     @torch.no_grad()
     def propose(self, observation: Observation, count: int, generator: torch.Generator) -> Tensor:
         """``count`` actions for each state, [B, count, size], without exploration noise."""
         with self.autocast():
             return self.policy.sample(observation, count, generator).tanh()
-
-
-def has_state_explorer(names: Iterable[str]) -> bool:
-    """Whether SENPNN's weights are among these."""
-    return any(name.startswith(SENPNN_WEIGHTS) for name in names)

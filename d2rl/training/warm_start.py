@@ -6,6 +6,7 @@ from typing import Any
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.policy import misfit, notice_change, same_shape
+from d2rl.algorithm.state_weights import fits_state_explorer, with_own_state_explorer
 from d2rl.common.errors import CheckpointError
 from d2rl.problems import make_problems
 from d2rl.training.checkpoint import config_of
@@ -21,7 +22,7 @@ def load_weights(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
     made_for, weights = make_problems(before)[0], dict(checkpoint["state_dict"])
     same = same_shape(made_for, agent.problem)
     # in another cell its rows are others; no decision needs it
-    weights = agent.with_own_state_explorer(weights, keep=same and agent.fits_state_explorer(weights))
+    weights = with_own_state_explorer(agent.senpnn, weights, keep=same and fits_state_explorer(agent.senpnn, weights))
     try:
         if not same and before.network.kind == "mlp":  # another problem may have as many numbers
             raise RuntimeError
@@ -44,7 +45,8 @@ def begin_from(agent: D2RL, checkpoint: dict[str, Any], name: str) -> None:
     load_weights(agent, checkpoint, name)
     before = config_of(checkpoint)
     agent.initial_stages, agent.stages = agent.stages, dict.fromkeys(agent.stages, False)
-    known = same_shape(make_problems(before)[0], agent.problem) and agent.fits_state_explorer(checkpoint["state_dict"])
+    same = same_shape(make_problems(before)[0], agent.problem)
+    known = same and fits_state_explorer(agent.senpnn, checkpoint["state_dict"])
     agent.initial_stages["state"] &= known
     agent.reward_unit_known = before.reward.case == agent.config.reward.case
     if agent.initial_stages["action"] and agent.config.stages.action is None:

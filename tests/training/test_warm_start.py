@@ -133,7 +133,7 @@ def test_the_first_rewards_change_no_more_than_the_constant_of_what_was_learned(
     agent.on_fit_start()
     agent.interact()
     brought = weights(agent, "")
-    agent.calibrate()
+    agent.calibrate(agent.draw(agent.config.ddpg.critic_batch))
     changed = {name for name, value in weights(agent, "").items() if not torch.equal(value, brought[name])}
     assert changed == {"critic.out.bias"}
 
@@ -144,7 +144,7 @@ def test_a_reward_explorer_of_another_case_learns_in_its_own_unit(tiny, before):
     agent.on_fit_start()
     agent.interact()
     spread = agent.renpnn.spread.clone()
-    agent.calibrate()
+    agent.calibrate(agent.draw(agent.config.ddpg.critic_batch))
     assert agent.renpnn.spread != spread
 
 
