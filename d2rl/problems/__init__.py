@@ -13,6 +13,7 @@ from dataclasses import field, fields, make_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from d2rl.common.errors import ConfigError
 from d2rl.common.imports import named_class
 from d2rl.config.defaults import Config, RunConfig
 from d2rl.config.load import check, given_value, load
@@ -52,10 +53,17 @@ def load_config(arguments: Sequence[str], base: Any = None, directory: Any = Non
     """The configuration that arguments ask for, of the class that fits their problem; see :func:`load`.
 
     ``problem=NAME`` without ``conf=`` begins from the file of that name: the defaults are those of the first problem.
+
+    :raises ConfigError: as :func:`load` does; a key of another problem than this one
     """
     name = given_value("problem", arguments, directory, base) or DEFAULT
     if base is None and name in {*PROBLEMS} - {DEFAULT} and given_value("conf", arguments) is None:
         arguments = [f"conf={name}", *arguments]
+    own = {one.name for one in fields(config_class(name))}
+    for section in {argument.partition("=")[0].partition(".")[0] for argument in arguments} & {*PROBLEMS} - own:
+        raise ConfigError(
+            f"{section} is a section of problem={section}, and this is problem={name}; add problem={section}."
+        )
     return load(arguments, config_class(name), directory, base)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,11 +12,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.wrappers import NormalizeObservation, RescaleAction, TransformAction
+from gymnasium.wrappers import NormalizeObservation, OrderEnforcing, RescaleAction, TimeLimit, TransformAction
 from gymnasium.wrappers.utils import RunningMeanStd
 from torch import Tensor
 
 from d2rl.common.errors import ConfigError, InputError, first_line
+from d2rl.common.notices import notice_once
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import option
 from d2rl.problems.base import Layout, Observation, Rows, Simulation, Sizes, Step
@@ -70,11 +72,17 @@ class GymnasiumProblem:
         self.config, self.simulator = config, f"gymnasium.id={config.id}"
         env = self._attempt(partial(gym.make, config.id, config.max_episode_steps, disable_env_checker=True))
         self._check_spaces(env)
+        self._attempt(partial(self._check_steps, env))
         self.action_shape = env.action_space.shape
         numbers, actions = (int(np.prod(space.shape)) for space in (env.observation_space, env.action_space))
         self.layout = Layout((1,), (actions,))
         self.sizes = Sizes(nodes=numbers, edges=0, view=actions, flat=numbers)
         self.solved = env.spec.reward_threshold if config.solved is None else config.solved
+        if env.spec.max_episode_steps is None:
+            notice_once(
+                f"{self.simulator} is registered without a limit of steps: where an episode does not end by itself, an "
+                "evaluation takes very long. gymnasium.max_episode_steps=N cuts it after N steps."
+            )
         self.statistics = self._attempt(lambda: self._statistics(env))
         env.close()
 
@@ -239,28 +247,60 @@ class GymnasiumProblem:
         return statistics
 
     def _check_spaces(self, env: gym.Env) -> None:
-        for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        for what, wrapper in (("observation", "FlattenObservation"), ("action", "TransformAction")):
+            space = getattr(env, f"{what}_space", None)
             if not isinstance(space, gym.spaces.Box):
                 raise ConfigError(
-                    f"{self.simulator} has {what} of the kind {type(space).__name__}, and only vectors of real numbers "
-                    "(Box) can be learned here; choose another environment, or wrap it so that it has them."
+                    f"{self.simulator} has {what}s of the kind {type(space).__name__}, and only vectors of real "
+                    "numbers (Box) can be learned here; choose another environment, or wrap it so that it has them, as "
+                    f"by gymnasium.wrappers.{wrapper}."
                 )
         actions: Any = env.action_space
-        if not (np.issubdtype(actions.dtype, np.floating) and (np.isfinite([actions.low, actions.high])).all()):
+        bounds = np.isfinite([actions.low, actions.high]).all() and (actions.low < actions.high).all()
+        if not (np.issubdtype(actions.dtype, np.floating) and bounds):
             raise ConfigError(
-                f"{self.simulator} has actions without finite real bounds ({actions}); give the environment bounds, "
-                "such as by gymnasium.wrappers.RescaleAction."
+                f"{self.simulator} has actions without finite real bounds, a lower and an upper one ({actions}); give "
+                "its action_space such bounds, low=-1 and high=1 for instance, and a dtype of real numbers."
             )
 
+    def _check_steps(self, env: gym.Env) -> None:
+        """One reset and one step by Gymnasium's interface, which older environments do not keep."""
+        api = "as Gymnasium has it since 0.26 (gymnasium.utils.env_checker.check_env checks all of it)"
+        inner = env
+        while isinstance(inner, (TimeLimit, OrderEnforcing)):  # those of gym.make, which unpack what they get
+            inner = inner.env
+        found = inner.reset(seed=0)
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise InputError(f"{self.simulator}: reset() must return (observation, info), {api}.")
+        env.action_space.seed(0)
+        step = inner.step(env.action_space.sample())
+        if not (isinstance(step, tuple) and len(step) == 5):
+            raise InputError(
+                f"{self.simulator}: step() must return (observation, reward, terminated, truncated, info), {api}."
+            )
+        for what, observation in (("reset()", found[0]), ("step()", step[0])):
+            if (shape := np.shape(observation)) != env.observation_space.shape:
+                raise InputError(
+                    f"{self.simulator}: an observation of {what} has shape {shape}, and observation_space has "
+                    f"{env.observation_space.shape}; let them be the same."
+                )
+        if np.ndim(step[1]) or np.asarray(step[1]).dtype.kind not in "biuf":
+            raise InputError(f"{self.simulator}: step() gave the reward {step[1]!r}; it must be one number.")
+
     def _attempt(self, work: Callable[[], Any]) -> Any:
-        """What a stranger's code brings, or one message."""
+        """What a stranger's code brings, or one message that says where it failed."""
         try:
             return work()
         except InputError as error:
             raise ConfigError(error.args[0]) from None
-        except Exception as error:
-            reason = first_line(error).rstrip(".")
+        except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv, ModuleNotFoundError) as error:
             raise ConfigError(
-                f"{self.simulator} cannot be used: {reason}. Give the id of an environment that is installed, or "
-                "MODULE:ID of another package's."
+                f"{self.simulator} cannot be used: {first_line(error).rstrip('.')}. Give the id of an environment that "
+                "is installed, or MODULE:ID of another package's or of a file in this folder."
+            ) from None
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise ConfigError(
+                f"{self.simulator} cannot be used: {type(error).__name__}: {first_line(error).rstrip('.')} "
+                f"({place.filename}, line {place.lineno}). Mend the environment."
             ) from None

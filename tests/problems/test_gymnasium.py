@@ -14,6 +14,7 @@ import torch
 from d2rl.algorithm.agent import D2RL
 from d2rl.commands.train_eval import evaluate_command, train_command
 from d2rl.common.errors import ConfigError, InputError
+from d2rl.common.notices import notice_once
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.problems import load_config
 from d2rl.problems.base import Simulation
@@ -98,6 +99,46 @@ def register(name, environment, **options):
         gym.register(f"test/{name}-v0", environment, **options)
 
 
+class Gym021(Clock):
+    """The interface before Gym 0.26."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+    def step(self, action):
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, info
+
+
+class FourValues(Clock):
+    """A new reset, an old step."""
+
+    def step(self, action):
+        return super().step(action)[:4]
+
+
+class Wrong(Clock):
+    """Gives ``reward``, and observations of ``size`` numbers."""
+
+    def __init__(self, reward=0.0, size=1):
+        super().__init__()
+        self.reward, self.size = reward, size
+
+    def step(self, action):
+        return np.zeros(self.size, np.float32), self.reward, False, False, {}
+
+
+class NoSpaces(gym.Env):
+    """Forgets to say what it shows."""
+
+
+class Failing(Clock):
+    """Has a mistake in it."""
+
+    def step(self, action):
+        return {}["user_positions"]
+
+
 register("Clock", Clock, max_episode_steps=3)
 register("Ending", Clock, max_episode_steps=3, kwargs={"end": 2}, reward_threshold=4.0)
 register("Both", Clock, max_episode_steps=2, kwargs={"end": 2})
@@ -108,6 +149,16 @@ register("BreaksLater", Clock, kwargs={"broken_at": 5})
 register("Dict", Clock, kwargs={"observations": gym.spaces.Dict(a=BOX(0, 1))})
 register("Unbounded", Clock, kwargs={"actions": BOX(-INFINITE, 1, (1,), np.float32)})
 register("Whole", Clock, kwargs={"actions": BOX(0, 3, (1,), np.int64)})
+register("Still", Clock, kwargs={"actions": BOX(0, 0, (1,), np.float32)})
+register("Gym021", Gym021, max_episode_steps=3)
+register("FourValues", FourValues, max_episode_steps=3)
+register("TwoNumbers", Wrong, kwargs={"size": 2})
+register("ArrayReward", Wrong, kwargs={"reward": np.zeros(1)})
+register("NoReward", Wrong, kwargs={"reward": None})
+register("IntegerReward", Wrong, kwargs={"reward": 1}, max_episode_steps=3)
+register("NoSpaces", NoSpaces)
+register("Failing", Failing)
+register("Endless", Clock)
 
 
 def problem_of(name, **settings):
@@ -199,6 +250,14 @@ def test_a_stored_simulation_goes_on_with_new_episodes_and_says_so(caplog):
         ("gymnasium.id=test/Dict-v0", "observations of the kind Dict"),
         ("gymnasium.id=test/Unbounded-v0", "without finite real bounds"),
         ("gymnasium.id=test/Whole-v0", "without finite real bounds"),
+        ("gymnasium.id=test/Still-v0", "without finite real bounds"),
+        ("gymnasium.id=test/NoSpaces-v0", "observations of the kind NoneType"),
+        ("gymnasium.id=test/Gym021-v0", "reset() must return (observation, info)"),
+        ("gymnasium.id=test/FourValues-v0", "step() must return (observation, reward, terminated, truncated, info)"),
+        ("gymnasium.id=test/TwoNumbers-v0", "of step() has shape (2,), and observation_space has (1,)"),
+        ("gymnasium.id=test/ArrayReward-v0", "gave the reward array([0.]); it must be one number"),
+        ("gymnasium.id=test/NoReward-v0", "gave the reward None; it must be one number"),
+        ("gymnasium.id=test/Failing-v0", "KeyError: 'user_positions' (" + __file__),
         ("gymnasium.id=test/Broken-v0", "gymnasium.id=test/Broken-v0 gave an observation that is not finite"),
         ("gymnasium.id=Pendulum-v99", "gymnasium.id=Pendulum-v99 cannot be used"),
         ("gymnasium.id=no_such_module:Thing-v0", "No module named 'no_such_module'"),
@@ -236,6 +295,25 @@ def test_an_environment_that_breaks_later_ends_with_its_name():
     problem = problem_of("BreaksLater")
     with pytest.raises(InputError, match=r"gymnasium\.id=test/BreaksLater-v0 gave an observation"):
         steps_of(problem, 5)
+
+
+def test_a_reward_may_be_a_whole_number():
+    assert steps_of(problem_of("IntegerReward"), 1)[0][0].utility.flatten().tolist() == [1, 1]
+
+
+def test_episodes_that_nothing_cuts_are_told(caplog):
+    notice_once.cache_clear()
+    problem_of("Clock")
+    assert not caplog.text
+    problem_of("IntegerReward", max_episode_steps=5)
+    assert not caplog.text
+    problem_of("Endless")
+    assert "gymnasium.max_episode_steps=N cuts it" in caplog.text
+
+
+def test_a_key_of_another_problem_names_the_problem_to_add():
+    with pytest.raises(ConfigError, match=r"add problem=gymnasium"):
+        load_config(["gymnasium.id=Pendulum-v1"])
 
 
 def test_the_name_of_the_problem_is_enough():
