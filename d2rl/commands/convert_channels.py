@@ -19,6 +19,7 @@ from d2rl.problems.full_duplex.scenario_bank import link_budget
 from d2rl.training.footprint import installed_bytes
 from d2rl.wireless.array_files import open_arrays
 from d2rl.wireless.bank_axes import looks_swapped
+from d2rl.wireless.bank_file import NORMALISED_RANGE_DB
 from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
 from d2rl.wireless.channel_map import Entry, arranged, entries_of, listed
 from d2rl.wireless.channel_state import ChannelState
@@ -173,7 +174,7 @@ def _without_dead_states(found: dict[str, Tensor], path: Path) -> dict[str, Tens
         raise InputError(f"{path}: every channel is 0; there is nobody to serve.")
     dead, silent = int((~alive).sum()), int((~links[alive]).sum())
     if dead:
-        notice_once(f"{path}: {counted(dead, 'state')} of {len(alive)} in which every channel is 0 are left out.")
+        notice_once(f"{path}: left out: {counted(dead, 'state')} of {len(alive)} in which every channel is 0.")
     if silent:
         notice_once(
             f"{path}: {counted(silent, 'user')} in {int(alive.sum())} states have no path; nothing can serve them."
@@ -189,7 +190,11 @@ def _bank(
     assert own is not None
     powers = own.abs().square().mean((1, 3))
     levels = 10 * powers[powers > 0].log10()
-    unit = _unit(unit, snr, float(levels.median()), path)
+    median = float(levels.median())
+    unit = _unit(unit, snr, median, path)
+    over_noise_db = link_budget(scenario).over_noise_db()
+    if snr is None:
+        _check_level(median + over_noise_db["downlink" if "downlink" in found else "uplink"] * (unit != "noise"), path)
     _look(powers, levels, path)
     if snr is not None:
         factor = float(10 ** (snr / 20) / powers.mean().sqrt())
@@ -207,7 +212,7 @@ def _bank(
         stored_states=0,
         loads=None,
     )
-    over_noise = {name: 10 ** (db / 20) for name, db in link_budget(scenario).over_noise_db().items()}
+    over_noise = {name: 10 ** (db / 20) for name, db in over_noise_db.items()}
     scale = {name: 1.0 if unit == "noise" else 1 / over_noise[name] for name in over_noise}
     gains: dict[str, Tensor] = {}  # of what is drawn
     if down.shape[1] and up.shape[1]:
@@ -257,6 +262,15 @@ def _unit(unit: str, snr: float | None, median: float, path: Path) -> str:
         f"{path}: {level}, as of fading without path loss or power; say snr=20 for a mean of 20 dB at full power, or "
         "unit=noise where it is over noise as it is, or unit=propagation for gains of the propagation."
     )
+
+
+def _check_level(level: float, path: Path) -> None:
+    """Whether a median |h|^2 over noise, dB, can be that of a link. :raises InputError: it cannot"""
+    if not NORMALISED_RANGE_DB[0] <= level <= NORMALISED_RANGE_DB[1]:
+        raise InputError(
+            f"{path}: the median of |h|^2 is {level:.0f} dB over noise at full power, which no link has. Say snr=20 "
+            "for a mean of 20 dB, or unit=noise or unit=propagation where the other was guessed."
+        )
 
 
 def _look(gains: Tensor, levels: Tensor, path: Path) -> None:

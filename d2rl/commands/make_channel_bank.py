@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from d2rl.commands.convert_channels import UNITS, bank_from_file
-from d2rl.common.errors import ConfigError, counted
+from d2rl.common.errors import ConfigError, counted, typed
 from d2rl.config.defaults import FullDuplexConfig, option
 from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import load
@@ -21,6 +21,7 @@ from d2rl.problems import check_config, load_config
 from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.problems.full_duplex.scenario_bank import CELL, cell_of
 from d2rl.problems.full_duplex.simulator import CellState
+from d2rl.wireless.array_files import ENDINGS
 from d2rl.wireless.bank_file import check_place, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.channel_state import ChannelState
@@ -66,6 +67,12 @@ def channels_command(arguments: list[str]) -> None:
     by 3GPP TR 38.901. Channels between users and self-interference that are lacking are drawn by the scenario's own
     models. docs/channels.md tells more.
     """
+    for one in arguments:
+        is_file = one.lower().endswith(ENDINGS)
+        meant_from = one.partition("=")[0].strip(" -") == "from" or ("=" not in one and is_file)
+        if meant_from and not one.startswith("from="):
+            name = one.rpartition("=")[2].strip() if is_file else "FILE"
+            raise ConfigError(f"{one!r} is not key=value: write from={name}, without blanks or dashes.")
     rest = [one for one in arguments if "." in one.partition("=")[0] or one.startswith("conf=")]
     own = [one for one in arguments if one not in rest]
     asked = load([f"source={one[5:]}" if one.startswith("from=") else one for one in own], ChannelsConfig)
@@ -108,7 +115,7 @@ def channels_command(arguments: list[str]) -> None:
     keys = "".join(f" scenario.{key}={size}" for key, size in cell_of(bank.channels).items() if key not in idle)
     console.print(
         f"written: {asked.out} ({size:.1f} MB), {counted(training, 'state')} to train on and {evaluation} for "
-        f"evaluation; use it with scenario.channel_bank={asked.out}{keys if asked.source else ''}",
+        f"evaluation; use it with {typed('scenario.channel_bank', asked.out)}{keys if asked.source else ''}",
         markup=False,
         soft_wrap=True,
     )

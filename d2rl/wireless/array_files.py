@@ -19,6 +19,7 @@ from d2rl.common.errors import InputError, first_line
 
 ENDINGS = (".mat", ".h5", ".hdf5", ".npy", ".npz")
 PLAIN = {"_reconstruct": _reconstruct, "scalar": scalar, "ndarray": np.ndarray, "dtype": np.dtype}
+COMPLEX = {("real", "imag"), ("real", "imaginary"), ("re", "im"), ("r", "i"), ("i", "q")}  # fields of a compound type
 NUMBERED = re.compile(r"(.*_)\d+(_.*)")  # QuaDRiGa writes channel_00001_Coeffs, channel_00002_Coeffs, ...
 EXTRA = "pip install 'd2rl[files]'"
 
@@ -39,7 +40,8 @@ class Stored:
     @classmethod
     def of(cls, array: np.ndarray) -> Stored:
         """One that is in memory, or mapped into it."""
-        return cls(array.shape, np.iscomplexobj(array), lambda axis, where: array[(slice(None),) * axis + (where,)])
+        is_complex = np.iscomplexobj(array) or _parts(array.dtype) is not None
+        return cls(array.shape, is_complex, lambda axis, where: _joined(array[(slice(None),) * axis + (where,)]))
 
     def whole(self) -> np.ndarray:
         """All of it."""
@@ -53,6 +55,8 @@ def open_arrays(path: Path, memory: float = float("inf")) -> Iterator[dict[str, 
     :param memory: bytes; what cannot be read in parts must not be larger
     :raises InputError: not such a file, damaged, no numbers in it, larger than memory, a reader is not installed
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of a file of channels.")
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the path of a file of channels.")
     if path.suffix.lower() not in ENDINGS:
@@ -155,7 +159,7 @@ def _from_hdf5(file: Any, part: Any) -> Any:
     kind = part.attrs.get("MATLAB_class", b"")
     if part.dtype.hasobject and "ref" in (part.dtype.metadata or {}):
         return [_from_hdf5(file, file[reference]) for reference in np.ravel(part[()].T)]
-    pair = set(part.dtype.names or ()) in ({"real", "imag"}, {"r", "i"})
+    pair = _parts(part.dtype)
     if kind == b"char" or "MATLAB_empty" in part.attrs or not (pair or part.dtype.kind in "fiuc"):
         return None
     dims, reverse = part.ndim, bool(kind)
@@ -163,12 +167,27 @@ def _from_hdf5(file: Any, part: Any) -> Any:
     def read(axis: int, where: slice) -> np.ndarray:
         place = dims - 1 - axis if reverse else axis
         found = part[(slice(None),) * place + (where,)] if dims else part[()]
-        if pair and found.dtype.names:
-            real, imaginary = sorted(found.dtype.names, reverse=True)
-            found = found[real] + 1j * found[imaginary]
+        found = _joined(found)
         return found.T if reverse else found
 
-    return Stored(part.shape[::-1] if reverse else part.shape, pair or part.dtype.kind == "c", read)
+    return Stored(part.shape[::-1] if reverse else part.shape, bool(pair) or part.dtype.kind == "c", read)
+
+
+def _parts(dtype: np.dtype) -> tuple[str, str] | None:
+    """The fields of a compound type that are real and imaginary part, as programs name them; None: it has no such."""
+    names = dtype.names or ()
+    if len(names) != 2 or any(dtype[name].kind not in "fiu" or dtype[name].shape for name in names):
+        return None
+    first, second = names
+    if (first.lower(), second.lower()) in COMPLEX:
+        return first, second
+    return (second, first) if (second.lower(), first.lower()) in COMPLEX else None
+
+
+def _joined(array: np.ndarray) -> np.ndarray:
+    """Complex numbers where the array has their two parts as fields."""
+    parts = _parts(array.dtype)
+    return array[parts[0]] + 1j * array[parts[1]] if parts else array
 
 
 def _named(content: Any, name: str = "") -> dict[str, Stored]:
@@ -177,7 +196,8 @@ def _named(content: Any, name: str = "") -> dict[str, Stored]:
     if isinstance(content, Stored):
         return {name: content} if content.shape else {}
     if isinstance(content, np.ndarray):
-        return {name: Stored.of(content)} if content.ndim and content.dtype.kind in "fiuc" else {}
+        numbers = content.dtype.kind in "fiuc" or _parts(content.dtype)
+        return {name: Stored.of(content)} if content.ndim and numbers else {}
     if isinstance(content, list):
         return _named(_merged(content), name)
     if not isinstance(content, dict):
@@ -191,7 +211,7 @@ def _named(content: Any, name: str = "") -> dict[str, Stored]:
 
 def _plain(content: Any) -> Any:
     """MATLAB's structs as dictionaries, its cells as lists; what stands alone in a list as itself."""
-    if isinstance(content, np.ndarray) and content.dtype.names:
+    if isinstance(content, np.ndarray) and content.dtype.names and not _parts(content.dtype):
         content = [{key: part[key] for key in content.dtype.names} for part in content.ravel()]
     elif isinstance(content, np.ndarray) and content.dtype.hasobject:
         content = list(content.ravel())
@@ -207,12 +227,19 @@ def _gathered(content: dict[Any, Any]) -> dict[Any, Any]:
     return {key: parts if "*" in str(key) else parts[0] for key, parts in groups.items()}
 
 
+def _whole(part: Any) -> Any:
+    """A stored array in memory, anything else as it is."""
+    if isinstance(part, Stored):
+        return part.whole()
+    return _joined(part) if isinstance(part, np.ndarray) else part
+
+
 def _merged(parts: list[Any]) -> Any:
     """One dictionary of lists for a list of dictionaries, one array for arrays that fit; else numbered parts."""
     parts = [_plain(part) for part in parts]
     if parts and all(isinstance(part, dict) and part.keys() == parts[0].keys() for part in parts):
         return {key: [part[key] for part in parts] for key in parts[0]}
-    arrays = [part.whole() if isinstance(part, Stored) else part for part in parts]
+    arrays = [_whole(part) for part in parts]
     if arrays and all(isinstance(part, np.ndarray) and part.dtype.kind in "fiuc" and part.ndim for part in arrays):
         dims = max(part.ndim for part in arrays)
         arrays = [part.reshape(part.shape + (1,) * (dims - part.ndim)) for part in arrays]

@@ -133,8 +133,8 @@ def arranged(
         parts.append(_turned(part, axes, entry.kind).astype(np.complex64))
         if not np.isfinite(parts[-1]).all():
             raise InputError(
-                f"{'+'.join(entry.names)} holds NaN or infinite values among states {start} to {start + step - 1} of "
-                "its first axis; remove them."
+                f"{'+'.join(entry.names)} holds NaN or infinite values among numbers {start} to "
+                f"{min(start + step, count) - 1} of its axis {axes[along]} ({AXES[axes[along]]}); remove those."
             )
     return np.concatenate(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,46 @@ def test_parts_of_complex_numbers_are_joined(tmp_path, told, content, entry):
         bank = bank_from_file(tmp_path / "H.npz", text)
         np.testing.assert_allclose(bank.channels.downlink.numpy(), array.conj(), rtol=1e-5)
     assert f"map={entry}, which is a guess" in told()
+
+
+@pytest.mark.parametrize("fields", [("real", "imag"), ("Re", "Im"), ("imag", "real"), ("r", "i"), ("I", "Q")])
+@pytest.mark.parametrize("ending", ["h5", "npz", "npy"])
+def test_fields_of_a_compound_type_are_joined_whatever_they_are_called(tmp_path, ending, fields):
+    array, path = cell(), tmp_path / f"H.{ending}"
+    real, imaginary = fields if fields != ("imag", "real") else fields[::-1]
+    parts = np.empty(array.shape, [(name, "f8") for name in fields])
+    parts[real], parts[imaginary] = array.real, array.imag
+    WRITERS[ending](path, {"H": parts})
+    for text in ("downlink:H:BKN", None):
+        np.testing.assert_allclose(bank_from_file(path, text).channels.downlink.numpy(), array.conj(), rtol=1e-5)
+
+
+def test_fields_that_are_no_parts_of_complex_numbers_are_not_joined(tmp_path):
+    np.savez(tmp_path / "H.npz", H=np.zeros((20, 4, 8), [("gain", "f8"), ("phase", "f8")]))
+    with pytest.raises(InputError, match="holds no arrays of numbers"):
+        bank_from_file(tmp_path / "H.npz")
+
+
+@pytest.mark.parametrize("factor", [1e-18, 1e30])
+def test_a_level_that_no_link_has_is_refused_before_anything_is_written(tmp_path, factor):
+    np.save(tmp_path / "H.npy", factor * cell())
+    with pytest.raises(InputError, match=r"dB over noise at full power, which no link has\. Say snr=20"):
+        channels_command([f"from={tmp_path / 'H.npy'}", f"out={tmp_path / 'bank.npz'}"])
+    assert [path.name for path in tmp_path.iterdir()] == ["H.npy"]
+    assert bank_from_file(tmp_path / "H.npy", snr=20.0).noise_normalised
+
+
+@pytest.mark.parametrize("arguments", [["H.mat"], ["--from=H.mat"], ["--from", "H.mat"], ["from = H.mat"]], ids=str)
+def test_a_file_without_its_key_is_one_message(arguments):
+    with pytest.raises(ConfigError, match=r"write from=(H\.mat|FILE), without blanks or dashes"):
+        channels_command([*arguments, "out=bank.npz"])
+
+
+def test_the_next_command_can_be_copied_though_the_path_has_blanks(tmp_path, capsys):
+    np.save(tmp_path / "my file.npy", cell())
+    channels_command([f"from={tmp_path / 'my file.npy'}", f"out={tmp_path / 'my bank.npz'}"])
+    words = shlex.split(capsys.readouterr().out)
+    assert f"scenario.channel_bank={tmp_path / 'my bank.npz'}" in words
 
 
 def test_a_time_axis_makes_episodes(tmp_path):
@@ -431,7 +472,9 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, bad):
     array = cell()
     array[7, 1, 2] = bad
     np.save(tmp_path / "H.npy", array)
-    with pytest.raises(InputError, match=r"H holds NaN or infinite values among states 0 to"):
+    with pytest.raises(
+        InputError, match=rf"H holds NaN or infinite values among numbers 0 to {STATES - 1} of its axis B"
+    ):
         bank_from_file(tmp_path / "H.npy")
 
 
