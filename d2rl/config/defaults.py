@@ -18,27 +18,43 @@ def option(
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
+    also: str = "",
 ) -> Any:
-    """A field with its meaning and its range: ``low <= x <= high``, ``above < x < below``, or choices."""
+    """A field with its meaning and its range: ``low <= x <= high``, ``above < x < below``, or choices.
+
+    :param also: what other libraries call it, for the message on an unknown key; blanks between
+    """
     limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
-    return field(default=default, metadata={"meaning": meaning, **limits})
+    return field(default=default, metadata={"meaning": meaning, "also": also.split(), **limits})
 
 
 @dataclass
 class FullDuplexConfig:
     """The cell; values common in the full-duplex small-cell literature (3GPP TR 36.828 pico)."""
 
-    transmit_antennas: int = option(8, "N_t, antennas that transmit at the base station", low=1, high=1024)
+    transmit_antennas: int = option(
+        8,
+        "N_t, antennas that transmit at the base station",
+        low=1,
+        high=1024,
+        also="num_antennas n_antennas num_tx n_tx nt",
+    )
     receive_antennas: int = option(8, "N_r, antennas that receive at the base station", low=1, high=1024)
-    downlink_users: int = option(6, "K_D; 0: uplink alone (half duplex)", low=0, high=1024)
-    uplink_users: int = option(4, "K_U; 0: downlink alone (half duplex)", low=0, high=1024)
+    downlink_users: int = option(
+        6, "K_D; 0: uplink alone (half duplex)", low=0, high=1024, also="num_users n_users users num_ue k"
+    )
+    uplink_users: int = option(
+        4, "K_U; 0: downlink alone (half duplex)", low=0, high=1024, also="num_users n_users users num_ue k"
+    )
     cell_radius: float = option(100.0, "m", above=0, high=1e5)
     minimum_distance: float = option(10.0, "m, between a user and the base station", low=0.1)
     bandwidth: float = option(10.0, "MHz", low=1e-6, high=1e6)
-    noise_density: float = option(-174.0, "dBm/Hz", low=-250, high=0)
+    noise_density: float = option(-174.0, "dBm/Hz", low=-250, high=0, also="noise_power noise_psd n0 sigma2")
     noise_figure_downlink: float = option(9.0, "dB", low=0, high=60)
     noise_figure_uplink: float = option(5.0, "dB", low=0, high=60)
-    bs_power: float = option(26.0, "P_BS, dBm", low=-100, high=100)
+    bs_power: float = option(
+        26.0, "P_BS, dBm", low=-100, high=100, also="p_max pmax tx_power max_power power_budget snr"
+    )
     user_power: float = option(23.0, "P_UE, dBm", low=-100, high=100)
     path_loss: str = option("los", "base station to user, 3GPP TR 36.828", choices=("los", "nlos"))
     self_interference: float = option(-90.0, "residual self-interference after cancellation, dB", low=-200, high=0)
@@ -47,7 +63,7 @@ class FullDuplexConfig:
         None, "Rician K of the user channels, dB; null is Rayleigh fading", low=-100, high=100
     )
     speed: float = option(3.0, "of the users, km/h", low=0, high=1e4)
-    carrier: float = option(2.0, "GHz", low=1e-3, high=1e4)
+    carrier: float = option(2.0, "GHz", low=1e-3, high=1e4, also="fc frequency carrier_frequency")
     slot: float = option(10.0, "time between two decisions, ms", low=1e-6, high=1e6)
     episode_length: int = option(10, "slots before the users are dropped anew (a truncation)", low=1)
     fixed_drop: int | None = option(
@@ -57,7 +73,11 @@ class FullDuplexConfig:
     stored_states: int = option(
         0, "train on this many stored states (scarce CSI); 0: new drops without end", low=0, high=10**7
     )
-    channel_bank: str | None = option(None, "file of channel states to train and evaluate on; null: drawn channels")
+    channel_bank: str | None = option(
+        None,
+        "file of channel states to train and evaluate on; null: drawn channels",
+        also="dataset data data_path channel_file channels from",
+    )
     head: str = option(
         "structured", "what an action means", choices=("structured", "switching", "settling", "beamforming")
     )
@@ -101,8 +121,20 @@ class NetworkConfig:
     kind: str = option(
         "link_graph", "link_graph serves any number of users, mlp a fixed one", choices=("link_graph", "mlp")
     )
-    width: int = option(32, "size of an embedding (link_graph) or eight times a hidden layer (mlp)", low=1, high=4096)
-    layers: int = option(2, "rounds of message passing (a critic of powers has none), or hidden layers", low=1, high=64)
+    width: int = option(
+        32,
+        "size of an embedding (link_graph) or eight times a hidden layer (mlp)",
+        low=1,
+        high=4096,
+        also="hidden hidden_size hidden_dim hidden_units net_arch",
+    )
+    layers: int = option(
+        2,
+        "rounds of message passing (a critic of powers has none), or hidden layers",
+        low=1,
+        high=64,
+        also="hidden_layers n_layers num_layers",
+    )
     standardise: bool = option(
         False, "of an mlp: inputs, and rewards of entities, as deviations from the first ones in standard deviations"
     )
@@ -119,15 +151,29 @@ class DDPGConfig:
 
     gamma: float = option(0.0, "discount; channels do not depend on actions, so 0 is best", low=0, below=1)
     steps: int = option(1, "n, slots whose rewards are summed before a value takes over", low=1, high=1000)
-    batch: int = option(32, "states in an update of the policy", low=1, high=10**6)
-    critic_batch: int = option(64, "states in an update of the critic", low=1, high=10**6)
-    replay: int = option(8192, "states kept of each load", low=1, high=10**9)
-    actor_rate: float = option(8e-3, "learning rate of the policy", above=0, high=1)
-    critic_rate: float = option(1e-2, "learning rate of the critic", above=0, high=1)
-    target_rate: float = option(0.01, "tau, step of the target networks", above=0, high=1)
+    batch: int = option(32, "states in an update of the policy", low=1, high=10**6, also="batch_size minibatch_size")
+    critic_batch: int = option(
+        64, "states in an update of the critic", low=1, high=10**6, also="batch_size minibatch_size"
+    )
+    replay: int = option(
+        8192,
+        "states kept of each load",
+        low=1,
+        high=10**9,
+        also="buffer buffer_size memory memory_size replay_size capacity",
+    )
+    actor_rate: float = option(8e-3, "learning rate of the policy", above=0, high=1, also="lr actor_lr")
+    critic_rate: float = option(1e-2, "learning rate of the critic", above=0, high=1, also="lr critic_lr")
+    target_rate: float = option(0.01, "tau, step of the target networks", above=0, high=1, also="soft_tau polyak")
     warmup_updates: int = option(5, "updates at the start in which the critic alone learns", low=0)
     warmup_critic_updates: int = option(8, "updates of the critic in each of them", low=1)
-    noise: float = option(0.6, "standard deviation of the Gaussian exploration at the start", low=0, high=10)
+    noise: float = option(
+        0.6,
+        "standard deviation of the Gaussian exploration at the start",
+        low=0,
+        high=10,
+        also="sigma exploration_noise action_noise policy_noise",
+    )
     noise_end: float = option(0.1, "the same at the end of training", low=0, high=10)
     noise_correlation: float = option(
         0.0, "of that noise with the one of the slot before; 0: none, near 1 it leads far away", low=0, below=1
@@ -143,7 +189,7 @@ class AENPNNConfig:
     """Action explorer (Mode I)."""
 
     explorer: str = option("aenpnn", "aenpnn, or MODULE:CLASS")
-    steps: int = option(6, "P, denoising steps", low=1, high=1000)
+    steps: int = option(6, "P, denoising steps", low=1, high=1000, also="diffusion_steps n_timesteps num_timesteps")
     objective: str = option(
         "chain",
         "chain: ascend Q at the end of the chain; weighted: regress on good candidates; mixed: both",
@@ -246,18 +292,30 @@ class StagesConfig:
 class TrainerConfig:
     """Length, hardware and speed."""
 
-    epochs: int = option(10, "length of the run", low=1)
-    updates_per_epoch: int = option(100, "updates in an epoch", low=1)
+    epochs: int = option(
+        10,
+        "length of the run",
+        low=1,
+        also="max_epochs num_epochs total_timesteps max_steps n_episodes num_episodes episodes iterations",
+    )
+    updates_per_epoch: int = option(100, "updates in an epoch", low=1, also="total_timesteps max_steps steps_per_epoch")
     updates_per_step: int = option(10, "updates in one training step, after which metrics are logged", low=1)
     updates_per_slot: int = option(
         5, "updates learned from the replay for each slot of the cells; a training step begins with one", low=1
     )
-    num_envs: int = option(32, "cells simulated side by side, over all processes", low=1, high=10**6)
-    accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"))
+    num_envs: int = option(
+        32, "cells simulated side by side, over all processes", low=1, high=10**6, also="n_envs workers num_workers"
+    )
+    accelerator: str = option("auto", "device", choices=("auto", "cpu", "gpu"), also="gpu gpus cuda use_cuda device")
     strategy: str = option("auto", "auto: ddp where there are several devices or nodes", choices=("auto", "ddp"))
     devices: int = option(1, "processes on each node, one for each GPU", low=1, high=1024)
-    nodes: int = option(1, "machines", low=1, high=10**4)
-    precision: str = option("32", "of the networks; physics is always fp32 or better", choices=("32", "bf16"))
+    nodes: int = option(1, "machines", low=1, high=10**4, also="num_nodes")
+    precision: str = option(
+        "32",
+        "of the networks; physics is always fp32 or better",
+        choices=("32", "bf16"),
+        also="amp fp16 mixed_precision",
+    )
     cuda_graphs: bool = option(
         False, "on one GPU: capture each kind of update once as a CUDA graph, and replay it afterwards"
     )
@@ -276,8 +334,16 @@ class TrainerConfig:
 class EvaluationConfig:
     """The frozen evaluation set."""
 
-    every: int = option(1, "training steps between two evaluations", low=1)
-    drops: int = option(256, "states, the same for every policy", low=1, high=10**7)
+    every: int = option(
+        1, "training steps between two evaluations", low=1, also="eval_every eval_freq eval_interval val_check_interval"
+    )
+    drops: int = option(
+        256,
+        "states, the same for every policy",
+        low=1,
+        high=10**7,
+        also="eval_episodes n_eval_episodes num_eval_episodes",
+    )
     seed: int = option(0, "of the evaluation drops", low=0)
     best_of: int = option(1, "N, candidates of one decision", low=1, high=10**5)
     ascend: int = option(
@@ -297,12 +363,20 @@ class EvaluationConfig:
 class LoggerConfig:
     """Where metrics go; metrics.csv is always written."""
 
-    mode: str = option("offline", "Weights & Biases", choices=("online", "offline", "disabled"))
+    mode: str = option(
+        "offline",
+        "Weights & Biases",
+        choices=("online", "offline", "disabled"),
+        also="wandb use_wandb track log offline",
+    )
     project: str = option("d2rl", "W&B project")
     name: str | None = option(None, "W&B run name")
     tensorboard: bool = option(False, "write TensorBoard event files, too")
     level: str = option(
-        "info", "least of the messages that the terminal shows", choices=("debug", "info", "warning", "error")
+        "info",
+        "least of the messages that the terminal shows",
+        choices=("debug", "info", "warning", "error"),
+        also="verbose verbosity debug log_level quiet",
     )
 
 
@@ -322,10 +396,20 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     seed: int = option(0, "of everything but the evaluation drops", low=0)
-    run_dir: str | None = option(None, "where the run writes; null: runs/<conf>-<time>")
-    resume: str | None = option(None, "checkpoint or run directory to continue exactly")
+    run_dir: str | None = option(
+        None,
+        "where the run writes; null: runs/<conf>-<time>",
+        also="log_dir logdir output_dir out_dir save_dir save_path out output",
+    )
+    resume: str | None = option(
+        None,
+        "checkpoint or run directory to continue exactly",
+        also="ckpt ckpt_path checkpoint checkpoint_path load resume_from",
+    )
     initial: str | None = option(
-        None, "checkpoint or run directory whose weights a new run starts from; null: drawn anew"
+        None,
+        "checkpoint or run directory whose weights a new run starts from; null: drawn anew",
+        also="ckpt pretrained load weights finetune",
     )
 
 

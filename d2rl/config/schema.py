@@ -110,11 +110,13 @@ def leaves(schema: Any, prefix: str = "") -> dict[str, Leaf]:
 
 
 def unknown(key: str, known: Mapping[str, Leaf]) -> str:
-    """That ``key`` is none, and the nearest that are: by its last part (cell_radius), spelling or meaning (tau)."""
+    """That ``key`` is none, and the nearest that are: by its last part (cell_radius), spelling, what other libraries
+    call it (lr) or meaning (tau)."""
     tail = key.rpartition(".")[2].lower()
     tails = {one.rpartition(".")[2] for one in known}
     near = [one for one in known if one.lower() == key.lower()]
     near += [one for one in known if one.rpartition(".")[2] == tail]
+    near += [one for one, leaf in known.items() if tail in leaf.metadata.get("also", ())]
     near += difflib.get_close_matches(key.lower(), known, 2, 0.7)
     for close in difflib.get_close_matches(tail, tails, 2, 0.75):
         near += [one for one in known if one.rpartition(".")[2] == close]
