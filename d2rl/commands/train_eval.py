@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2rl.common.command_line import USER_ERROR, own_keys, owns_process
-from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError
+from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError, typed
 from d2rl.common.files import write_json, writing
 from d2rl.config.defaults import Config
 from d2rl.config.key_use import refuse_unused
@@ -110,7 +110,7 @@ def train_run(
     except OSError as error:
         raise RunError(
             f"training is complete and {run.last} is kept, but {run.path} cannot be written any more: "
-            f"{error.strerror or error}; make room, then python eval.py ckpt={run.last} writes the results."
+            f"{error.strerror or error}; make room, then python eval.py {typed('ckpt', run.last)} writes the results."
         ) from None
     page = save_report_page(run.path, config, result.evaluation, report, run)
     console.print(f"learning curve: {curve}", markup=False)

@@ -19,7 +19,7 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.checks import check_algorithm
 from d2rl.benchmark.runner import held
 from d2rl.commands.search_space import Space, read_space
-from d2rl.common.errors import ConfigError, InputError, TrainingError, UserError, first_line
+from d2rl.common.errors import ConfigError, InputError, TrainingError, UserError, first_line, typed
 from d2rl.common.files import write_text
 from d2rl.config.defaults import option
 from d2rl.config.load import conf_name, load, nested
@@ -106,7 +106,7 @@ def _search(study: Any, trials: int, base: Sequence[str], space: Space, out: Pat
     best = study.best_trial
     write_text(out / BEST, _best_yaml(base, best.params, f"trial {best.number}, objective {best.value:.4g}"))
     console.print(f"best: trial {best.number}, {best.value:.3f}  {_line(best.params)}", markup=False, soft_wrap=True)
-    console.print(f"written: {out / BEST}; use it with conf={out / BEST}", markup=False, soft_wrap=True)
+    console.print(f"written: {out / BEST}; use it with {typed('conf', out / BEST)}", markup=False, soft_wrap=True)
 
 
 def _trained(trial: Any, config: Any, out: Path) -> tuple[float, bool]:

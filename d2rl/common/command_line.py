@@ -43,6 +43,8 @@ def run(main: Callable[[list[str]], None], schema: type | None = Config, command
     """
     global _running
     arguments, _running = sys.argv[1:], True
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append("")  # MODULE:CLASS of a file in this folder, as `python -m` finds it
     signal.signal(signal.SIGTERM, _terminated)
     _quiet()
     try:

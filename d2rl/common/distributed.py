@@ -26,7 +26,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 
 from d2rl.common.command_line import USER_ERROR
-from d2rl.common.errors import RunError
+from d2rl.common.errors import RunError, typed
 from d2rl.config.defaults import RunConfig, TrainerConfig
 from d2rl.config.load import processes
 
@@ -130,7 +130,7 @@ def losses_told(config: TrainerConfig, checkpoint: Path) -> Iterator[None]:
 
 
 def _lost(reason: str, checkpoint: Path | None) -> RunError:
-    remedy = f"go on with resume={checkpoint}" if checkpoint else "resume= its run directory, or begin anew"
+    remedy = f"go on with {typed('resume', checkpoint)}" if checkpoint else "resume= its run directory, or begin anew"
     return RunError(f"another process of this run has ended or is out of reach ({reason}); {remedy}.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -24,6 +25,11 @@ def first_line(error: BaseException) -> str:
     """What an error says, its first 200 letters on one line; its kind where it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
+
+
+def typed(key: str, value: object) -> str:
+    """KEY=VALUE as it is typed in a shell, blanks and all."""
+    return shlex.quote(f"{key}={value}")
 
 
 class UserError(Exception):

@@ -269,11 +269,11 @@ class GymnasiumProblem:
         inner = env
         while isinstance(inner, (TimeLimit, OrderEnforcing)):  # those of gym.make, which unpack what they get
             inner = inner.env
-        found = inner.reset(seed=0)
+        found: Any = inner.reset(seed=0)
         if not (isinstance(found, tuple) and len(found) == 2):
             raise InputError(f"{self.simulator}: reset() must return (observation, info), {api}.")
         env.action_space.seed(0)
-        step = inner.step(env.action_space.sample())
+        step: Any = inner.step(env.action_space.sample())
         if not (isinstance(step, tuple) and len(step) == 5):
             raise InputError(
                 f"{self.simulator}: step() must return (observation, reward, terminated, truncated, info), {api}."

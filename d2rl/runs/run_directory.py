@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from d2rl.common.errors import CheckpointError, ConfigError, RunError
+from d2rl.common.errors import CheckpointError, ConfigError, RunError, typed
 from d2rl.common.files import UNFINISHED, keeping_on, try_lock, write_text, writing
 from d2rl.config.defaults import Config
 from d2rl.config.load import to_yaml
@@ -120,7 +120,7 @@ class RunDirectory:
         if held and not only_begun:  # of a run that ended before it had learned anything nothing is lost
             raise ConfigError(
                 f"run_dir={self.path} already holds a run ({held[0]}); choose another directory, "
-                f"or continue that run with resume={self.path}."
+                f"or continue that run with {typed('resume', self.path)}."
             )
 
     def _hold(self) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import decision_rule
 from d2rl.common.distributed import launch_rank, losses_told, strategy
-from d2rl.common.errors import CheckpointError, RunError, counted
+from d2rl.common.errors import CheckpointError, RunError, counted, typed
 from d2rl.common.host import left_as_found, training_device
 from d2rl.config.defaults import Config, TrainerConfig
 from d2rl.config.load import processes
@@ -139,7 +139,7 @@ def _train(
     if last.failed or not last_epoch_is_due:
         _keep_last(trainer, run)
     profiler.write()
-    stop.end_if_asked(f"training is complete and saved; resume={run.path} evaluates it")
+    stop.end_if_asked(f"training is complete and saved; {typed('resume', run.path)} evaluates it")
     agent.to(device)  # the Trainer leaves it on the CPU
     upload_checkpoints(loggers, run)
     return TrainingResult(agent, evaluation, profiler, run)
@@ -176,7 +176,7 @@ def _keep_last(trainer: L.Trainer, run: RunDirectory) -> None:
     except OSError as error:
         raise RunError(
             f"training is complete, but {run.last} cannot be written: {error.strerror or error}; "
-            f"what is there is from before: make room, then resume={run.path}."
+            f"what is there is from before: make room, then {typed('resume', run.path)}."
         ) from None
 
 

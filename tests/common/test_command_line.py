@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> None:
         raise CheckpointError("[red]runs/a[/red] does not fit")
     if name == "mistake":
         raise ZeroDivisionError("a mistake of the program")
+    if name == "module":
+        import my_part
     if name == "exit":
         sys.exit(7)
     if name == "wait":
@@ -90,6 +92,13 @@ def test_a_mistake_of_the_program_keeps_its_traceback(command):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_module_of_the_working_folder_is_found(command, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "my_part.py").write_text("")
+    done = subprocess.run([*command, "logger.name=module"], cwd=tmp_path / "here", capture_output=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_exit_status_of_its_own_is_kept(command):

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.command_line import owns_process
 from d2rl.common.distributed import largest
-from d2rl.common.errors import Interrupted, RunError
+from d2rl.common.errors import Interrupted, RunError, typed
 from d2rl.common.files import keeping_on
 from d2rl.runs.run_directory import RunDirectory
 
@@ -75,7 +75,7 @@ class SaveAndStop(Callback):
             trainer.save_checkpoint(self.path, weights_only=False)
         if attempt.failed:
             self.end_if_asked(f"could not be saved; {self.path} is of before")
-        self.end_if_asked(f"saved at update {agent.updates}; go on with resume={self.path}")
+        self.end_if_asked(f"saved at update {agent.updates}; go on with {typed('resume', self.path)}")
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and not owns_process():
