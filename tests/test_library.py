@@ -14,6 +14,7 @@ import torch
 import d2rl
 from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.common.errors import ConfigError, InputError
+from d2rl.common.notices import notice_once
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.problems.full_duplex import references
 from d2rl.wireless import link_rates
@@ -73,9 +74,23 @@ def without(name: str) -> Any:
     ("change", "weights", "message"),
     [
         (without("cross"), None, "channels lack cross"),
+        (lambda arrays: {}, None, "channels lack downlink"),
         (lambda arrays: arrays | {"gain": 1}, None, "channels hold gain, which is unknown"),
         (lambda arrays: arrays | {"uplink": [["a"]]}, None, "channels.uplink cannot be read as numbers"),
-        (lambda arrays: arrays | {"uplink": arrays["uplink"][:, :, :3]}, None, "channels.self_interference has shape"),
+        (lambda arrays: arrays | {"uplink": arrays["uplink"][:, :, :3]}, None, "self_interference has shape"),
+        (
+            lambda arrays: arrays | {"downlink": arrays["downlink"].swapaxes(1, 2)},
+            None,
+            r"downlink has shape .*another order: numpy\.transpose\(ARRAY, \(0, 2, 1\)\) mends it",
+        ),
+        (
+            lambda arrays: {k: np.stack([v.real, v.imag], -1) for k, v in arrays.items()},
+            None,
+            "must be complex, got float",
+        ),
+        (lambda arrays: {k: v[0] for k, v in arrays.items()}, None, r"needs 3 dimensions \(states, users, antennas\)"),
+        (lambda arrays: {k: v[:0] for k, v in arrays.items()}, None, "channels hold no state"),
+        (lambda arrays: {k: 1e25 * v for k, v in arrays.items()}, None, "too strong for single precision"),
         (lambda arrays: arrays | {"cross": arrays["cross"] * np.nan}, None, "NaN or infinite"),
         (lambda arrays: arrays["uplink"], None, "must be a ChannelState or a mapping"),
         (lambda arrays: arrays, [1.0, 2.0], r"weights have shape \(2,\); they must be \(10,\)"),
@@ -85,6 +100,38 @@ def without(name: str) -> Any:
 def test_channels_that_cannot_be_used_are_told(policy, arrays, change, weights, message):
     with pytest.raises(InputError, match=message):
         policy.decide(change(arrays), weights)
+
+
+@pytest.mark.parametrize("options", [{"best_of": 0}, {"best_of": 2.5}, {"best_of": "16"}, {"refine": -1}], ids=str)
+def test_candidates_and_steps_that_cannot_be_are_told(policy, arrays, options):
+    with pytest.raises(InputError, match="it must be a whole number of"):
+        policy.decide(arrays, **options)
+
+
+def test_channels_that_are_not_over_noise_are_told(policy, arrays, caplog):
+    notice_once.cache_clear()
+    policy.decide(arrays)
+    assert not caplog.text
+    policy.decide({name: 1e-6 * array for name, array in arrays.items()})
+    assert "where the SNR at full power belongs" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "other"), [("downlink", "uplink"), ("uplink", "downlink")])
+@pytest.mark.parametrize("users", [1, 4, 12])
+def test_one_direction_alone_is_half_duplex(name, other, users):
+    antennas = 8
+    numbers = np.random.default_rng(0).standard_normal((2, 5, users, antennas))
+    decision = d2rl.load("pretrained/any_load").decide({name: 30 * (numbers[0] + 1j * numbers[1])})
+    power = dict(zip(("downlink", "uplink"), decision, strict=True))
+    assert power[other].size == 0
+    assert power[name].shape == ((5, antennas, users) if name == "downlink" else (5, users))
+    assert np.abs(power[name]).reshape(5, -1).max(1).min() > 0
+
+
+@pytest.mark.parametrize("given", [["conf=smoke"], {"conf": "smoke"}], ids=["list", "mapping"])
+def test_what_is_no_argument_of_a_training_is_told(given):
+    with pytest.raises(ConfigError, match=r"d2rl\.train\(\*LIST\)"):
+        d2rl.train(given)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from d2rl.algorithm.ascent import ascend, chosen_of
 from d2rl.algorithm.policy import Proposer
+from d2rl.common.errors import InputError
 from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Decision, Layout, Observation
 
@@ -25,6 +27,7 @@ class DecisionRule:
         log-normal factor of this spread, per direction and per link (0: the asked weights for all)
     :param noise: candidates after the first get Gaussian noise of this deviation (a control)
     :param seed: of the proposals' noise
+    :raises InputError: numbers that cannot be
     """
 
     best_of: int = 1
@@ -33,6 +36,12 @@ class DecisionRule:
     priority_spread: float = 0.0
     noise: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("best_of", 1), ("ascend", 0), ("refine", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < low:
+                raise InputError(f"{name}={value!r} cannot be; it must be a whole number of {low} at least.")
 
 
 def decision_rule(config: RunConfig) -> DecisionRule:

@@ -123,13 +123,16 @@ class Policy(nn.Module):
         from d2rl.algorithm.decisions import DecisionRule, decide  # it imports this module
 
         problem: Any = self.problem
+        rule = DecisionRule(best_of, ascend, refine)
         state, arrays = channels, False
         if hasattr(problem, "state_of"):
             state, arrays = problem.state_of(channels, weights, self.device)
         elif weights is not None:
             raise InputError(f"the problem {problem.name} takes no priorities from its caller; leave weights out.")
         generator = torch.Generator(self.device).manual_seed(seed)
-        decision = decide(self, state, DecisionRule(best_of, ascend, refine), generator)
+        decision = decide(self, state, rule, generator)
+        if not all(bool(part.isfinite().all()) for part in decision):
+            raise InputError("the decision is not finite: these channels are too strong for single precision.")
         return tuple(part.cpu().numpy() for part in decision) if arrays else tuple(decision)
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,8 +43,9 @@ class TrainedRun:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What Lightning tells of itself stays out of a program's output."""
-    before = {name: logging.getLogger(name).level for name in TALKATIVE}
+    """What Lightning tells of itself stays out of a program's output, and what it and PyTorch set when they are
+    imported out of its environment."""
+    before, environment = {name: logging.getLogger(name).level for name in TALKATIVE}, dict(os.environ)
     with warnings.catch_warnings():
         for message in NOISE:
             warnings.filterwarnings("ignore", message=f".*{message}.*")
@@ -54,12 +56,19 @@ def _quiet() -> Iterator[None]:
         finally:
             for name, level in before.items():
                 logging.getLogger(name).setLevel(level)
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
 
 
 def train_quietly(config: str | RunConfig, overrides: Sequence[str]) -> TrainedRun:
     """See :func:`d2rl.train`."""
     if isinstance(config, str):
         arguments, base = [config, *overrides], None
+    elif not isinstance(config, RunConfig):
+        raise ConfigError(
+            f'd2rl.train takes texts, such as d2rl.train("conf=smoke", "seed=1"), or a configuration, and got a '
+            f"{type(config).__name__}; a list of texts is given as d2rl.train(*LIST)."
+        )
     else:
         arguments, base = list(overrides), asdict(config)
     asked, checkpoint = configuration(arguments, load_config(arguments, base=base))

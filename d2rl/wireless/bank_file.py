@@ -15,7 +15,7 @@ from d2rl.common.errors import InputError, counted, first_line, meant
 from d2rl.common.files import replacing, writing
 from d2rl.wireless.bank_axes import misfit, shown, suspicions
 from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
-from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.channel_state import ChannelState, with_silent_direction
 from d2rl.wireless.propagation import LinkGains, Positions
 
 COEFFICIENTS = {
@@ -142,18 +142,6 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _half_duplex(given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The channels of one direction [..., K, N] with those of the other: no users, one antenna, nothing received."""
-    ((name, own),) = given.items()
-    uplink, lead, (users, antennas) = name == "uplink", own.shape[:-2], own.shape[-2:]
-    shapes = {
-        "downlink" if uplink else "uplink": (0, 1),
-        "cross": (users, 0) if uplink else (0, users),
-        "self_interference": (antennas, 1) if uplink else (1, antennas),
-    }
-    return given | {key: own.new_zeros(*lead, *shape) for key, shape in shapes.items()}
-
-
 class _Checked:
     """Content of a bank's file, each value checked as it is taken out."""
 
@@ -196,7 +184,7 @@ class _Checked:
                 )
             tensors[key] = tensor.to(torch.complex64)
         if alone:
-            tensors = _half_duplex(tensors)
+            tensors = with_silent_direction(tensors)
         lead = ("B", "T")[: len(self.lead)]
         axes = {key: (*lead, *own) for key, own in COEFFICIENTS.items()}
         if wrong := misfit({key: tuple(tensor.shape) for key, tensor in tensors.items()}, axes):

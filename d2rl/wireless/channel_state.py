@@ -95,6 +95,8 @@ class ChannelState(TensorStruct):
         """
         b, k_d, n_t = _shape(self.downlink, "downlink", 3)
         _, k_u, n_r = _shape(self.uplink, "uplink", 3)
+        if b == 0:
+            raise InputError("channels hold no state; their first axis must be 1 at least.")
         if k_d + k_u == 0 or min(n_t, n_r) == 0:
             raise InputError(
                 f"channels need at least one user, and one antenna in each direction, "
@@ -119,7 +121,21 @@ def concatenate(states: Sequence[ChannelState]) -> ChannelState:
     return ChannelState(**{n: torch.cat([getattr(s, n) for s in states]) for n in names})
 
 
+def with_silent_direction(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The channels of one direction [..., K, N] with those of the other: no users, one antenna, nothing received."""
+    ((name, own),) = given.items()
+    uplink, lead, (users, antennas) = name == "uplink", own.shape[:-2], own.shape[-2:]
+    shapes = {
+        "downlink" if uplink else "uplink": (0, 1),
+        "cross": (users, 0) if uplink else (0, users),
+        "self_interference": (antennas, 1) if uplink else (1, antennas),
+    }
+    return given | {key: own.new_zeros(*lead, *shape) for key, shape in shapes.items()}
+
+
 def _shape(tensor: Tensor, name: str, dims: int) -> tuple[int, ...]:
     if tensor.dim() != dims:
-        raise InputError(f"channels.{name} needs {dims} dimensions, got shape {tuple(tensor.shape)}")
+        raise InputError(
+            f"channels.{name} needs {dims} dimensions (states, users, antennas), got shape {tuple(tensor.shape)}"
+        )
     return tuple(tensor.shape)
