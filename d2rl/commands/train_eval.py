@@ -228,14 +228,27 @@ def _results(policy: Any, evaluation: Evaluation | EpisodeEvaluation) -> dict[st
     return report
 
 
+def _refuse_policy(key: str, given: str) -> None:
+    from d2rl.deploy.pretrained import policy_folder
+
+    if policy_folder(given) is not None:
+        raise CheckpointError(
+            f"{key}={given} is a policy alone, without the critic and the replay of a training: it can be evaluated "
+            "and exported. Give a run directory or a checkpoint."
+        )
+
+
 def configuration(arguments: list[str], asked: Config) -> tuple[Config, Path | None]:
     """The configuration of the run, and the checkpoint that it goes on from.
 
     :param arguments: of the command
     :param asked: the configuration that they alone ask for
     :raises ConfigError: both a run to go on with and one to start from
-    :raises CheckpointError: nothing to go on with, or a key that what is stored is tied to
+    :raises CheckpointError: nothing to go on with, a policy alone, or a key that what is stored is tied to
     """
+    for key, given in (("resume", asked.resume), ("initial", asked.initial)):
+        if given is not None:
+            _refuse_policy(key, given)
     if asked.resume is None:
         return asked, None
     if asked.initial is not None:

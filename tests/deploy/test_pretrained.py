@@ -14,7 +14,7 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule
 from d2rl.algorithm.policy import Policy
 from d2rl.commands.make_pretrained import pretrained_command
-from d2rl.commands.train_eval import evaluate_command
+from d2rl.commands.train_eval import evaluate_command, train_command
 from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.deploy.pretrained import CONFIG, FORMAT, REPORT, SHIPPED, WEIGHTS, _digest, load_policy, save_policy
 from d2rl.envs import evaluation_states
@@ -242,6 +242,21 @@ def test_a_policy_without_its_configuration_is_refused(folder):
     (folder / CONFIG).unlink()
     with pytest.raises(CheckpointError, match=r"config.yaml beside it is missing"):
         load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("pretraind", "pretrained"), ("pretrained/anyload", "pretrained/any_load")]
+)
+def test_a_mistyped_name_is_answered_with_those_that_ship(given, meant):
+    with pytest.raises(CheckpointError, match=rf"{given} does not exist\. Did you mean {meant}\? Those that ship are "):
+        load_policy(given)
+
+
+@pytest.mark.parametrize("key", ["resume", "initial"])
+def test_a_policy_alone_cannot_be_trained_further(key, tmp_path):
+    with pytest.raises(CheckpointError, match=rf"{key}=pretrained is a policy alone"):
+        train_command([f"{key}=pretrained", f"run_dir={tmp_path / 'run'}", "logger.mode=disabled"])
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_without_weights_is_no_policy(folder):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from d2rl.algorithm.ddpg import DeterministicActor
 from d2rl.algorithm.policy import Policy
-from d2rl.common.errors import CheckpointError, first_line
+from d2rl.common.errors import CheckpointError, first_line, meant
 from d2rl.common.files import write_bytes, write_json, write_text
 from d2rl.config.defaults import RunConfig
 from d2rl.config.load import to_yaml
@@ -56,7 +56,10 @@ def load_policy(given: str | Path, overrides: Sequence[str] = ()) -> tuple[Polic
 
 
 def policy_folder(given: str | Path) -> Path | None:
-    """The policy folder that ``ckpt=`` means, None if it means a checkpoint."""
+    """The policy folder that ``ckpt=`` means, None if it means a checkpoint.
+
+    :raises CheckpointError: nothing of that name, and nearly that of one that ships
+    """
     if str(given) == NAME:
         return SHIPPED
     if str(given).startswith(f"{NAME}/") and (SHIPPED.parent / Path(given).name / WEIGHTS).is_file():
@@ -64,6 +67,9 @@ def policy_folder(given: str | Path) -> Path | None:
     path = Path(os.path.expanduser(given))
     if path.suffix == ".safetensors":
         return path.parent
+    names = sorted({NAME, *(f"{NAME}/{one.parent.name}" for one in SHIPPED.parent.glob(f"*/{WEIGHTS}"))})
+    if not path.exists() and (near := meant(str(given), names, 0.85)):
+        raise CheckpointError(f"{given} does not exist.{near} Those that ship are {', '.join(names)}.")
     return path if (path / WEIGHTS).is_file() else None
 
 
