@@ -13,7 +13,8 @@ from rich.progress import track
 from torch import Tensor
 
 from d2rl.commands.convert_channels import UNITS, bank_from_file
-from d2rl.common.errors import ConfigError, counted, typed
+from d2rl.common.errors import ConfigError, InputError, counted, typed
+from d2rl.common.files import check_writable
 from d2rl.config.defaults import FullDuplexConfig, option
 from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import load
@@ -22,7 +23,7 @@ from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.problems.full_duplex.scenario_bank import CELL, cell_of
 from d2rl.problems.full_duplex.simulator import CellState
 from d2rl.wireless.array_files import ENDINGS
-from d2rl.wireless.bank_file import check_place, save_bank
+from d2rl.wireless.bank_file import check_name, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import scale, whiten
@@ -91,7 +92,8 @@ def channels_command(arguments: list[str]) -> None:
     check_config(config)
     if asked.out is None:
         raise ConfigError("out=PATH is missing: the file to write, such as out=bank.pt.")
-    check_place(asked.out)
+    check_name(asked.out)
+    check_writable(asked.out, asked.out, "choose another place", InputError)
     console = Console()
 
     def progress(steps: range) -> Iterable[int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -73,6 +75,19 @@ def writing(what: str, remedy: str, error: type[UserError] = ConfigError) -> Ite
         yield
     except OSError as reason:
         raise error(f"{what} cannot be written: {reason.strerror or reason}; {remedy}.") from None
+
+
+def check_writable(path: str | Path, what: str, remedy: str, error: type[UserError] = ConfigError) -> None:
+    """Whether a file can be made there, before the work for it begins; its folders need not be there yet.
+
+    :raises UserError: as :func:`writing`
+    """
+    path = Path(path)
+    with writing(what, remedy, error):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=next(one for one in path.absolute().parents if one.exists())):
+            pass
 
 
 class Attempt:

@@ -20,7 +20,7 @@ from d2rl.algorithm.decisions import DecisionRule
 from d2rl.algorithm.policy import Policy
 from d2rl.common.command_line import own_keys
 from d2rl.common.errors import ConfigError, UserError
-from d2rl.common.files import write_bytes, writing
+from d2rl.common.files import check_writable, write_bytes, writing
 from d2rl.config.key_use import refuse_unused
 from d2rl.deploy.pretrained import load_policy
 from d2rl.deploy.real_decision import RealDecision
@@ -56,6 +56,7 @@ def export_command(arguments: list[str]) -> None:
         raise ConfigError(f"out={out} must be a file that ends in .onnx.")
     refuse_unused("export", rest)
     runtime = require_libraries()
+    check_writable(out, f"out={out}", "choose another file")
     policy, path = load_policy(given["ckpt"], [*rest, "trainer.accelerator=cpu", "trainer.precision=32"])
     asked = policy.config.evaluation
     if asked.ascend or asked.refine or asked.noise:
@@ -86,6 +87,7 @@ def export_command(arguments: list[str]) -> None:
                 f"{out} was not written."
             )
     with writing(f"out={out}", "choose another file"):
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, content)
     latency = latencies(policy, decision, session, state[:1])
     for kind, ends in (("input", session.get_inputs()), ("output", session.get_outputs())):

@@ -48,7 +48,7 @@ def save_bank(bank: ChannelBank, path: str | Path) -> None:
     :raises InputError: another ending, or a place that cannot be written
     """
     path, content = Path(path), _content(bank)
-    check_place(path)
+    check_name(path)
     with writing(str(path), "choose another place", InputError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
@@ -110,7 +110,7 @@ def _content(bank: ChannelBank) -> dict[str, Any]:
     return {**arrays, "noise_normalised": bank.noise_normalised, "about": bank.about}
 
 
-def check_place(path: str | Path) -> None:
+def check_name(path: str | Path) -> None:
     """Whether a bank can have this name. :raises InputError: it cannot"""
     if Path(path).suffix not in SUFFIXES:
         raise InputError(f"{path} is not a channel bank; its name must end in {' or '.join(SUFFIXES)}.")
@@ -123,7 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is not a channel bank; its name must end in {' or '.join(SUFFIXES)}. python -m d2rl.channels "
             f"from={path} out={path.with_suffix('.npz')} makes one of it."
         )
-    check_place(path)
+    check_name(path)
     try:
         if path.suffix == ".pt":
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -164,6 +164,12 @@ def test_a_file_without_its_key_is_one_message(arguments):
         channels_command([*arguments, "out=bank.npz"])
 
 
+def test_a_place_that_cannot_be_written_is_said_before_the_file_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"bank.npz cannot be written: .*; choose another place"):
+        channels_command([f"from={tmp_path / 'missing.mat'}", f"out={tmp_path / 'file' / 'bank.npz'}"])
+
+
 def test_the_next_command_can_be_copied_though_the_path_has_blanks(tmp_path, capsys):
     np.save(tmp_path / "my file.npy", cell())
     channels_command([f"from={tmp_path / 'my file.npy'}", f"out={tmp_path / 'my bank.npz'}"])

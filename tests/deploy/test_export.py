@@ -200,6 +200,16 @@ def test_what_cannot_be_exported_is_said(arguments, message, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("out", ["file/a.onnx", "folder.onnx"])
+def test_a_place_that_cannot_be_written_is_said_before_the_export(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("d2rl.deploy.export.load_policy", lambda *_: pytest.fail("the work had begun"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ConfigError, match=rf"out={out} cannot be written: .*; choose another file"):
+        export_command(["ckpt=pretrained", f"out={out}"])
+
+
 def test_an_mlp_policy_is_not_exported_for_another_cell(tmp_path):
     save_policy(make_agent(False, *KINDS["mlp, deterministic"][2]), {}, tmp_path)
     with pytest.raises(CheckpointError, match=r"it cannot serve 5 \+ 4 users"):
