@@ -26,7 +26,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 
 from d2rl.common.command_line import USER_ERROR
-from d2rl.common.errors import RunError, typed
+from d2rl.common.errors import ConfigError, RunError, typed
 from d2rl.config.defaults import RunConfig, TrainerConfig
 from d2rl.config.load import processes
 
@@ -36,12 +36,23 @@ TRANSPORTS = ("gloo", "nccl", "connection reset", "connection closed", "broken p
 
 
 def launch_rank(config: TrainerConfig) -> int:
-    """The number of this process among them, known before they have met; 0 writes the run directory."""
+    """The number of this process among them, known before they have met; 0 writes the run directory.
+
+    :raises ConfigError: Slurm has started other processes than the run has
+    """
     if processes(config) == 1:
         return 0
     for environment in (TorchElasticEnvironment, SLURMEnvironment):
         if environment.detect():
-            return environment().global_rank()
+            try:
+                found = environment()
+                found.validate_settings(config.devices, config.nodes)
+            except (RuntimeError, ValueError):
+                raise ConfigError(
+                    f"trainer.devices={config.devices} and trainer.nodes={config.nodes} are not what Slurm started; "
+                    f"start one task for each process: srun --nodes={config.nodes} --ntasks-per-node={config.devices}."
+                ) from None
+            return found.global_rank()
     here = LightningEnvironment()
     return here.node_rank() * config.devices + int(os.environ.get("LOCAL_RANK", 0))
 
@@ -55,6 +66,11 @@ def strategy(config: TrainerConfig) -> Any:
     if config.strategy == "auto" and processes(config) == 1:
         return "auto"
     return _Together(find_unused_parameters=True)
+
+
+def plugins(config: TrainerConfig) -> list[Any]:
+    """Lightning's plugins for the processes: one alone is not Slurm's business, whatever it was allotted."""
+    return [LightningEnvironment()] if processes(config) == 1 else []
 
 
 class _Together(DDPStrategy):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import decision_rule
-from d2rl.common.distributed import launch_rank, losses_told, strategy
+from d2rl.common.distributed import launch_rank, losses_told, plugins, strategy
 from d2rl.common.errors import CheckpointError, RunError, counted, typed
 from d2rl.common.host import left_as_found, training_device
 from d2rl.config.defaults import Config, TrainerConfig
@@ -126,7 +126,7 @@ def _train(
         max_epochs=trainer_config.epochs,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[CheckpointFiles()],
+        plugins=[CheckpointFiles(), *plugins(trainer_config)],
         default_root_dir=run.path,
         enable_progress_bar=False,
         enable_model_summary=False,

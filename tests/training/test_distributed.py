@@ -22,7 +22,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from d2rl.commands import train_eval
 from d2rl.commands.train_eval import train_command
 from d2rl.common import distributed
-from d2rl.common.distributed import losses_told, strategy
+from d2rl.common.distributed import launch_rank, losses_told, strategy
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError
 from d2rl.common.host import left_as_found
 from d2rl.problems import check_config, load_config
@@ -284,3 +284,31 @@ def test_several_processes_keep_to_the_threads_that_are_asked_for(monkeypatch):
     with left_as_found(3):
         assert several.launcher.launch(torch.get_num_threads) == 3
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Variables of a Slurm job of 4 tasks: ``slurm(SLURM_NTASKS_PER_NODE=4)``."""
+
+    def job(**more: object) -> None:
+        given = {"NTASKS": 4, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_ID": 7, "JOB_NAME": "train", "NNODES": 1}
+        for name, value in {**{f"SLURM_{name}": value for name, value in given.items()}, **more}.items():
+            monkeypatch.setenv(name, str(value))
+
+    return job
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_one_process_in_an_allocation_of_several_tasks_trains(slurm, tmp_path):
+    slurm()
+    train_command([*TINY, f"run_dir={tmp_path}", "trainer.epochs=1", "trainer.progress=false", "logger.mode=disabled"])
+    assert (tmp_path / "eval.json").is_file()
+
+
+@pytest.mark.parametrize("more", [{}, {"SLURM_NTASKS_PER_NODE": 4}, {"SLURM_NTASKS_PER_NODE": 2, "SLURM_NNODES": 2}])
+def test_tasks_that_are_not_those_of_the_run_are_one_message(slurm, more):
+    slurm(**more)
+    with pytest.raises(
+        ConfigError, match=r"trainer.devices=2 and trainer.nodes=1 are .* --nodes=1 --ntasks-per-node=2"
+    ):
+        launch_rank(load_config([*TINY, "trainer.devices=2"]).trainer)
