@@ -39,6 +39,12 @@ def test_links_within_the_repository_lead_somewhere(page):
     assert [one for one in links if not (page.parent / one).exists()] == []
 
 
+def test_the_tests_that_the_first_week_names_are_there():
+    named = set(re.findall(r"`([\w/]+\.py)`", (ROOT / "docs/first_week.md").read_text()))
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_python_of_the_library_page_runs(tmp_path, monkeypatch):
