@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from d2rl.common.errors import ConfigError, Interrupted, UserError
 from d2rl.config.defaults import Config
@@ -23,6 +24,8 @@ NOISE = ("does not have many workers", "Checkpoint directory", r"isinstance\(tre
 TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector")
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"ascend": "evaluation.ascend", "refine": "evaluation.refine"}  # keys of an evaluation by a name of their own
+
+WITH_PLACE = warnings.formatwarning
 
 _running = False
 
@@ -106,6 +109,12 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=f".*{message}.*")
+    warnings.formatwarning = _as_message
+
+
+def _as_message(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+    """What concerns the person without the line of the program that says it."""
+    return f"{message}\n" if category is UserWarning else WITH_PLACE(message, category, *place, **more)
 
 
 def _interrupted(stop: Interrupted) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = '''
-import signal, sys, time
+import signal, sys, time, warnings
 from d2rl.common.command_line import run
 from d2rl.common.errors import CheckpointError, InputError
 from d2rl.config.load import check, load
@@ -35,6 +35,9 @@ def main(arguments: list[str]) -> None:
         raise CheckpointError("[red]runs/a[/red] does not fit")
     if name == "mistake":
         raise ZeroDivisionError("a mistake of the program")
+    if name == "warn":
+        warnings.warn("a disk is full")
+        warnings.warn("a number is not finite", RuntimeWarning)
     if name == "module":
         import my_part
     if name == "exit":
@@ -92,6 +95,12 @@ def test_a_mistake_of_the_program_keeps_its_traceback(command):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_warning_is_a_message_and_one_of_the_program_keeps_its_place(command):
+    first, second, *_ = call(command, "logger.name=warn").stderr.splitlines()
+    assert first == "a disk is full"
+    assert second.endswith("RuntimeWarning: a number is not finite")
 
 
 def test_a_module_of_the_working_folder_is_found(command, tmp_path):
