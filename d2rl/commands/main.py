@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from d2rl.commands.train_eval import evaluate_command, train_command
-from d2rl.common.command_line import HELP, run
+from d2rl.common.command_line import HELP, VERSION, run
 
 
 def train() -> None:
@@ -61,5 +61,5 @@ def tune() -> None:
 
 def _loading() -> None:
     """Say at once that the command has begun."""
-    if not HELP & set(sys.argv[1:]):
+    if not (HELP | VERSION) & set(sys.argv[1:]):
         print("loading PyTorch", flush=True)

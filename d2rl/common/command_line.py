@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import platform
 import select
 import signal
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any
 
@@ -19,7 +21,7 @@ from d2rl.config.key_use import unused
 from d2rl.config.schema import help_text
 
 USER_ERROR, BROKEN_PIPE = 2, 141
-HELP = {"-h", "--help"}
+HELP, VERSION = {"-h", "--help"}, {"-V", "--version"}
 NOISE = ("does not have many workers", "Checkpoint directory", r"isinstance\(treespec, LeafSpec\)")
 TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector")
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
@@ -55,6 +57,8 @@ def run(main: Callable[[list[str]], None], schema: type | None = Config, command
             print(inspect.getdoc(main) or "")
             if schema is not None:
                 print("", help_text(schema, lambda key: not unused(key, command)), sep="\n", end="")
+        elif VERSION & set(arguments):
+            print(versions())
         else:
             main(arguments)
         sys.stdout.flush()
@@ -72,6 +76,17 @@ def run(main: Callable[[list[str]], None], schema: type | None = Config, command
         sys.exit(BROKEN_PIPE)
     finally:
         _running = False
+
+
+def versions() -> str:
+    """What a report of a fault should name."""
+    told = [f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"]
+    for name in ("d2rl", "torch", "numpy", "lightning", "gymnasium", "wandb"):
+        try:
+            told.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            told.append(f"{name} not installed")
+    return ", ".join(told)
 
 
 def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:

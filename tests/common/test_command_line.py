@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = '''
@@ -95,6 +96,13 @@ def test_a_mistake_of_the_program_keeps_its_traceback(command):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_versions_for_a_report_are_one_line(command):
+    done = call(command, "--version")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    assert f"torch {torch.__version__.partition('+')[0]}" in done.stdout
+    assert done.stdout.startswith("Python 3.")
 
 
 def test_a_warning_is_a_message_and_one_of_the_program_keeps_its_place(command):
