@@ -299,8 +299,9 @@ class GymnasiumProblem:
                 "is installed, or MODULE:ID of another package's or of a file in this folder."
             ) from None
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            raise ConfigError(
-                f"{self.simulator} cannot be used: {type(error).__name__}: {first_line(error).rstrip('.')} "
-                f"({place.filename}, line {place.lineno}). Mend the environment."
-            ) from None
+            place, reason = traceback.extract_tb(error.__traceback__)[-1], first_line(error).rstrip(".")
+            if "environment creator" in reason:  # gym.make's word for what makes it, which asked for other arguments
+                remedy = f"{reason}. Its arguments belong into gymnasium.register(..., kwargs={{...}})."
+            else:
+                remedy = f"{reason} ({place.filename}, line {place.lineno}). Mend the environment."
+            raise ConfigError(f"{self.simulator} cannot be used: {type(error).__name__}: {remedy}") from None

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import FlattenObservation
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.commands.train_eval import evaluate_command, train_command
@@ -128,6 +129,16 @@ class Wrong(Clock):
         return np.zeros(self.size, np.float32), self.reward, False, False, {}
 
 
+class Parts(Clock):
+    """Shows its number as a part of a Dict."""
+
+    def __init__(self):
+        super().__init__(observations=gym.spaces.Dict(a=BOX(0, 10, (1,), np.float32)))
+
+    def seen(self):
+        return {"a": np.full(1, self.count, np.float32)}
+
+
 class NoSpaces(gym.Env):
     """Forgets to say what it shows."""
 
@@ -159,6 +170,17 @@ register("IntegerReward", Wrong, kwargs={"reward": 1}, max_episode_steps=3)
 register("NoSpaces", NoSpaces)
 register("Failing", Failing)
 register("Endless", Clock)
+register("Wrapped", lambda: FlattenObservation(Parts()), max_episode_steps=3)
+
+
+class NeedsFile(Clock):
+    """Takes an argument without a default."""
+
+    def __init__(self, channel_file):
+        super().__init__()
+
+
+register("NeedsFile", NeedsFile)
 
 
 def problem_of(name, **settings):
@@ -257,6 +279,7 @@ def test_a_stored_simulation_goes_on_with_new_episodes_and_says_so(caplog):
         ("gymnasium.id=test/TwoNumbers-v0", "of step() has shape (2,), and observation_space has (1,)"),
         ("gymnasium.id=test/ArrayReward-v0", "gave the reward array([0.]); it must be one number"),
         ("gymnasium.id=test/NoReward-v0", "gave the reward None; it must be one number"),
+        ("gymnasium.id=test/NeedsFile-v0", "Its arguments belong into gymnasium.register(..., kwargs={...})"),
         ("gymnasium.id=test/Failing-v0", "KeyError: 'user_positions' (" + __file__),
         ("gymnasium.id=test/Broken-v0", "gymnasium.id=test/Broken-v0 gave an observation that is not finite"),
         ("gymnasium.id=Pendulum-v99", "gymnasium.id=Pendulum-v99 cannot be used"),
@@ -295,6 +318,11 @@ def test_an_environment_that_breaks_later_ends_with_its_name():
     problem = problem_of("BreaksLater")
     with pytest.raises(InputError, match=r"gymnasium\.id=test/BreaksLater-v0 gave an observation"):
         steps_of(problem, 5)
+
+
+def test_a_wrapper_makes_a_vector_of_a_dict():
+    steps, _ = steps_of(problem_of("Wrapped"), 2)
+    assert counts(steps[1].state) == pytest.approx([2, 2])
 
 
 def test_a_reward_may_be_a_whole_number():
