@@ -21,6 +21,10 @@ ENDINGS = (".mat", ".h5", ".hdf5", ".npy", ".npz")
 PLAIN = {"_reconstruct": _reconstruct, "scalar": scalar, "ndarray": np.ndarray, "dtype": np.dtype}
 COMPLEX = {("real", "imag"), ("real", "imaginary"), ("re", "im"), ("r", "i"), ("i", "q")}  # fields of a compound type
 NUMBERED = re.compile(r"(.*_)\d+(_.*)")  # QuaDRiGa writes channel_00001_Coeffs, channel_00002_Coeffs, ...
+INSTEAD = {  # how a file begins that stands in the place of the one that was wanted
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; git lfs pull fetches that.",
+    b"<": "a web page, as of a download that wanted a login; download the file itself.",
+}
 EXTRA = "pip install 'd2rl[files]'"
 
 
@@ -62,6 +66,7 @@ def open_arrays(path: Path, memory: float = float("inf")) -> Iterator[dict[str, 
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"{path} is no file of arrays; its name must end in one of {', '.join(ENDINGS)}.")
     try:
+        refuse_stand_in(path)
         with _opened(path, memory) as content:
             arrays = _named(content)
             if not arrays:
@@ -79,6 +84,15 @@ def open_arrays(path: Path, memory: float = float("inf")) -> Iterator[dict[str, 
         raise InputError(
             f"{path} cannot be read: it is damaged or not what its name says ({first_line(error)})."
         ) from None
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Whether the file is one of those that downloads leave in the place of another. :raises InputError: it is"""
+    with open(path, "rb") as file:
+        begin = file.read(200).lstrip()
+    for text, meaning in INSTEAD.items():
+        if begin.startswith(text):
+            raise InputError(f"{path} is {meaning}")
 
 
 @contextmanager

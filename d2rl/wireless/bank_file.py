@@ -13,6 +13,7 @@ from torch import Tensor
 
 from d2rl.common.errors import InputError, counted, first_line, meant
 from d2rl.common.files import replacing, writing
+from d2rl.wireless.array_files import refuse_stand_in
 from d2rl.wireless.bank_axes import misfit, shown, suspicions
 from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
 from d2rl.wireless.channel_state import ChannelState, with_silent_direction
@@ -125,11 +126,14 @@ def _read(path: Path) -> dict[str, Any]:
         )
     check_name(path)
     try:
+        refuse_stand_in(path)
         if path.suffix == ".pt":
             content = torch.load(path, map_location="cpu", weights_only=True)
         else:
             with np.load(path, allow_pickle=False) as file:
                 content = {key: file[key] for key in file.files}
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give the path of a channel bank.") from None
     except Exception as error:  # of a file from anywhere, any reader may raise anything

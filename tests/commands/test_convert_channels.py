@@ -408,12 +408,26 @@ def test_a_file_cut_short_is_one_message_and_nothing_is_written(tmp_path, ending
         ("H.mat", b"no file of MATLAB at all, just text " * 9, "cannot be read: it is damaged or not what"),
         ("H.h5", b"text", "is no HDF5 file, whatever its name says"),
         ("H.npy", b"", "cannot be read"),
+        (
+            "H.mat",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n",
+            "is a pointer of Git LFS, not the file",
+        ),
+        ("H.h5", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "git lfs pull fetches that"),
+        ("H.npz", b"<!DOCTYPE html><html>Sign in</html>", "is a web page, as of a download that wanted a login"),
     ],
 )
 def test_a_file_that_is_none_of_these_kinds_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         bank_from_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["bank.npz", "bank.pt"])
+def test_a_bank_that_is_a_pointer_to_one_is_told(tmp_path, name):
+    (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match="is a pointer of Git LFS"):
+        load_bank(tmp_path / name)
 
 
 @pytest.mark.parametrize("ending", ["mat", "npz"])
