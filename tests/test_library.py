@@ -108,6 +108,14 @@ def test_candidates_and_steps_that_cannot_be_are_told(policy, arrays, options):
         policy.decide(arrays, **options)
 
 
+@pytest.mark.parametrize("kind", ["half", "bfloat16", "double"])
+def test_a_policy_of_another_precision_is_told(arrays, kind):
+    policy = getattr(d2rl.load("pretrained"), kind)()
+    with pytest.raises(InputError, match=r"a policy decides in float32; policy\.float\(\)"):
+        policy.decide(arrays)
+    policy.float().decide(arrays)
+
+
 def test_channels_that_are_not_over_noise_are_told(policy, arrays, caplog):
     notice_once.cache_clear()
     policy.decide(arrays)
