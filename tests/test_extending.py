@@ -163,6 +163,21 @@ def test_a_problem_that_is_not_there_is_named():
         load_config(["problem=nowhere:Problem"])
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("class Problem(:", "SyntaxError: "), ("\nnoise = 1 / 0", "ZeroDivisionError: division by zero")],
+)
+def test_a_mistake_in_a_problem_of_ones_own_is_named_with_its_place(tmp_path, monkeypatch, content, told):
+    file = tmp_path / "mistaken.py"
+    file.write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = 1 + content.count("\n")
+    with pytest.raises(ConfigError, match="problem=mistaken:Problem cannot be used") as caught:
+        load_config(["problem=mistaken:Problem"])
+    assert told in str(caught.value)
+    assert f"({file}, line {line})" in str(caught.value)
+
+
 def test_a_reward_case_is_one_function_and_one_line(tmp_path, monkeypatch):
     def above_one_bit(utility, observation):
         return (utility > 1).float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import traceback
 from collections.abc import Iterable
 
 
@@ -25,6 +26,16 @@ def first_line(error: BaseException) -> str:
     """What an error says, its first 200 letters on one line; its kind where it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
+
+
+def placed(error: Exception) -> str:
+    """What an error in a stranger's code says, its kind, and where that was."""
+    if isinstance(error, SyntaxError):
+        file, line = error.filename, error.lineno
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = frame.filename, frame.lineno
+    return f"{type(error).__name__}: {first_line(error).rstrip('.')} ({file}, line {line})"
 
 
 def typed(key: str, value: object) -> str:

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, placed
 
 
 def named_class(name: str, known: Mapping[str, Any], key: str) -> Any:
@@ -26,3 +26,5 @@ def named_class(name: str, known: Mapping[str, Any], key: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{key}={name} cannot be used: {error}.") from None
+    except Exception as error:  # a stranger's code may raise anything
+        raise ConfigError(f"{key}={name} cannot be used: {placed(error)}.") from None

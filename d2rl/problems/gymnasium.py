@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,7 @@ from gymnasium.wrappers import NormalizeObservation, OrderEnforcing, RescaleActi
 from gymnasium.wrappers.utils import RunningMeanStd
 from torch import Tensor
 
-from d2rl.common.errors import ConfigError, InputError, first_line
+from d2rl.common.errors import ConfigError, InputError, first_line, placed
 from d2rl.common.notices import notice_once
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import option
@@ -299,9 +298,6 @@ class GymnasiumProblem:
                 "is installed, or MODULE:ID of another package's or of a file in this folder."
             ) from None
         except Exception as error:
-            place, reason = traceback.extract_tb(error.__traceback__)[-1], first_line(error).rstrip(".")
-            if "environment creator" in reason:  # gym.make's word for what makes it, which asked for other arguments
-                remedy = f"{reason}. Its arguments belong into gymnasium.register(..., kwargs={{...}})."
-            else:
-                remedy = f"{reason} ({place.filename}, line {place.lineno}). Mend the environment."
-            raise ConfigError(f"{self.simulator} cannot be used: {type(error).__name__}: {remedy}") from None
+            wanting = "environment creator" in str(error)  # gym.make's word for what makes it, and lacked an argument
+            remedy = "Its arguments belong into gymnasium.register(..., kwargs={...})" if wanting else "Mend it"
+            raise ConfigError(f"{self.simulator} cannot be used: {placed(error)}. {remedy}.") from None
