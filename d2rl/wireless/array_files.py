@@ -168,6 +168,8 @@ class _Plain(pickle.Unpickler):
 
 def _from_hdf5(file: Any, part: Any) -> Any:
     """Groups as dictionaries, MATLAB's cells as lists, its arrays in MATLAB's order of axes, which HDF5 reverses."""
+    if part is None:  # a link that leads nowhere
+        return None
     if hasattr(part, "items"):
         return {name: _from_hdf5(file, inner) for name, inner in part.items()}
     kind = part.attrs.get("MATLAB_class", b"")

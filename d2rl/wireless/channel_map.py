@@ -131,10 +131,12 @@ def arranged(
         read = [arrays[name].part(along, slice(start, min(start + step, count))) for name in entry.names]
         part = read[0] + 1j * read[1] if len(read) == 2 else read[0]
         parts.append(_turned(part, axes, entry.kind).astype(np.complex64))
-        if not np.isfinite(parts[-1]).all():
+        bad = np.flatnonzero(~np.isfinite(parts[-1]).reshape(len(parts[-1]), -1).all(1))
+        if bad.size:
             raise InputError(
-                f"{'+'.join(entry.names)} holds NaN or infinite values among numbers {start} to "
-                f"{min(start + step, count) - 1} of its axis {axes[along]} ({AXES[axes[along]]}); remove those."
+                f"{'+'.join(entry.names)} holds NaN or infinite values along its axis {axes[along]} "
+                f"({AXES[axes[along]]}): at {bad.size} of {len(parts[-1])}, the first at {start + bad[0]}. Remove "
+                "those, or set users without a path to 0."
             )
     return np.concatenate(parts)
 

@@ -493,9 +493,16 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, bad):
     array[7, 1, 2] = bad
     np.save(tmp_path / "H.npy", array)
     with pytest.raises(
-        InputError, match=rf"H holds NaN or infinite values among numbers 0 to {STATES - 1} of its axis B"
+        InputError, match=rf"H holds NaN .* axis B \(states\): at 1 of {STATES}, the first at 7\. Remove"
     ):
         bank_from_file(tmp_path / "H.npy")
+
+
+def test_a_link_of_hdf5_that_leads_nowhere_is_no_array(tmp_path):
+    save_h5(tmp_path / "H.h5", {"H": cell()})
+    with h5py.File(tmp_path / "H.h5", "a") as file:
+        file["gone"] = h5py.ExternalLink("nowhere.h5", "/H")
+    assert len(bank_from_file(tmp_path / "H.h5")) == STATES
 
 
 def test_nothing_but_zeros_is_nobody_to_serve(tmp_path):
