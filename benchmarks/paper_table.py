@@ -32,9 +32,9 @@ def metrics_of(folder: Path, row: dict[str, str]) -> Path:
     return folder / "cells" / "{variant}-{scenario}-{seed}".format(**row) / "metrics.csv"
 
 
-def time_to(curve: list[tuple[float, ...]], level: float) -> float:
-    """Seconds until a curve of (seconds, gap closed) first has a level; infinite if never."""
-    return next((seconds for seconds, gap in curve if gap >= level), math.inf)
+def first_at(curve: list[tuple[float, ...]], level: float) -> float:
+    """Seconds or updates until a curve of them and gap closed first has a level; infinite if never."""
+    return next((place for place, gap in curve if gap >= level), math.inf)
 
 
 def shown(found: Estimate, digits: int) -> str:
@@ -49,30 +49,36 @@ def shown(found: Estimate, digits: int) -> str:
 def levels_table(matrix: Matrix, folder: Path, scenario: str) -> list[str]:
     """Lines of Markdown: first, final and best values, cost, times to the levels and their ratios over the baseline."""
     cells = read_cells(folder, scenario)
-    curves = {
-        name: [read_metrics(metrics_of(folder, row), "time/total", "eval/gap_closed") for row in rows]
-        for name, rows in cells.items()
-    }
+    by_time, by_update = (
+        {
+            name: [read_metrics(metrics_of(folder, row), axis, "eval/gap_closed") for row in rows]
+            for name, rows in cells.items()
+        }
+        for axis in ("time/total", "charts/updates")
+    )
     level = float(interquartile_mean([float(row["gap_closed"]) for row in cells[matrix.baseline]]))
     head = ["variant", "seeds", "first", "gap closed", "best", "downlink", "uplink", "s an epoch"]
     for part in PARTS:
-        head += [f"s to {part * level:.3f}", f"over {matrix.variants[matrix.baseline].title}"]
+        head += [f"updates to {part * level:.3f}", "s", f"over {matrix.variants[matrix.baseline].title}"]
     lines = [f"| {' | '.join(head)} |", f"| --- {'| ---: ' * (len(head) - 1)}|"]
     for name, rows in cells.items():
-        best = [max(gap for _, gap in curve) for curve in curves[name]]
+        best = [max(gap for _, gap in curve) for curve in by_time[name]]
         last = [
             [read_metrics(metrics_of(folder, row), "time/total", f"eval/{way}_rate")[-1][1] for row in rows]
             for way in ("downlink", "uplink")
         ]
-        values = [f"{float(interquartile_mean([curve[0][1] for curve in curves[name]])):.3f}"]
+        values = [f"{float(interquartile_mean([curve[0][1] for curve in by_time[name]])):.3f}"]
         values += [shown(estimate([float(row["gap_closed"]) for row in rows]), 3), shown(estimate(best), 3)]
         values += [f"{float(interquartile_mean(rates)):.1f}" for rates in last]
         values += [f"{float(interquartile_mean([float(row['seconds_per_epoch']) for row in rows])):.2f}"]
         for part in PARTS:
-            ours, theirs = ([time_to(curve, part * level) for curve in curves[one]] for one in (name, matrix.baseline))
+            updates = [first_at(curve, part * level) for curve in by_update[name]]
+            ours, theirs = (
+                [first_at(curve, part * level) for curve in by_time[one]] for one in (name, matrix.baseline)
+            )
             reached = f"{sum(map(math.isfinite, ours))}/{len(rows)}"
             over = "1" if name == matrix.baseline else shown(ratio(ours, theirs), 2)
-            values += [f"{shown(estimate(ours), 1)}, {reached}", over]
+            values += [shown(estimate(updates), 0), f"{shown(estimate(ours), 1)}, {reached}", over]
         lines.append(f"| {matrix.variants[name].title} | {len(rows)} | {' | '.join(values)} |")
     return lines
 
