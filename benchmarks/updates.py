@@ -1,6 +1,6 @@
 """Updates per second of D2RL and of what it is compared with, and how they grow with batch, users and antennas.
 
-    python benchmarks/updates.py [device=auto] [threads=1] [only=batch,users,antennas] [out=FILE.csv]
+    python benchmarks/updates.py [device=auto] [threads=1] [setting=cell|paper] [only=batch,users,...] [out=FILE.csv]
 
 An update is one step of everything that learns and its part of a slot of every cell, without Lightning
 (``lightning_overhead.py`` says what that adds). Each point repeats training steps of ten updates, as in training, in
@@ -32,6 +32,13 @@ VARIANTS = {
     "DDPG, critic of powers": ["conf=ddpg_powers"],
     "DDPG": ["conf=ddpg"],
 }
+PAPER = {
+    "DDPG": ["conf=paper_ddpg"],
+    "+A, P = 1": ["conf=paper", "stages.reward=null", "stages.state=null", "action.steps=1"],
+    "+A": ["conf=paper", "stages.reward=null", "stages.state=null"],
+    "+A+R designed GDM": ["conf=paper", "stages.state=null"],
+    "+A+R+S": ["conf=paper"],
+}
 GRAPHS = {"D2RL, CUDA graphs": [*VARIANTS["D2RL"], "trainer.cuda_graphs=true"]}  # on a GPU, besides
 AXES = ("batch", "users", "antennas")
 COLUMNS = {
@@ -55,6 +62,7 @@ class UpdatesConfig(Measurement):
 
     rounds: int = option(3, "timed rounds, of which the median counts; the first is left out besides", low=1)
     seconds: float = option(3.0, "fewer rounds of what takes longer than this in all", above=0)
+    setting: str = option("cell", "variants of the default cell or of the paper's setting", choices=("cell", "paper"))
     only: str | None = option(",".join(AXES), "axes with commas; null: each variant as configured alone")
     batch: str = option("16,128,1024", "states in an update of policy and critic")
     users: str = option("10,40,160", "links, six of ten downlink")
@@ -63,7 +71,7 @@ class UpdatesConfig(Measurement):
 
 
 def updates_command(arguments: list[str]) -> None:
-    """python benchmarks/updates.py [device=auto] [threads=1] [only=batch,users,antennas] [out=FILE.csv]
+    """python benchmarks/updates.py [device=auto] [threads=1] [setting=cell|paper] [only=AXIS,...] [out=FILE.csv]
 
     Measures updates per second of every variant, as configured and along each axis.
     """
@@ -90,7 +98,8 @@ def overrides(axis: str, value: int) -> list[str]:
 def point(asked: UpdatesConfig, given: list[str], machine: Machine) -> list[tuple[str, float, Work]]:
     """Seconds of an update and the work of a training step, by variant."""
     agents = {}
-    for name, variant in (VARIANTS | (GRAPHS if machine.device.type == "cuda" else {})).items():
+    variants = PAPER if asked.setting == "paper" else VARIANTS | (GRAPHS if machine.device.type == "cuda" else {})
+    for name, variant in variants.items():
         config = load_config([*variant, "ddpg.warmup_updates=0", f"trainer.updates_per_step={UPDATES}", *given])
         config.ddpg.replay = max(asked.replay, config.ddpg.batch, config.ddpg.critic_batch, config.trainer.num_envs)
         agents[name] = prepared(plain_agent(config, machine.device))
@@ -113,9 +122,6 @@ def prepared(agent: D2RL) -> D2RL:
     agent.chi = agent.config.chi.maximum if agent.stages["state"] else 0.0
     while len(agent.replay) < agent.replay.capacity:
         agent.interact()
-    if agent.config.stages.state is None:  # its weights and running moments would only take up memory
-        agent.optimizers().pop()
-        agent.senpnn = agent.learners["senpnn"] = None
     return agent
 
 
