@@ -3,9 +3,9 @@
     python benchmarks/decision.py [device=auto] [threads=1] [only=batch,users,antennas] [out=FILE.csv]
 
 The policy is AENPNN over the link graph, untrained: latency does not depend on weights. What is timed is the whole
-decision, from channel estimates to precoder and powers, in rounds that alternate between the rules. Decisions exported
-to ONNX (the extra ``export``) are timed for one default cell, refined ones with the iterations in torch; their work is
-not counted.
+decision, from channel estimates to precoder and powers, in rounds that alternate between the rules and WMMSE. Decisions
+exported to ONNX (the extra ``export``) are timed for one default cell, refined ones with the iterations in torch; their
+work is not counted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from d2rl.problems import load_config
 from d2rl.problems.full_duplex.problem import Decision
 from d2rl.problems.full_duplex.references import Policy
 from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
-from d2rl.wireless.convergence import refined
+from d2rl.wireless.convergence import converged_wmmse, refined
 from d2rl.wireless.wmmse import wmmse
 
 AXES = ("batch", "users", "antennas")
@@ -44,8 +44,11 @@ EXPORTED = {
     f"best of {BEST_OF}, ONNX": (BEST_OF, 0),
     f"best of {BEST_OF}, ONNX, refine 5": (BEST_OF, 5),
 }
-WMMSE_ITERATIONS = 200
-REFERENCE = f"WMMSE, {WMMSE_ITERATIONS} iterations"
+REFERENCE = "WMMSE, converged"
+REFERENCES: dict[str, Policy] = {
+    "WMMSE, 200 iterations": lambda state: wmmse(state.estimate, 200, weights=state.weights),
+    REFERENCE: lambda state: converged_wmmse(state.estimate, weights=state.weights),
+}
 COLUMNS = {
     "axis": "",
     "value": "",
@@ -91,7 +94,7 @@ def decision_command(arguments: list[str]) -> None:
         policies = {name: policy_of(agent, rule) for name, rule in RULES.items()}
         if axis == "batch" and batch == 1 and asked.onnx and machine.device.type == "cpu":
             policies |= exported(agent, state)
-        policies[REFERENCE] = lambda state: wmmse(state.estimate, WMMSE_ITERATIONS, weights=state.weights)
+        policies |= REFERENCES
         subjects = {name: lambda policy=policy, state=state: policy(state) for name, policy in policies.items()}
         with torch.inference_mode():  # as a base station would, for the policy and for WMMSE
             times = medians(subjects, asked.rounds, asked.seconds, machine.device)
