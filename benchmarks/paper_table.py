@@ -1,9 +1,11 @@
-"""Times of a finished benchmark of the paper's setting to parts of the level that its baseline reaches at last.
+"""Updates and times of a finished benchmark of the paper's setting to parts of the level that its baseline ends at.
 
     python -m d2rl.benchmark conf=paper seeds=5 latency=false out=DIR
     python benchmarks/paper_table.py DIR [conf=paper]
 
-Prints a table for each scenario, one of conf=paper unless another is named, and writes them to DIR/levels.md.
+Updates are compared, since a machine that does other work is at times twice as slow; ``updates.py setting=paper``
+measures in turns what one costs. Prints a table for each scenario, one of conf=paper unless another is named, and
+writes them to DIR/levels.md.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def levels_table(matrix: Matrix, folder: Path, scenario: str) -> list[str]:
     level = float(interquartile_mean([float(row["gap_closed"]) for row in cells[matrix.baseline]]))
     head = ["variant", "seeds", "first", "gap closed", "best", "downlink", "uplink", "s an epoch"]
     for part in PARTS:
-        head += [f"updates to {part * level:.3f}", "s", f"over {matrix.variants[matrix.baseline].title}"]
+        head += [f"updates to {part * level:.3f}", f"over {matrix.variants[matrix.baseline].title}", "s"]
     lines = [f"| {' | '.join(head)} |", f"| --- {'| ---: ' * (len(head) - 1)}|"]
     for name, rows in cells.items():
         best = [max(gap for _, gap in curve) for curve in by_time[name]]
@@ -72,13 +74,13 @@ def levels_table(matrix: Matrix, folder: Path, scenario: str) -> list[str]:
         values += [f"{float(interquartile_mean(rates)):.1f}" for rates in last]
         values += [f"{float(interquartile_mean([float(row['seconds_per_epoch']) for row in rows])):.2f}"]
         for part in PARTS:
-            updates = [first_at(curve, part * level) for curve in by_update[name]]
-            ours, theirs = (
-                [first_at(curve, part * level) for curve in by_time[one]] for one in (name, matrix.baseline)
+            seconds, ours, theirs = (
+                [first_at(curve, part * level) for curve in curves]
+                for curves in (by_time[name], by_update[name], by_update[matrix.baseline])
             )
-            reached = f"{sum(map(math.isfinite, ours))}/{len(rows)}"
             over = "1" if name == matrix.baseline else shown(ratio(ours, theirs), 2)
-            values += [shown(estimate(updates), 0), f"{shown(estimate(ours), 1)}, {reached}", over]
+            reached = f"{sum(map(math.isfinite, ours))}/{len(rows)}"
+            values += [f"{shown(estimate(ours), 0)}, {reached}", over, shown(estimate(seconds), 1)]
         lines.append(f"| {matrix.variants[name].title} | {len(rows)} | {' | '.join(values)} |")
     return lines
 

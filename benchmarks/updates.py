@@ -36,6 +36,9 @@ PAPER = {
     "DDPG": ["conf=paper_ddpg"],
     "+A, P = 1": ["conf=paper", "stages.reward=null", "stages.state=null", "action.steps=1"],
     "+A": ["conf=paper", "stages.reward=null", "stages.state=null"],
+    "+A+S": ["conf=paper", "stages.reward=null"],
+    "deterministic, designed": ["conf=paper", "stages.action=null", "stages.state=null", "reward.case=designed"],
+    "+A+R designed": ["conf=paper", "stages.state=null", "reward.case=designed"],
     "+A+R designed GDM": ["conf=paper", "stages.state=null"],
     "+A+R+S": ["conf=paper"],
 }
