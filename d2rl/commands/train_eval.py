@@ -91,7 +91,8 @@ def train_run(
         return None
     memory = check_memory(config, device)
     run = RunDirectory.create(config, name)
-    console.print(to_yaml(config), markup=False, highlight=False)
+    told = f"what is not at its default (config.yaml has the rest):\n{to_yaml(config, changed=True)}"
+    console.print(told, markup=False, highlight=False)
     console.print(memory, highlight=False)
     console.print(f"run directory: {run.path}", markup=False)
     result = train(config, run, resumed)

@@ -103,9 +103,14 @@ def from_keywords(mapping: Mapping[str, Any], schema: type[T] = Config) -> T:  #
     return _build(schema, known, _flat(mapping, known))
 
 
-def to_yaml(config: Any) -> str:
-    """Every value as YAML, which :func:`load` reads back."""
-    values = {key: _escape(leaf.value) for key, leaf in leaves(config).items()}
+def to_yaml(config: Any, changed: bool = False) -> str:
+    """Every value as YAML, which :func:`load` reads back.
+
+    :param changed: only those that are not the defaults
+    """
+    defaults = leaves(type(config)) if changed else {}
+    known = {key: leaf for key, leaf in leaves(config).items() if not changed or leaf.value != defaults[key].value}
+    values = {key: _escape(leaf.value) for key, leaf in known.items()}
     return yaml.safe_dump(nested(values), sort_keys=False, allow_unicode=True)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.config.defaults import Config
@@ -205,6 +206,13 @@ def test_a_file_that_is_no_text_is_refused(conf):
 
 def test_an_empty_file_changes_nothing(conf):
     assert load(["conf=empty"], directory=conf(empty="# nothing yet\n")) == Config()
+
+
+def test_what_was_changed_is_shown_alone_and_is_all_that_is_needed(conf):
+    asked = load(["seed=3", "scenario.downlink_users=2", "ddpg.gamma=0.0"])
+    shown = to_yaml(asked, changed=True)
+    assert yaml.safe_load(shown) == {"seed": 3, "scenario": {"downlink_users": 2}}
+    assert load([f"conf={conf(mine=shown) / 'mine.yaml'}"]) == asked
 
 
 def test_yaml_of_a_configuration_loads_to_the_same(tmp_path):
