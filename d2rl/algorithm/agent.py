@@ -13,6 +13,7 @@ from d2rl.algorithm.checks import check_algorithm
 from d2rl.algorithm.cuda_graphs import CapturedUpdates, CudaGraphs
 from d2rl.algorithm.ddpg import Critic, polyak_update
 from d2rl.algorithm.explorers import explorer_class, reward_explorer
+from d2rl.algorithm.explorers.action import ASCENDING
 from d2rl.algorithm.explorers.controls import Mix
 from d2rl.algorithm.explorers.reward import rank_correlation
 from d2rl.algorithm.explorers.state import KindsOfRows
@@ -274,7 +275,7 @@ class D2RL(Losses):
 
     def kind_of_update(self) -> tuple[Any, ...]:
         """Updates of one kind launch the same operators: everything outside the device that decides which."""
-        ascends_chain = self.stages["action"] and self.config.action.objective != "weighted"
+        ascends_chain = self.stages["action"] and self.config.action.objective in ASCENDING
         step = self.chain_step if ascends_chain else None
         due = self.warming, step, self.reward_explorer_due, self.state_explorer_due
         return (self.visited, *self.stages.values(), self.trusts_generated, self.imagines, *due, self.autocast_type)

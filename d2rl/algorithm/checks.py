@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from d2rl.algorithm.explorers.action import IMITATING
 from d2rl.algorithm.reports import REGRESSION, splits_reports
 from d2rl.algorithm.rewards import reward_case
 from d2rl.common.errors import ConfigError
@@ -42,7 +43,7 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
             f"action.candidates={config.action.candidates} measures several actions in one state, and in {name} the "
             "next state follows from the action; set action.candidates=1."
         )
-    if config.stages.state is not None and config.action.objective != "chain" and not problem.exogenous:
+    if config.stages.state is not None and config.action.objective in IMITATING and not problem.exogenous:
         raise ConfigError(
             f"action.objective={config.action.objective} imitates actions of real states, and in {name} SENPNN makes "
             "observations without actions; set action.objective=chain, or stages.state=null."

@@ -192,11 +192,15 @@ class AENPNNConfig:
     steps: int = option(6, "P, denoising steps", low=1, high=1000, also="diffusion_steps n_timesteps num_timesteps")
     objective: str = option(
         "chain",
-        "chain: ascend Q at the end of the chain; weighted: regress on good candidates; mixed: both",
-        choices=("chain", "weighted", "mixed"),
+        "chain: ascend Q at the end of the chain; weighted: regress on good candidates; mixed: both; climb: regress on "
+        "actions from all over the range that have climbed Q, which keeps equally good ones",
+        choices=("chain", "weighted", "mixed", "climb"),
     )
     samples: int = option(
-        2, "M_c, actions drawn for one state by the chain objective; better ones weigh more", low=1, high=1024
+        2,
+        "M_c, actions that ascend Q for one state, by the chain objective or by climb; better ones weigh more",
+        low=1,
+        high=1024,
     )
     calm_first: bool = option(
         False, "the first action drawn for a state comes of no noise, and the chain objective counts it by itself"

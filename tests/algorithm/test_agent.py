@@ -129,7 +129,7 @@ class EachCombination(Callback):
         assert all_finite(agent)
 
 
-@pytest.mark.parametrize(("objective", "case"), zip(("chain", "weighted", "mixed", "mixed"), CASES, strict=True))
+@pytest.mark.parametrize(("objective", "case"), zip(("chain", "weighted", "mixed", "climb"), CASES, strict=True))
 def test_each_combination_of_stages_trains_only_its_networks(tiny, fit, case, objective):
     agent, notes = (
         build(

@@ -15,6 +15,9 @@ from d2rl.algorithm.networks.action_chain import ActionChain
 from d2rl.config.defaults import AENPNNConfig, RunConfig
 from d2rl.problems.base import Layout, Observation, Problem, Transition
 
+CLIMBS, LENGTH = 4, 0.3  # steps of ``climb``; length of the first for every number of an action, later ones are shorter
+ASCENDING = ("chain", "mixed")  # objectives in which the chain itself ascends Q
+IMITATING = ("weighted", "mixed")  # those that learn from the actions of the replay
 CALM_SHARE = 0.5  # weight of the action without noise, beside the 1 that all actions of its group share
 
 
@@ -80,6 +83,26 @@ class AENPNN(ActionChain, L.LightningModule):
         error = (output.tanh() - clean).square().mean((-2, -1))
         return (weights * error).sum(-1).mean(), output
 
+    def climb(
+        self, observation: Observation, value: Callable[[Observation, Tensor], Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Actions from all over their range, after some steps up Q: each ends at the mode that is near it.
+
+        Every number moves by as much. None of them depends on the policy, so no mode is lost because the policy has
+        left it.
+
+        :param value: Q of actions [B, M, size], differentiable: [B, M]
+        :returns: M_c actions of each state, [B, M_c, size]; Q of them, [B, M_c]
+        """
+        shape = (observation.batch, self.config.samples, observation.layout.size)
+        action = 2 * torch.rand(shape, generator=generator, device=observation.nodes.device) - 1
+        for step in range(CLIMBS):
+            action.requires_grad_()
+            (slope,) = torch.autograd.grad(value(observation, action).sum(), action)
+            action = (action.detach() + LENGTH * (1 - step / CLIMBS) * slope.sign()).clamp(-1, 1)
+        with torch.no_grad():
+            return action, value(observation, action)
+
     def loss(
         self,
         batch: Transition,
@@ -88,7 +111,7 @@ class AENPNN(ActionChain, L.LightningModule):
         generator: torch.Generator,
         step: int = 1,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The configured objective: ``chain``, ``weighted``, or both.
+        """The configured objective: ``chain``, ``weighted``, both (``mixed``), or ``climb``.
 
         :param value: Q of actions [B, M, size], differentiable: [B, M]
         :param quality: what the reward says of the batch's own actions: [B, M]
@@ -98,7 +121,7 @@ class AENPNN(ActionChain, L.LightningModule):
         config, observation = self.config, batch.observation
         embedding, metrics = self.encode(observation), {}
         loss = torch.zeros((), device=batch.action.device)
-        if config.objective != "weighted":
+        if config.objective in ASCENDING:
             output = self.estimate(observation, config.samples, step, generator, embedding=embedding)
             q = value(observation, output.tanh())
             share = group_weights(q.detach(), config.temperature)
@@ -108,8 +131,10 @@ class AENPNN(ActionChain, L.LightningModule):
             loss = loss - ascended.mean() + self.penalty * saturation(output)
             metrics["aenpnn_chain"] = -q.mean().detach()
         if config.objective != "chain":
-            weights = group_weights(quality(), config.temperature)
-            error, output = self.imitate(observation, batch.action, weights, generator, embedding)
+            climbs = config.objective == "climb"
+            action, worth = self.climb(observation, value, generator) if climbs else (batch.action, quality())
+            weights = group_weights(worth, config.temperature)
+            error, output = self.imitate(observation, action, weights, generator, embedding)
             loss = loss + config.weighted_scale * error + self.penalty * saturation(output)
             metrics["aenpnn_weighted"] = error.detach()
         return loss, metrics

@@ -353,6 +353,46 @@ def test_better_candidates_are_drawn_more_often(channels):
     assert 0.7 < (drawn > 0).float().mean().item() < 0.995
 
 
+# ------------------------------------------------------------------ candidates that climb Q
+
+
+def nearest_of_two(observation: Observation, action: Tensor) -> Tensor:
+    """Two equally good modes, at 0.6 and at -0.6 of every number."""
+    return torch.stack([-(action - mode).square().mean(-1) for mode in (0.6, -0.6)]).amax(0)
+
+
+def test_candidates_climb_from_all_over_to_the_mode_that_is_near(channels):
+    explorer = build(channels, lively=True)
+    explorer.config.samples = 8
+    action, value = explorer.climb(seen(channels), nearest_of_two, seeded())
+    assert action.shape == (16, 8, 20)
+    assert not action.requires_grad
+    assert action.abs().max() <= 1
+    torch.testing.assert_close(value, nearest_of_two(None, action))
+    assert value.mean() > -0.12  # where they begin it is about -0.6
+    assert 0.25 < (action.mean(-1) > 0).float().mean() < 0.75
+
+
+def test_climb_keeps_two_equally_good_modes_and_chain_falls_into_one(channels):
+    """Both of 2 actions for each state and update."""
+    shares = {}
+    for objective, updates in (("climb", 100), ("chain", 50)):
+        explorer, generator = build(channels, lively=True), seeded(1)
+        explorer.config.objective, batch = objective, Transition(seen(channels), *[torch.zeros(16, 1, 20)] * 3)
+        optimizer = explorer.configure_optimizers()
+        for _ in range(updates):
+            loss, _ = explorer.loss(batch, nearest_of_two, lambda: torch.ones(16, 1), generator)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            drawn = explorer.sample(batch.observation, 64, seeded(2)).tanh()
+        assert nearest_of_two(None, drawn).mean() > -0.15
+        shares[objective] = (drawn.mean(-1) > 0).float().mean().item()
+    assert 0.2 < shares["climb"] < 0.8
+    assert min(shares["chain"], 1 - shares["chain"]) < 0.02
+
+
 # ------------------------------------------------------------------ weights of a group
 
 

@@ -1,0 +1,38 @@
+"""Equally good actions, on a Q known in closed form: which objectives of AENPNN keep them (benchmarks/modes.py)."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def modes(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module("modes")
+
+
+def test_recall_counts_modes_that_get_half_of_their_fair_share(modes):
+    """Of 2, 4 and 8 modes: all draws at the first, or at each in turn, or at each but further off."""
+    circles = modes.Circles()
+    turns = circles.modes[:, torch.arange(modes.DRAWS) % 8]
+    assert circles.recall(circles.modes[:, :1].expand_as(turns)) == [1 / 2, 1 / 4, 1 / 8]
+    assert circles.recall(turns) == [1, 1, 1]
+    assert circles.recall(0.4 * turns) == [0, 0, 0]
+    assert circles.value(circles.seen, turns).min() > 0.99
+
+
+@pytest.mark.slow
+def test_climb_keeps_8_equally_good_modes_and_the_others_end_in_one(modes):
+    recall, value = modes.train(modes.Circles(), "climb", steps=12, seed=0, updates=400)
+    assert min(recall) >= 0.75
+    assert min(value) > 0.7
+    for objective in ("chain", "weighted", "mixed"):
+        recall, value = modes.train(modes.Circles(), objective, steps=6, seed=0, updates=150)
+        assert recall[1:] <= [1 / 4, 1 / 8], objective
+        assert min(value) > 0.9, objective
