@@ -52,7 +52,12 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         with open(temporary, "w+b") as file:
-            yield file
+            try:
+                yield file
+            except RuntimeError as error:  # torch.save's own, while it handles that the disk is full
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -121,3 +121,16 @@ def test_a_failed_write_leaves_the_checkpoint_of_before_and_no_other(path, monke
         write_checkpoint(content(updates=4), path)
     assert path.read_bytes() == before
     assert [one.name for one in path.parent.iterdir()] == ["some.ckpt"]
+
+
+def test_a_disk_that_fills_within_a_weight_is_an_oserror_whatever_torch_makes_of_it(path):
+    resource = pytest.importorskip("resource", reason="limits of a process are of Unix")
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_checkpoint({**content(), "state_dict": {"weight": torch.zeros(10**6)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [one.name for one in path.parent.iterdir()] == ["some.ckpt"]
