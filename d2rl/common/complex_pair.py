@@ -1,4 +1,4 @@
-r"""Complex tensors as pairs of real ones, for runtimes without complex numbers: the same physics runs on both."""
+r"""Complex tensors as real ones, for runtimes without complex numbers: the same physics runs on both."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BOTH = (  # methods that treat the real and the imaginary part alike
-    *("contiguous", "cumsum", "diagonal", "expand", "expand_as", "flatten", "masked_fill", "mean", "permute", "repeat"),
+from d2rl.common.elimination import eliminate
+
+PARTWISE = (  # methods that treat the real and the imaginary part alike
+    *("contiguous", "cumsum", "diagonal", "expand_as", "flatten", "masked_fill", "mean", "permute", "repeat"),
     *("repeat_interleave", "reshape", "select", "sum", "transpose", "unflatten", "unsqueeze", "squeeze"),
-    *("split", "tensor_split", "unbind", "chunk", "__getitem__"),
+    *("split", "tensor_split", "unbind", "chunk"),
 )
+LEADING = ("flatten", "unbind", "unsqueeze")  # of these, methods that may leave the last two dimensions alone
 REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 COMPLEX = {real: kind for kind, real in REAL.items()}
+WHOLE = slice(None)
 
 
 class ComplexPair:
-    """A complex tensor as its real and imaginary part; operators and the torch functions of the physics take it.
+    """A complex tensor in two real forms; operators and the torch functions of the physics take it.
+
+    The *parts* are the real and the imaginary one. The *matrix* is that of the last two dimensions, twice as large: a
+    number x + iy is its block [[x, -y], [y, x]]. Sums, products and Hermitian transposes of such matrices are those of
+    the complex ones, one operator each. Either form is made of the other when it is first asked for.
 
     Example::
 
@@ -28,45 +36,79 @@ class ComplexPair:
 
     :param real: real part
     :param imag: imaginary part, of the same shape
+    :param matrix: [..., 2 n, 2 m], in their place
     """
 
-    def __init__(self, real: Tensor, imag: Tensor):
-        self.real, self.imag = real, imag
+    def __init__(self, real: Tensor | None = None, imag: Tensor | None = None, matrix: Tensor | None = None):
+        self._parts = None if real is None or imag is None else (real, imag)
+        self._matrix = matrix
 
     @classmethod
     def of(cls, numbers: Tensor) -> ComplexPair:
         """From a complex tensor, or from a real one whose last dimension holds the two parts."""
         parts = torch.view_as_real(numbers.resolve_conj()) if numbers.is_complex() else numbers
-        return cls(*parts.unbind(-1))
+        if parts.dim() < 4:
+            return cls(*parts.unbind(-1))
+        blocks = parts @ parts.new_tensor([[1.0, 0.0, 0.0, 1.0], [0.0, -1.0, 1.0, 0.0]])
+        return cls(matrix=_assembled(blocks))
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """Real and imaginary part."""
+        if self._parts is None:
+            columns = self.matrix[..., ::2]
+            self._parts = columns[..., ::2, :], columns[..., 1::2, :]
+        return self._parts
+
+    @property
+    def matrix(self) -> Tensor:
+        """The other form, [..., 2 n, 2 m]."""
+        if self._matrix is None:
+            real, imag = self.parts
+            self._matrix = _assembled(torch.stack([real, -imag, imag, real], dim=-1))
+        return self._matrix
+
+    @property
+    def real(self) -> Tensor:
+        """As of a tensor."""
+        return self.parts[0]
+
+    @property
+    def imag(self) -> Tensor:
+        """As of a tensor."""
+        return self.parts[1]
 
     @property
     def shape(self) -> torch.Size:
         """As of a tensor."""
-        return self.real.shape
+        if self._matrix is None:
+            return self.parts[0].shape
+        *leading, rows, columns = self._matrix.shape
+        return torch.Size([*leading, rows // 2, columns // 2])
 
     @property
     def device(self) -> torch.device:
         """As of a tensor."""
-        return self.real.device
+        return self._any.device
 
     @property
     def dtype(self) -> torch.dtype:
         """That of the complex tensor that it stands for."""
-        return COMPLEX[self.real.dtype]
+        return COMPLEX[self._any.dtype]
 
     @property
     def mT(self) -> ComplexPair:  # noqa: N802
         """As of a tensor."""
-        return self.transpose(-2, -1)
+        return self.mH.conj()
 
     @property
     def mH(self) -> ComplexPair:  # noqa: N802
         """As of a tensor."""
-        return self.mT.conj()
+        return ComplexPair(matrix=self.matrix.mT)
 
     def dim(self) -> int:
         """As of a tensor."""
-        return self.real.dim()
+        return self._any.dim()
 
     def resolve_conj(self) -> ComplexPair:
         """As of a tensor."""
@@ -78,49 +120,97 @@ class ComplexPair:
 
     def conj(self) -> ComplexPair:
         """As of a tensor."""
-        return ComplexPair(self.real, -self.imag)
+        if self._matrix is None:
+            return ComplexPair(self.real, -self.imag)
+        signs = self._matrix.new_tensor([[1.0, -1.0], [-1.0, 1.0]])
+        return ComplexPair(matrix=self._matrix * signs.repeat(*self.shape[-2:]))
 
     def abs(self) -> Tensor:
         """As of a tensor."""
-        return (self.real.square() + self.imag.square()).sqrt()
+        return self.squared_magnitude().sqrt()
+
+    def squared_magnitude(self) -> Tensor:
+        """|x|^2 of every number."""
+        if self._matrix is None:
+            return self.real.square() + self.imag.square()
+        halves = self._matrix[..., ::2].unflatten(-2, (-1, 2))
+        return (halves * halves).sum(-2)
+
+    def inner(self, other: ComplexPair) -> Tensor:
+        """Re(a^H b) of every column a and that of ``other``: [..., m]."""
+        return (self.matrix * other.matrix).sum(-2)[..., ::2]
+
+    def real_diagonal(self) -> Tensor:
+        """The real part of the diagonal of square matrices: [..., n]."""
+        return self.matrix.flatten(-2)[..., :: 2 * self.matrix.shape[-1] + 2]
 
     def to(self, kind: torch.dtype) -> ComplexPair:
         """In another precision."""
-        return ComplexPair(self.real.to(REAL[kind]), self.imag.to(REAL[kind]))
+        if self._matrix is None:
+            return ComplexPair(*(part.to(REAL[kind]) for part in self.parts))
+        return ComplexPair(matrix=self._matrix.to(REAL[kind]))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in BOTH:
+        if name not in PARTWISE:
             raise AttributeError(f"complex pairs have no {name}")
-        return lambda *args, **kwargs: _paired(getattr(part, name)(*args, **kwargs) for part in (self.real, self.imag))
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            if self._matrix is None or name not in LEADING or not self._leads(name, *args):
+                return _paired(getattr(part, name)(*args, **kwargs) for part in self.parts)
+            found = getattr(self._matrix, name)(*args)
+            return ComplexPair(matrix=found) if isinstance(found, Tensor) else [ComplexPair(matrix=m) for m in found]
+
+        return method
+
+    def _leads(self, name: str, *dims: int) -> bool:
+        """Whether a method leaves the last two dimensions alone."""
+        dims = (*dims, -1)[:2] if name == "flatten" else dims
+        return all(0 <= dim < self.dim() - 2 + (name == "unsqueeze") for dim in dims)
+
+    def expand(self, *sizes: Any) -> ComplexPair:
+        """As of a tensor."""
+        if self._matrix is None:
+            return ComplexPair(*(part.expand(*sizes) for part in self.parts))
+        return ComplexPair(matrix=self._matrix.expand(*sizes[:-2], *(2 * size for size in sizes[-2:])))
 
     def __getitem__(self, index: Any) -> ComplexPair:
-        return ComplexPair(self.real[index], self.imag[index])
+        blocks = None if self._matrix is None else _of_blocks(index, self.dim())
+        if blocks is None:
+            return ComplexPair(*(part[index] for part in self.parts))
+        return ComplexPair(matrix=self.matrix[blocks])
 
     def __neg__(self) -> ComplexPair:
-        return ComplexPair(-self.real, -self.imag)
+        return self * -1
 
     def __add__(self, other: Any) -> ComplexPair:
-        if isinstance(other, ComplexPair):
+        if not isinstance(other, ComplexPair):
+            return ComplexPair(self.real + other, self.imag)
+        if self._matrix is None and other._matrix is None:
             return ComplexPair(self.real + other.real, self.imag + other.imag)
-        return ComplexPair(self.real + other, self.imag)
+        return ComplexPair(matrix=self.matrix + other.matrix)
 
     def __sub__(self, other: Any) -> ComplexPair:
         return self + -other
 
     def __mul__(self, other: Any) -> ComplexPair:
-        return self._times(other, torch.mul)
+        if isinstance(other, ComplexPair):
+            (a, b), (c, d) = self.parts, other.parts
+            return ComplexPair(a * c - b * d, a * d + b * c)
+        if self._matrix is None:
+            return ComplexPair(self.real * other, self.imag * other)
+        return ComplexPair(matrix=self._matrix * _for_blocks(other))
 
-    def __matmul__(self, other: Any) -> ComplexPair:
-        return self._times(other, torch.matmul)
+    def __matmul__(self, other: ComplexPair) -> ComplexPair:
+        return ComplexPair(matrix=self.matrix @ other.matrix)
 
     def __truediv__(self, other: Tensor | float) -> ComplexPair:
-        return ComplexPair(self.real / other, self.imag / other)
+        if self._matrix is None:
+            return ComplexPair(self.real / other, self.imag / other)
+        return ComplexPair(matrix=self._matrix / _for_blocks(other))
 
-    def _times(self, other: Any, product: Callable[[Tensor, Any], Tensor]) -> ComplexPair:
-        if not isinstance(other, ComplexPair):
-            return ComplexPair(product(self.real, other), product(self.imag, other))
-        real = product(self.real, other.real) - product(self.imag, other.imag)
-        return ComplexPair(real, product(self.real, other.imag) + product(self.imag, other.real))
+    @property
+    def _any(self) -> Tensor:
+        return self.parts[0] if self._matrix is None else self._matrix
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -142,7 +232,7 @@ class Factor:
 
     def __init__(self, system: ComplexPair):
         self.system, self.shape = system, system.shape
-        self.device, self.dtype = system.device, system.real.dtype
+        self.device, self.dtype = system.device, REAL[system.dtype]
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -151,7 +241,40 @@ class Factor:
     def whiten(self, right: ComplexPair | Tensor) -> ComplexPair:
         """L^-1 right."""
         right = right if isinstance(right, ComplexPair) else ComplexPair(right, torch.zeros_like(right))
-        return ComplexPair(*whiten(self.system.real, self.system.imag, right.real, right.imag))
+        size = 2 * self.shape[-1]
+        rows, _ = eliminate(self.system.matrix, right.matrix)
+        pivots = rows[..., :size].diagonal(dim1=-2, dim2=-1)
+        return ComplexPair(matrix=rows[..., size:] / pivots.sqrt().unsqueeze(-1))
+
+
+def _assembled(blocks: Tensor) -> Tensor:
+    """[..., 2 n, 2 m] from blocks [..., n, m, 4]."""
+    *leading, rows, columns, _ = blocks.shape
+    return blocks.unflatten(-1, (2, 2)).transpose(-3, -2).reshape(*leading, 2 * rows, 2 * columns)
+
+
+def _for_blocks(scale: Any) -> Any:
+    """Real factors of rows or columns, for both of each block."""
+    if not isinstance(scale, Tensor):
+        return scale
+    for dim in range(-min(scale.dim(), 2), 0):
+        if scale.shape[dim] != 1:
+            both = torch.eye(scale.shape[dim], dtype=scale.dtype).repeat_interleave(2, dim=0)
+            scale = both @ scale if dim == -2 else scale @ both.mT
+    return scale
+
+
+def _of_blocks(index: Any, dims: int) -> Any:
+    """The index of the same rows and columns in a matrix of blocks; None where they are not ranges."""
+    index = index if isinstance(index, tuple) else (index,)
+    if Ellipsis in [each if each is Ellipsis else None for each in index]:
+        at = next(place for place, each in enumerate(index) if each is Ellipsis)
+        index = (*index[:at], *[WHOLE] * (dims - len(index) + 1), *index[at + 1 :])
+    leading, ranges = index[: dims - 2], index[dims - 2 :]
+    if not all(isinstance(each, slice) and each.step is None for each in ranges):
+        return None
+    double = [slice(*(None if end is None else 2 * end for end in (each.start, each.stop))) for each in ranges]
+    return (*leading, *double)
 
 
 def _paired(results: Any) -> Any:
@@ -161,58 +284,41 @@ def _paired(results: Any) -> Any:
     return tuple(ComplexPair(*parts) for parts in zip(real, imag, strict=True))
 
 
-def _joined(join: Callable[..., Tensor]) -> Callable[..., ComplexPair]:
-    def function(pairs: Any, *args: Any, **kwargs: Any) -> ComplexPair:
-        parts = ([pair.real for pair in pairs], [pair.imag for pair in pairs])
-        return ComplexPair(*(join(each, *args, **kwargs) for each in parts))
-
-    return function
+def _cat(pairs: Any, dim: int = 0) -> ComplexPair:
+    if pairs[0].dim() >= 2:
+        return ComplexPair(matrix=torch.cat([pair.matrix for pair in pairs], dim=dim))
+    return ComplexPair(*(torch.cat(parts, dim=dim) for parts in zip(*(pair.parts for pair in pairs), strict=True)))
 
 
-def _inverse(system: ComplexPair) -> ComplexPair:
-    """Of Hermitian and positive definite systems: L^-H L^-1."""
-    identity = torch.eye(system.shape[-1], dtype=system.real.dtype, device=system.device)
-    whitened = Factor(system).whiten(identity.expand(system.shape))
-    return whitened.mH @ whitened
+def _stack(pairs: Any, dim: int = 0) -> ComplexPair:
+    if 0 <= dim <= pairs[0].dim() - 2:
+        return ComplexPair(matrix=torch.stack([pair.matrix for pair in pairs], dim=dim))
+    return ComplexPair(*(torch.stack(parts, dim=dim) for parts in zip(*(pair.parts for pair in pairs), strict=True)))
 
 
-def _solve(system: ComplexPair, right: ComplexPair) -> ComplexPair:
-    """Of Hermitian and positive definite systems: L^-H (L^-1 right)."""
-    identity = torch.eye(system.shape[-1], dtype=system.real.dtype, device=system.device).expand(system.shape)
-    wide = ComplexPair(torch.cat([right.real, identity], -1), torch.cat([right.imag, torch.zeros_like(identity)], -1))
-    whitened, columns = Factor(system).whiten(wide), right.shape[-1]
-    return whitened[..., columns:].mH @ whitened[..., :columns]
+def _view_as_real(pair: ComplexPair) -> Tensor:
+    if pair._matrix is None:
+        return torch.stack(pair.parts, dim=-1)
+    return pair._matrix[..., ::2].unflatten(-2, (-1, 2)).transpose(-1, -2)
 
 
-@torch.library.custom_op("d2rl::whiten", mutates_args=())
-def whiten(system_real: Tensor, system_imag: Tensor, right_real: Tensor, right_imag: Tensor) -> tuple[Tensor, Tensor]:
-    """L^-1 right in two parts, where the system is L L^H with a lower triangular L.
-
-    One operator, so that an exporter may write its own elimination for it.
-
-    :param system_real: [..., n, n], of a Hermitian and positive definite matrix
-    :param system_imag: the same
-    :param right_real: [..., n, m], with the same leading dimensions
-    :param right_imag: the same
-    """
-    system, right = torch.complex(system_real, system_imag), torch.complex(right_real, right_imag)
-    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(system)[0], right, upper=False)
-    return whitened.real.clone(), whitened.imag.clone()
-
-
-@whiten.register_fake
-def _(system_real: Tensor, system_imag: Tensor, right_real: Tensor, right_imag: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(right_real), torch.empty_like(right_real)
+def _solve(system: ComplexPair, right: ComplexPair | None = None) -> ComplexPair:
+    """Of Hermitian and positive definite systems L D L^H: (L^-1)^H (D^-1 L^-1 right); without ``right`` the inverse."""
+    matrix, size = system.matrix, system.matrix.shape[-1]
+    identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device).expand(matrix.shape)
+    rows, scaled = eliminate(matrix, identity if right is None else torch.cat([identity, right.matrix], dim=-1))
+    begin = size if right is None else 2 * size
+    return ComplexPair(matrix=rows[..., size : 2 * size].mT @ scaled[..., begin:])
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "cat": _joined(torch.cat),
-    "stack": _joined(torch.stack),
-    "expand_as": lambda tensor, like: tensor.expand(like.shape),
-    "pad": lambda pair, *args, **kwargs: ComplexPair(*(F.pad(x, *args, **kwargs) for x in (pair.real, pair.imag))),
-    "view_as_real": lambda pair: torch.stack([pair.real, pair.imag], dim=-1),
+    "cat": _cat,
+    "stack": _stack,
+    "expand_as": lambda tensor, like: tensor.expand(*like.shape),
+    "pad": lambda pair, pads, **kwargs: ComplexPair(matrix=F.pad(pair.matrix, [2 * each for each in pads], **kwargs)),
+    "view_as_real": _view_as_real,
     "linalg_solve_ex": lambda system, right: (_solve(system, right), None),
-    "linalg_inv_ex": lambda system: (_inverse(system), None),
+    "linalg_inv_ex": lambda system: (_solve(system), None),
     "linalg_cholesky_ex": lambda system: (Factor(system), None),
     "linalg_solve_triangular": lambda factor, right, *, upper: factor.whiten(right),
     "mul": lambda left, right: right * left,

@@ -22,6 +22,7 @@ from d2rl.common.command_line import own_keys
 from d2rl.common.errors import ConfigError, UserError
 from d2rl.common.files import check_writable, write_bytes, writing
 from d2rl.config.key_use import refuse_unused
+from d2rl.deploy.onnx_graph import TRANSLATIONS, tidy
 from d2rl.deploy.pretrained import load_policy
 from d2rl.deploy.real_decision import RealDecision
 from d2rl.evaluation.evaluate import policy_of
@@ -129,89 +130,18 @@ def to_bytes(decision: RealDecision) -> bytes:
             output_names=list(decision.outputs),
             dynamic_shapes=(({0: batch},) * len(inputs),),
             opset_version=OPSET,
-            custom_translation_table={torch.ops.d2rl.whiten.default: whiten},
+            custom_translation_table=TRANSLATIONS,
             dynamo=True,
             verbose=False,
         )
     model = program.model_proto
-    _forget_sources(model.graph)
-    _shape_what_is_empty(model.graph)
+    tidy(model.graph)
     made = {"problem": decision.problem, "best_of": decision.best_of}
     made["calm_first"] = decision.diffusion and decision.policy.config.calm_first
     made["policy"] = "diffusion" if decision.diffusion else "deterministic"
     for key, value in made.items():
         model.metadata_props.add(key=f"d2rl.{key}", value=str(value))
     return model.SerializeToString()
-
-
-def _forget_sources(graph: Any) -> None:
-    """Leave out the source lines that each part came from: they name files of the exporting machine."""
-    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
-        part.ClearField("doc_string")
-        part.ClearField("metadata_props")
-
-
-def _shape_what_is_empty(graph: Any) -> None:
-    """Make empty tensors from their shape where users are in one direction alone.
-
-    onnxruntime refuses a Reshape that leaves the batch open and has no elements. Such a tensor has a multiple of the
-    batch as its first dimension, which value_info has as ``batch`` or ``4*batch``.
-    """
-    from onnx import helper, numpy_helper
-
-    shapes = {info.name: info.type.tensor_type for info in graph.value_info}
-    for index in reversed(range(len(graph.node))):
-        (output, *_), kind = graph.node[index].output, graph.node[index].op_type
-        dims = shapes[output].shape.dim if kind == "Reshape" and output in shapes else []
-        if not any(dim.HasField("dim_value") and dim.dim_value == 0 for dim in dims):
-            continue
-        copies = int(dims[0].dim_param.rpartition("*")[0] or 1)
-        names = [f"{output}_{part}" for part in ("batch", "copies", "rows", "rest", "shape")]
-        batch, factor, rows, rest, shape = names
-        for name, numbers in ((factor, [copies]), (rest, [dim.dim_value for dim in dims[1:]])):
-            graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
-        nothing = helper.make_tensor("value", shapes[output].elem_type, [1], [0])
-        made = [
-            helper.make_node("Shape", [graph.input[0].name], [batch], start=0, end=1),
-            helper.make_node("Mul", [batch, factor], [rows]),
-            helper.make_node("Concat", [rows, rest], [shape], axis=0),
-            helper.make_node("ConstantOfShape", [shape], [output], value=nothing),
-        ]
-        del graph.node[index]
-        for node in reversed(made):
-            graph.node.insert(index, node)
-    used = {name for node in graph.node for name in node.input}
-    for unused in [one for one in graph.initializer if one.name not in used]:
-        graph.initializer.remove(unused)
-
-
-def whiten(system_real, system_imag, right_real, right_imag):
-    """ONNX operators for :func:`d2rl.common.complex_pair.whiten`: the Cholesky factorisation, unrolled.
-
-    A complex row x + iy stands as the real rows [x, y] and [y, -x], so that conj(a + ib) times it is a sum of the two.
-    """
-    from onnxscript import ir
-    from onnxscript import opset18 as op
-
-    def constant(values: Any) -> Any:
-        tensor: Any = ir.tensor(np.array(values, dtype=np.float64))
-        return op.Constant(value=tensor)
-
-    size, axes = system_real.shape[-1], len(system_real.shape)
-    width = size + right_real.shape[-1]
-    turn, one = constant(np.kron([[0, -1], [1, 0]], np.eye(width))), constant(1)
-    rows = op.Concat(system_real, right_real, system_imag, right_imag, axis=-1)
-    factor = None
-    for index, row in enumerate(op.Split(rows, num_outputs=size, axis=-2) if size > 1 else [rows]):
-        here = {"starts": [index], "ends": [index + 1], "axes": [-1]}
-        if factor is not None:
-            left = op.Transpose(op.Slice(factor, **here), perm=[*range(axes - 2), axes - 1, axes - 2])
-            row = op.Sub(row, op.MatMul(left, factor))
-        row = op.Div(row, op.Sqrt(op.Max(op.Slice(row, **here), one)))  # no pivot of I + B^H B is below 1
-        both = row, op.MatMul(row, turn)
-        factor = op.Concat(*both, axis=-2) if factor is None else op.Concat(factor, *both, axis=-2)
-    even = op.Slice(factor, starts=[0], ends=[2 * size], axes=[-2], steps=[2])
-    return tuple(op.Slice(even, starts=[at + size], ends=[at + width], axes=[-1]) for at in (0, width))
 
 
 def make_session(runtime: Any, content: bytes) -> Any:

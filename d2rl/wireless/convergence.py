@@ -199,8 +199,10 @@ class Ascent:
         return self._joined(precoder / norm.clamp_min(1), torch.maximum(amplitude, least).clamp_max(1))
 
     def _priced(self, point: Tensor) -> tuple[Tensor, Tensor]:
-        objective, precoder, amplitude = priced_step(self.channels, *self._split(point), self.weights)
-        return objective, self._joined(precoder, amplitude)
+        before, amplitude = self._split(point)
+        objective, precoder, amplitude = priced_step(self.channels, before, amplitude, self.weights)
+        own = (self.channels.downlink.conj() * before.mT).sum(-1)  # a beam keeps its phase
+        return objective, self._joined(precoder * own.sgn().unsqueeze(-2), amplitude)
 
     def _keep(self, moving: Tensor) -> None:
         self.channels = self.channels[moving]

@@ -12,7 +12,7 @@ from torch import Tensor
 from d2rl.common.complex_pair import complex_like
 from d2rl.common.within import within
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import FAINT_POWER, identity_like, solve, squared_magnitude
+from d2rl.wireless.link_rates import FAINT_POWER, add_noise, solve, squared_magnitude, unit_columns
 from d2rl.wireless.precoders import regularised_inverses, user_gram
 from d2rl.wireless.priced_step import priced_step
 from d2rl.wireless.shaped_beams import shaped_beams
@@ -213,7 +213,7 @@ def settled_combiners(channels: ChannelState, precoder: Tensor, power: Tensor) -
     """
     leaked, streams = channels.self_interference @ precoder, channels.uplink.mT
     gram = leaked @ leaked.mH + (streams * power.unsqueeze(-2)) @ streams.mH
-    return solve(gram + identity_like(gram), streams)
+    return solve(add_noise(gram), streams)
 
 
 def beam_basis(channels: ChannelState, combiners: Tensor | None = None) -> Tensor:
@@ -235,15 +235,12 @@ def uplink_combiners(channels: ChannelState, inverse: Tensor | None = None) -> T
     streams = channels.uplink.to(torch.complex128).mT
     if inverse is None:
         (inverse,) = regularised_inverses((user_gram(channels.uplink), 1))
-    combiners = streams @ inverse
-    norm = squared_magnitude(combiners).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
-    return (combiners / norm).to(channels.uplink.dtype)
+    return unit_columns(streams @ inverse).to(channels.uplink.dtype)
 
 
 def downlink_directions(channels: ChannelState) -> Tensor:
     """Unit vectors g_j / ||g_j||: [B, N_t, K_D]; zero for a user that hears nothing."""
-    norm = squared_magnitude(channels.downlink).sum(-1, keepdim=True).clamp_min(1e-30).sqrt()
-    return (channels.downlink / norm).mT
+    return unit_columns(channels.downlink.mT)
 
 
 def leakage_directions(channels: ChannelState, combiners: Tensor | None = None) -> Tensor:
@@ -252,9 +249,7 @@ def leakage_directions(channels: ChannelState, combiners: Tensor | None = None) 
     :param combiners: :func:`uplink_combiners` of the channels, where they are at hand
     """
     combiners = uplink_combiners(channels) if combiners is None else combiners.to(channels.uplink.dtype)
-    leakage = channels.self_interference.mH @ combiners
-    norm = squared_magnitude(leakage).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
-    return leakage / norm
+    return unit_columns(channels.self_interference.mH @ combiners)
 
 
 def make_head(name: str, transmit_antennas: int, passes: int = 1) -> ActionHead:

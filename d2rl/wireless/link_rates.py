@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d2rl.common.complex_pair import ComplexPair
 from d2rl.common.within import within
 from d2rl.wireless.channel_state import ChannelState
 
@@ -82,7 +83,32 @@ def squared_magnitude(values: Tensor) -> Tensor:
 
     :param values: of any shape, complex
     """
-    return (values * values.conj()).real
+    return values.squared_magnitude() if isinstance(values, ComplexPair) else (values * values.conj()).real
+
+
+def inner(left: Tensor, right: Tensor) -> Tensor:
+    """Re(a^H b) of every column a of the one and b of the other, [..., n, m] both: [..., m]."""
+    return left.inner(right) if isinstance(left, ComplexPair) else (left.conj() * right).real.sum(-2)
+
+
+def column_powers(values: Tensor) -> Tensor:
+    """||x||^2 of every column, [..., m]."""
+    return values.inner(values) if isinstance(values, ComplexPair) else squared_magnitude(values).sum(-2)
+
+
+def column_norms(values: Tensor) -> Tensor:
+    """||x|| of every column, [..., m], as a divisor: above 0 for one that is zero."""
+    return column_powers(values).clamp_min(1e-30).sqrt()
+
+
+def unit_columns(values: Tensor) -> Tensor:
+    """Columns scaled to norm 1; one that is zero stays so."""
+    return values / column_norms(values).unsqueeze(-2)
+
+
+def real_diagonal(matrix: Tensor) -> Tensor:
+    """The real part of the diagonal of square matrices, [..., n]."""
+    return matrix.real_diagonal() if isinstance(matrix, ComplexPair) else matrix.diagonal(dim1=-2, dim2=-1).real
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
@@ -94,10 +120,28 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.solve_ex(matrix, right)[0]
 
 
-def add_noise(gram: Tensor) -> Tensor:
-    """``gram`` + I; where rounding would hide the I, enough in its place for a Cholesky factor."""
-    diagonal = gram.diagonal(dim1=-2, dim2=-1).real
-    return gram + (gram.shape[-1] * torch.finfo(gram.dtype).eps * diagonal).clamp_min(1).diag_embed()
+def add_noise(gram: Tensor, level: Tensor | float = 1.0) -> Tensor:
+    """``gram`` + ``level`` I; where rounding would hide that, enough in its place for a Cholesky factor.
+
+    :param gram: [..., n, n]
+    :param level: a number, or [..., 1, 1]
+    """
+    if isinstance(gram, ComplexPair):
+        return ComplexPair(matrix=add_noise(gram.matrix, level))
+    identity = identity_like(gram)
+    hidden = gram.real * (gram.shape[-1] * torch.finfo(gram.dtype).eps * identity)
+    return gram + torch.maximum(hidden, level * identity)
+
+
+def add_identity(gram: Tensor, level: Tensor | float = 1.0) -> Tensor:
+    """``gram`` + ``level`` I.
+
+    :param gram: [..., n, n]
+    :param level: a number, or [..., 1, 1]
+    """
+    if isinstance(gram, ComplexPair):
+        return ComplexPair(matrix=add_identity(gram.matrix, level))
+    return gram + level * identity_like(gram)
 
 
 def identity_like(matrix: Tensor) -> Tensor:
@@ -107,7 +151,7 @@ def identity_like(matrix: Tensor) -> Tensor:
 
 def _combined(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
     """Whitened streams Y = C^-1/2 X [B, N_r, K_U], and F^-1 [B, K_U, K_U] with F F^H = I + Y^H Y, in double."""
-    leakage = (channels.self_interference @ precoder).to(torch.complex128)
+    leakage = channels.self_interference.to(torch.complex128) @ precoder.to(torch.complex128)
     amplitude = (within(uplink_power.double(), low=0) + FAINT_POWER).sqrt().unsqueeze(-2)
     streams = channels.uplink.to(torch.complex128).mT * amplitude
     whitened = torch.linalg.solve_triangular(_factor(leakage @ leakage.mH), streams, upper=False)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.fading import complex_normal
-from d2rl.wireless.link_rates import identity_like, squared_magnitude
+from d2rl.wireless.link_rates import add_noise, squared_magnitude, unit_columns
 
 
 def mrt(channels: ChannelState) -> Tensor:
@@ -55,7 +55,7 @@ def regularised_inverses(*systems: tuple[Tensor, float]) -> list[Tensor]:
     for gram, loading in systems:
         missing = size - gram.shape[-1]
         padded = F.pad(gram, (0, missing, 0, missing)) if missing else gram
-        loaded.append(padded + loading * identity_like(padded))
+        loaded.append(add_noise(padded, loading))
     inverses = torch.linalg.inv_ex(torch.stack(loaded, dim=1))[0].unbind(1)
     counts = [gram.shape[-1] for gram, _ in systems]
     return [inverse[:, :count, :count] for inverse, count in zip(inverses, counts, strict=True)]
@@ -81,5 +81,4 @@ def equal_power(beams: Tensor) -> Tensor:
 
     :param beams: [B, N_t, K_D], complex
     """
-    norm = squared_magnitude(beams).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
-    return beams / norm / beams.shape[-1] ** 0.5
+    return unit_columns(beams) / beams.shape[-1] ** 0.5

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import identity_like, solve, squared_magnitude
-from d2rl.wireless.wmmse import receivers
+from d2rl.wireless.link_rates import add_identity, column_powers, inner, real_diagonal, solve, squared_magnitude
+from d2rl.wireless.wmmse import off_diagonal, receivers
 
 FULL = 1 - 1e-9  # downlink power that is at the limit
+TINY = 1e-30  # divides what is 0; an export rounds it to single precision
 
 
 def priced_step(
@@ -36,45 +37,37 @@ def priced_step(
     :param amplitude: [B, K_U], q_k = sqrt(p_k)
     :param weights: [B, K_D + K_U]
     :param cost: [B] both, nats that a unit of downlink power and of a user's p cost beside; None: nothing
-    :returns: the objective of the decision given without that cost, [B], and the next precoder and amplitude
+    :returns: the objective of the decision given without that cost, [B], and the next precoder, with beams of phases
+        at which g_j^H w_j is positive, and amplitude
     """
     at = receivers(channels, precoder, amplitude, weights)
-    priority_down, priority_up = weights.split([channels.downlink_users, channels.uplink_users], dim=-1)
-    signal = squared_magnitude(at.own)
-
-    own = at.passed.diagonal(dim1=-2, dim2=-1)
-    paid_up = (at.b.unsqueeze(-1) * at.passed).sum(-2) - at.b * own
-    paid_up = paid_up.clamp_min(0) + (squared_magnitude(channels.cross) @ at.price.unsqueeze(-1)).squeeze(-1)
+    priority_up = weights[..., channels.downlink_users :]
+    paid_up = (at.b.unsqueeze(-1) * off_diagonal(at.passed)).sum(-2)
+    paid_up = paid_up + (squared_magnitude(channels.cross) @ at.price.unsqueeze(-1)).squeeze(-1)
     if cost is not None:
         paid_up = paid_up + cost[1].unsqueeze(-1)
-    power = priority_up * amplitude * at.correlation / paid_up.clamp_min(1e-100)  # what costs nothing is given all
+    power = priority_up * amplitude * at.correlation / paid_up.clamp_min(TINY)  # what costs nothing is given all
 
     # the multiplier of the power limit, by stationarity: what the power earns minus what it costs the others
-    earned = priority_down * (at.own * at.u.conj()).real
-    paid = (precoder.conj() * (at.quadratic @ precoder)).real.sum(-2) - at.price * signal
-    spent = squared_magnitude(precoder).sum((-2, -1))
-    mu = (earned - paid).sum(-1) / positive(spent)
-    floor = 1e-10 * at.quadratic.diagonal(dim1=-2, dim2=-1).real.sum(-1) + 1e-100
+    paid = inner(precoder, at.quadratic @ precoder) - at.price * at.signal
+    spent = column_powers(precoder).sum(-1, keepdim=True)
+    mu = (at.earned - paid).sum(-1, keepdim=True) / spent.clamp_min(TINY)
+    floor = (1e-10 * real_diagonal(at.quadratic).sum(-1, keepdim=True)).clamp_min(TINY)
     if cost is not None:
-        mu = torch.where(spent < FULL, cost[0], mu)  # below the limit a unit of power has no other price
-        floor = torch.maximum(floor, cost[0])
-    limited = mu > floor
-    price = torch.maximum(mu, floor).unsqueeze(-1).unsqueeze(-1)
-    beams = solve(at.quadratic / price + identity_like(at.quadratic), channels.downlink.mT) / price
-    energy = squared_magnitude(beams).sum(-2)
-    reached = (channels.downlink.conj() * beams.mT).real.sum(-1)  # g_j^H (A + mu I)^-1 g_j
-    share = earned * energy / positive(reached * (1 - at.price * reached))
+        least = cost[0].unsqueeze(-1)
+        mu = torch.where(spent < FULL, least, mu)  # below the limit a unit of power has no other price
+        floor = torch.maximum(floor, least)
+    price = torch.maximum(mu, floor).unsqueeze(-1)
+    targets = channels.downlink.mT
+    beams = solve(add_identity(at.quadratic, price), targets)
+    energy, reached = column_powers(beams), inner(targets, beams)  # g_j^H (A + mu I)^-1 g_j
+    divisor = reached * (1 - at.price * reached)
+    share = at.earned * energy / torch.where(divisor > 0, divisor, 1)  # rounding takes the last of a very strong link
     total = share.sum(-1, keepdim=True)
-    share = share / torch.where(limited.unsqueeze(-1), positive(total), total.clamp_min(1))
-    scale = (at.own / positive(root(signal))) * root(share / positive(energy))
-    return at.objective, beams * scale.unsqueeze(-2), root(power.clamp(0, 1))
-
-
-def positive(values: Tensor) -> Tensor:
-    """``values``, and 1 where they are not above 0: what is divided by them is 0 there, and its gradient too."""
-    return torch.where(values > 0, values, 1)
+    share = share / torch.where(mu > floor, total.clamp_min(TINY), total.clamp_min(1))
+    return at.objective, beams * root(share / energy.clamp_min(TINY)).unsqueeze(-2), root(power.clamp(0, 1))
 
 
 def root(values: Tensor) -> Tensor:
-    """The square root of what is above 0, else 0, with a gradient of 0 there."""
-    return torch.where(values > 0, positive(values).sqrt(), 0)
+    """The square root; next to nothing, with a gradient of 0, where there is nothing."""
+    return values.clamp_min(TINY**2).sqrt()

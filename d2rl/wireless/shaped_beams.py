@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from d2rl.wireless.link_rates import identity_like, solve, squared_magnitude
+from d2rl.wireless.link_rates import add_identity, column_norms, solve
 
 
 def shaped_beams(basis: Tensor, strength: Tensor, amplitude: Tensor) -> Tensor:
@@ -23,11 +23,10 @@ def shaped_beams(basis: Tensor, strength: Tensor, amplitude: Tensor) -> Tensor:
         return ShapedBeams.apply(basis, strength, amplitude)
     users, scaled = amplitude.shape[-1], basis * strength.sqrt().unsqueeze(-2)  # a pair, which needs no gradient
     if basis.shape[-2] <= basis.shape[-1]:
-        shape = solve(scaled @ scaled.mH + identity_like(scaled.mH), basis[..., :users])
+        shape = solve(add_identity(scaled @ scaled.mH), basis[..., :users])
     else:  # (I + B B^H)^-1 B = B (I + B^H B)^-1
-        shape = scaled @ torch.linalg.inv_ex(scaled.mH @ scaled + identity_like(scaled))[0][..., :users]
-    norm = squared_magnitude(shape).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
-    return shape * (amplitude.unsqueeze(-2) / norm)
+        shape = scaled @ torch.linalg.inv_ex(add_identity(scaled.mH @ scaled))[0][..., :users]
+    return shape * (amplitude / column_norms(shape)).unsqueeze(-2)
 
 
 class ShapedBeams(torch.autograd.Function):
@@ -46,7 +45,7 @@ class ShapedBeams(torch.autograd.Function):
         factor = torch.linalg.cholesky_ex(system)[0]
         half = torch.linalg.solve_triangular(factor, basis[..., :users], upper=False)
         shape = torch.linalg.solve_triangular(factor.mH, half, upper=True)
-        norm = squared_magnitude(shape).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
+        norm = column_norms(shape).unsqueeze(-2)
         direction = shape / norm
         ctx.save_for_backward(basis, strength, amplitude, factor, shape, direction, norm)
         return direction * amplitude.unsqueeze(-2)

@@ -10,10 +10,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from d2rl.common.errors import InputError
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import add_noise, link_rates, own_beams, solve, squared_magnitude, told_apart
+from d2rl.wireless.link_rates import (
+    add_noise,
+    column_powers,
+    identity_like,
+    link_rates,
+    own_beams,
+    real_diagonal,
+    solve,
+    squared_magnitude,
+    told_apart,
+)
 from d2rl.wireless.starting_points import MAXIMUM_STARTS, starting_points
 
 SECULAR_BISECTIONS = 6  # bring mu within a small factor of its root
@@ -123,7 +134,8 @@ def improve(
 class Receivers:
     """What both ends of every link make of a decision, and what a change of it would cost (docs/method.md, WMMSE).
 
-    :param own: [B, K_D], complex, g_j^H w_j
+    :param signal: [B, K_D], |g_j^H w_j|^2
+    :param earned: [B, K_D], priority times SINR / (1 + SINR), what the signal's power earns, nats
     :param u: [B, K_D], complex, receiver of a downlink user
     :param a: [B, K_D], weight of its error
     :param v: [B, N_r, K_U], complex, MMSE combiners
@@ -135,7 +147,8 @@ class Receivers:
     :param objective: [B], weighted sum rate, bit/s/Hz
     """
 
-    own: Tensor
+    signal: Tensor
+    earned: Tensor
     u: Tensor
     a: Tensor
     v: Tensor
@@ -159,30 +172,33 @@ def receivers(channels: ChannelState, precoder: Tensor, amplitude: Tensor, weigh
     priority_down, priority_up = weights.split([channels.downlink_users, channels.uplink_users], dim=-1)
 
     received = g.conj() @ precoder
-    own = received.diagonal(dim1=-2, dim2=-1)
     power = amplitude.square()
     # errors are sums over the others: 1 minus what is received would be lost in rounding for a strong link
     heard = squared_magnitude(received)
     signal, disturbance = told_apart(heard, own_beams(heard), squared_magnitude(channels.cross), power)
     total = signal + disturbance
+    own = received.diagonal(dim1=-2, dim2=-1)
     u = own / total
     a = priority_down * total / disturbance
 
     leakage = h_s @ precoder
     streams = h * amplitude.unsqueeze(-2)
-    v = solve(add_noise(leakage @ leakage.mH + streams @ streams.mH), streams)
+    arriving = torch.cat([leakage, streams], dim=-1)
+    v = solve(add_noise(arriving @ arriving.mH), streams)
     combined = v.mH @ h
-    correlation = combined.diagonal(dim1=-2, dim2=-1).real
+    correlation = real_diagonal(combined)
     passed = squared_magnitude(combined)
-    error = (1 - amplitude * correlation).square() + (_off_diagonal(passed) * power.unsqueeze(-2)).sum(-1)
-    error = error + squared_magnitude(leakage.mH @ v).sum(-2) + squared_magnitude(v).sum(-2)
+    others = 1 - F.pad(identity_like(passed), (0, 0, leakage.shape[-1], 0))
+    caught = (arriving.mH @ v) * others
+    error = (1 - amplitude * correlation).square() + column_powers(caught) + column_powers(v)
     b = priority_up / error
 
-    price = a * squared_magnitude(u)
-    seen = h_s.mH @ v
-    quadratic = (g.mT * price.unsqueeze(-2)) @ g.conj() + (seen * b.unsqueeze(-2)) @ seen.mH
+    earned = priority_down * signal / total
+    price = earned / disturbance
+    disturbed = torch.cat([g.mT, h_s.mH @ v], dim=-1)
+    quadratic = (disturbed * torch.cat([price, b], dim=-1).unsqueeze(-2)) @ disturbed.mH
     objective = (priority_down * torch.log2(total / disturbance)).sum(-1) - (priority_up * torch.log2(error)).sum(-1)
-    return Receivers(own, u, a, v, b, correlation, passed, price, quadratic, objective)
+    return Receivers(signal, earned, u, a, v, b, correlation, passed, price, quadratic, objective)
 
 
 def wmmse_iteration(
@@ -279,5 +295,6 @@ def _power_constrained(quadratic: Tensor, target: Tensor) -> Tensor:
     return precoder / norm.clamp_min(1)
 
 
-def _off_diagonal(matrix: Tensor) -> Tensor:
+def off_diagonal(matrix: Tensor) -> Tensor:
+    """Square matrices with zeros on their diagonal."""
     return matrix.masked_fill(torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device), 0)

@@ -91,7 +91,7 @@ MUTANTS = (
         "(_factor(10 * leakage @ leakage.mH) / 10**0.5)",
     ),
     Mutant(
-        "conjugate of H_S", RATES, "(channels.self_interference @ precoder)",
+        "conjugate of H_S", RATES, "channels.self_interference.to(torch.complex128) @ precoder",
         "(channels.self_interference.conj() @ precoder)",
     ),
     Mutant("half of the self-interference", RATES, COVARIANCE, "_factor(0.5 * leakage @ leakage.mH)"),
@@ -151,13 +151,13 @@ MUTANTS = (
         "WMMSE without the weight of the error", WMMSE, "a = priority_down * total / disturbance",
         "a = priority_down * torch.ones_like(total)",
     ),
-    Mutant("WMMSE precoder blind to self-interference", WMMSE, " + (seen * b.unsqueeze(-2)) @ seen.mH", ""),
+    Mutant("WMMSE precoder blind to self-interference", WMMSE, "torch.cat([price, b]", "torch.cat([price, 0 * b]"),
     Mutant(
         "WMMSE uplink blind to the downlink users", WMMSE, "heard + (squared_magnitude(channels.cross)",
         "heard + 0 * (squared_magnitude(channels.cross)",
     ),
     Mutant(
-        "WMMSE covariance without self-interference", WMMSE, "add_noise(leakage @ leakage.mH + streams @ streams.mH)",
+        "WMMSE covariance without self-interference", WMMSE, "add_noise(arriving @ arriving.mH)",
         "add_noise(streams @ streams.mH)",
     ),
     Mutant(

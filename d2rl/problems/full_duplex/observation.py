@@ -15,7 +15,7 @@ from d2rl.problems.base import Layout, Observation
 from d2rl.problems.full_duplex.scenario_bank import scenario_bank
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.heads import beam_basis, uplink_combiners
-from d2rl.wireless.link_rates import link_rates, squared_magnitude
+from d2rl.wireless.link_rates import column_powers, link_rates, real_diagonal, squared_magnitude, unit_columns
 from d2rl.wireless.precoders import full_uplink_power, regularised_inverses, rzf, user_gram
 from d2rl.wireless.propagation import log_gain
 
@@ -59,17 +59,17 @@ def observe(channels: ChannelState, weights: Tensor, numbers: tuple[int, int] = 
     basis = beam_basis(channels, combiners).to(g.dtype)
     beams = basis[..., :k_d]
     received = log_gain(_received(channels, combiners, beams, full_uplink_power(channels)))
-    matched = h.mT / squared_magnitude(h).sum(-1).clamp_min(1e-30).sqrt().unsqueeze(-2)
+    matched = unit_columns(h.mT)
     parallel = _blocks(squared_magnitude(beams.mH @ beams), squared_magnitude(matched.mH @ matched))
     layout = Layout((k_d, channels.uplink_users), numbers)
     kinds = layout.kinds(parallel.device)
     same = (kinds == kinds.mT).to(parallel.dtype).expand_as(parallel)
     edges = torch.stack([received, received.mT, parallel, same], dim=-1)
 
-    leaks_out = squared_magnitude(channels.self_interference @ beams).sum(-2)
-    leaks_in = squared_magnitude(channels.self_interference.mH @ combiners).sum(-2)
+    leaks_out = column_powers(channels.self_interference @ beams)
+    leaks_in = column_powers(channels.self_interference.mH @ combiners)
     leaks = torch.cat([leaks_out, leaks_in], dim=-1)
-    gain = torch.cat([squared_magnitude(g).sum(-1), squared_magnitude(h).sum(-1)], dim=-1)
+    gain = torch.cat([column_powers(g.mT), column_powers(h.mT)], dim=-1)
     suppressed = torch.cat([suppressed_gain(inverse_down), suppressed_gain(inverse_up)], dim=-1).to(gain.dtype)
     reference = link_rates(channels, rzf(channels, inverse_rzf), full_uplink_power(channels))
     is_downlink = (kinds.squeeze(-1) == 0).to(gain.dtype).expand_as(gain)
@@ -128,7 +128,7 @@ def suppressed_gain(inverse: Tensor) -> Tensor:
 
     :param inverse: [B, K, K], (I + H^H H)^-1 of the users' channels
     """
-    return (1 / inverse.diagonal(dim1=-2, dim2=-1).real - 1).clamp_min(0)
+    return (1 / real_diagonal(inverse) - 1).clamp_min(0)
 
 
 def _received(channels: ChannelState, combiners: Tensor, precoder: Tensor, power: Tensor) -> Tensor:
