@@ -205,6 +205,9 @@ class AENPNNConfig:
     calm_first: bool = option(
         False, "the first action drawn for a state comes of no noise, and the chain objective counts it by itself"
     )
+    exchange: bool = option(
+        False, "in every reverse step links see the mean of each other's hidden features, beside that of their numbers"
+    )
     gradient_steps: int = option(1, "last steps of the chain that are trained, in turn, by the chain objective", low=1)
     candidates: int = option(4, "M_a, actions measured for one state", low=1, high=1024)
     temperature: float = option(2.0, "of the weights among candidates, in standard deviations", low=1e-3, high=1e3)

@@ -38,7 +38,7 @@ USES = {
     "train benchmark eval export": """
         scenario.path_loss scenario.rician scenario.csi_error scenario.channel_bank scenario.head
         scenario.passes scenario.antenna_power network.kind network.width network.layers network.standardise
-        action.explorer action.steps action.sampler action.calm_first
+        action.explorer action.steps action.sampler action.calm_first action.exchange
         evaluation.seed evaluation.best_of evaluation.ascend evaluation.refine evaluation.noise""",
     "train benchmark eval": """
         scenario.speed scenario.slot scenario.priority_direction scenario.priority_user scenario.priority_zero

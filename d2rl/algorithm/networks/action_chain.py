@@ -14,16 +14,19 @@ from d2rl.problems.base import Layout, Observation
 class ActionDenoiser(nn.Module):
     """Estimates the clean numbers of every link from noisy ones, given the embedding of the state.
 
-    Links see each other's noisy numbers only through their mean, which is enough to agree on a mode.
+    Links see each other's noisy numbers only through their mean, which is enough to agree on a mode that all share.
+    With ``exchange`` they see the mean of each other's hidden features, too, which tells whose numbers they are.
 
     :param numbers: of one link      :param width: of the hidden layers      :param steps: P
+    :param exchange: whether they do
     """
 
-    def __init__(self, numbers: int, width: int, steps: int):
+    def __init__(self, numbers: int, width: int, steps: int, exchange: bool = False):
         super().__init__()
         self.own, self.mean = nn.Linear(numbers, width), nn.Linear(numbers, width)
         self.step = nn.Embedding(steps + 1, width)
         self.hidden, self.output = nn.Linear(width, width), nn.Linear(width, numbers)
+        self.others = nn.Linear(width, width, bias=False) if exchange else None
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.zeros_(self.output.bias)
 
@@ -37,7 +40,7 @@ class ActionDenoiser(nn.Module):
         level = self.step(step).unsqueeze(-2) if isinstance(step, Tensor) else self.step.weight[step]
         context = self.mean(noisy.mean(-2, keepdim=True)) + level
         hidden = F.relu(self.own(noisy) + embedding + context)
-        return self.output(F.relu(self.hidden(hidden)))
+        return self.output(F.relu(self._second(hidden)))
 
     def conditioned(self, embedding: Tensor) -> Denoiser:
         """The same for one embedding, after tanh and without a gradient: what all steps share is computed once."""
@@ -46,9 +49,14 @@ class ActionDenoiser(nn.Module):
         def estimate(noisy: Tensor, step: int) -> Tensor:
             context = F.linear(noisy.mean(-2, keepdim=True), self.mean.weight, offsets[step])
             hidden = F.linear(noisy, self.own.weight).add_(embedding).add_(context).relu_()
-            return self.output(self.hidden(hidden).relu_()).float().tanh_()
+            return self.output(self._second(hidden).relu_()).float().tanh_()
 
         return estimate
+
+    def _second(self, hidden: Tensor) -> Tensor:
+        if self.others is None:
+            return self.hidden(hidden)
+        return self.hidden(hidden) + self.others(hidden.mean(-2, keepdim=True))
 
 
 class ActionChain(nn.Module):
@@ -66,7 +74,7 @@ class ActionChain(nn.Module):
         self.config = config
         self.schedule = DiffusionSchedule(config.steps)
         self.encoder, self.condition = encoder, nn.Linear(width, 2 * width)
-        self.denoiser = ActionDenoiser(layout.width, 2 * width, config.steps)
+        self.denoiser = ActionDenoiser(layout.width, 2 * width, config.steps, config.exchange)
 
     def encode(self, observation: Observation) -> Tensor:
         """What all reverse steps share: [B, 1, K, 2 width]."""

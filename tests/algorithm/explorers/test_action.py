@@ -43,12 +43,13 @@ def build(
     lively: bool = False,
     rate: float = 5e-3,
     calm_first: bool = False,
+    exchange: bool = False,
 ) -> AENPNN:
     """``lively``: with an output layer of ordinary size, so that the untrained chain is no mere constant."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         problem = problem_of(channels, head)
-        config = AENPNNConfig(steps=steps, sampler=sampler, calm_first=calm_first)
+        config = AENPNNConfig(steps=steps, sampler=sampler, calm_first=calm_first, exchange=exchange)
         explorer = AENPNN(make_encoder(NetworkConfig(width=WIDTH), problem), problem.layout, WIDTH, config, rate=rate)
         if lively:
             explorer.denoiser.output.reset_parameters()
@@ -160,8 +161,9 @@ def test_an_embedding_at_hand_saves_the_encoder(channels):
     assert torch.equal(explorer.estimate(observation, 2, 3, noises=noises, embedding=embedding), expected)
 
 
-def test_candidates_are_drawn_as_if_each_were_alone(channels):
-    observation, explorer = seen(channels), build(channels, lively=True)
+@pytest.mark.parametrize("exchange", [False, True])
+def test_candidates_are_drawn_as_if_each_were_alone(channels, exchange):
+    observation, explorer = seen(channels), build(channels, lively=True, exchange=exchange)
     noises = draw_noises(explorer, observation, 3)
     together = explorer.sample(observation, 3, noises=noises)
     for m in range(3):
@@ -169,9 +171,32 @@ def test_candidates_are_drawn_as_if_each_were_alone(channels):
         torch.testing.assert_close(together[:, m : m + 1], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("exchange", [False, True])
+def test_a_chain_of_estimates_is_that_of_the_denoiser(channels, exchange):
+    observation, denoiser = seen(channels), build(channels, lively=True, exchange=exchange).denoiser
+    embedding = torch.randn(16, 1, observation.layout.entities, 2 * WIDTH, generator=seeded())
+    noisy = torch.randn(16, 3, observation.layout.entities, observation.layout.width, generator=seeded(1))
+    with torch.no_grad():
+        expected = denoiser(embedding, noisy, 4).tanh()
+        torch.testing.assert_close(denoiser.conditioned(embedding)(noisy, 4), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("exchange", [False, True])
+def test_whose_numbers_are_whose_is_told_by_an_exchange_alone(channels, exchange):
+    """Two links of the downlink change their noisy numbers: their mean stays."""
+    observation, denoiser = seen(channels), build(channels, lively=True, exchange=exchange).denoiser
+    embedding = torch.randn(16, 1, observation.layout.entities, 2 * WIDTH, generator=seeded())
+    noisy = torch.randn(16, 1, observation.layout.entities, observation.layout.width, generator=seeded(1))
+    swapped = noisy.clone()
+    swapped[:, :, [0, 1]] = noisy[:, :, [1, 0]]
+    others = denoiser(embedding, swapped, 4)[:, :, 2:] - denoiser(embedding, noisy, 4)[:, :, 2:]
+    assert (others.abs().max() > 1e-3) == exchange
+
+
+@pytest.mark.parametrize("exchange", [False, True])
 @pytest.mark.parametrize("head", ["structured", "beamforming"])
-def test_actions_follow_the_order_of_users(channels, head):
-    observation, explorer = seen(channels, head), build(channels, head=head, lively=True)
+def test_actions_follow_the_order_of_users(channels, head, exchange):
+    observation, explorer = seen(channels, head), build(channels, head=head, lively=True, exchange=exchange)
     layout = observation.layout
     permuted = observe(channels.permute_users(DOWN, UP), observation.weights[:, ORDER], layout.numbers)
     noises = draw_noises(explorer, observation, 2)
