@@ -145,7 +145,8 @@ def _back(scenarios: dict[str, Any], matrix: Matrix) -> Any:
         return None
     names = list(dict.fromkeys(name for one in scenarios.values() for name in one["variants"]))
     found = {(s, name): v["best"] for s, one in scenarios.items() for name, v in one["variants"].items()}
-    longest = max((one["value"] for one in found.values() if one["value"] is not None), default=1.0) or 1.0
+    ends = [max(one["value"], one["ci"][1] or 0) for one in found.values() if one["value"] is not None]
+    longest = max(ends, default=1.0) or 1.0
     figure = Figure(figsize=(7, 1.2 + 0.26 * len(names) * len(scenarios)), layout="constrained")
     axes = figure.subplots()
     height, named = 0.8 / len(names), set[str]()
