@@ -233,7 +233,7 @@ def test_one_that_waits_for_a_process_that_has_gone_says_so_and_ends_all(monkeyp
 def test_the_second_process_speaks_for_a_first_one_whose_connections_close_before_it_has_ended(monkeypatch, goes):
     parents = iter([7, 7, 7, 7])  # as it began, when the connection closes, and a little later
     monkeypatch.setattr(os, "getppid", lambda: next(parents, 1 if goes else 7))
-    monkeypatch.setattr(distributed, "LAST_WORDS", 0.05)
+    monkeypatch.setattr(distributed, "LAST_WORDS", 60.0 if goes else 0.05)
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr("d2rl.training.train.train", raising := Mock(side_effect=RunError("another process has ended")))
     config = load_config([*TINY, "trainer.devices=2", "trainer.strategy=ddp"])
@@ -259,11 +259,12 @@ def test_a_process_that_is_not_the_first_stops_in_silence_and_with_a_status(monk
 def test_a_first_process_that_stops_leaves_none_behind(monkeypatch):
     monkeypatch.setattr(distributed, "LAST_WORDS", 0.5)
     ended, waiting = (subprocess.Popen([sys.executable, "-c", code]) for code in ("exit(3)", SLEEPER))
+    ended.wait(60)
     launcher = distributed._Launcher(LightningEnvironment(), 2, 1)
     monkeypatch.setattr(launcher, "_call_children_scripts", lambda: launcher.procs.extend((ended, waiting)))
     with pytest.raises(CheckpointError):
         launcher.launch(Mock(side_effect=CheckpointError("cannot be read")))
-    assert (ended.wait(10), waiting.wait(10)) == (3, -signal.SIGKILL)
+    assert (ended.returncode, waiting.wait(60)) == (3, -signal.SIGKILL)
 
 
 def test_a_mistake_of_the_program_is_not_taken_for_a_lost_process(tmp_path):
