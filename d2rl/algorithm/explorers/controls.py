@@ -5,17 +5,14 @@ Each trains SENPNN beside, whose loss moves chi, and makes its states in another
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from d2rl.algorithm.explorers.state import SENPNN, turned
+from d2rl.algorithm.explorers.state import SENPNN, KindsOfRows, turned
 from d2rl.common.errors import ConfigError
 from d2rl.problems.base import Rows
-
-KindsOfRows = Mapping[str, Rows]
 
 
 class Turn(SENPNN):
