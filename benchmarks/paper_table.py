@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from d2rl.benchmark.estimates import Estimate, estimate, interquartile_mean, ratio
+from d2rl.benchmark.levels import first_at
 from d2rl.benchmark.matrix import Matrix, read_matrix
 from d2rl.report.learning_curve import read_metrics
 
@@ -32,11 +33,6 @@ def read_cells(folder: Path, scenario: str) -> dict[str, list[dict[str, str]]]:
 def metrics_of(folder: Path, row: dict[str, str]) -> Path:
     """metrics.csv of a cell."""
     return folder / "cells" / "{variant}-{scenario}-{seed}".format(**row) / "metrics.csv"
-
-
-def first_at(curve: list[tuple[float, ...]], level: float) -> float:
-    """Seconds or updates until a curve of them and gap closed first has a level; infinite if never."""
-    return next((place for place, gap in curve if gap >= level), math.inf)
 
 
 def shown(found: Estimate, digits: int) -> str:

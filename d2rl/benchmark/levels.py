@@ -35,10 +35,10 @@ def time_to_levels(results: Sequence[Result], beside: str | None = None) -> dict
             continue
         best = [max(gap for _, gap in curve) for curve in curves]
         level = float(interquartile_mean(best))
-        own = [_time_to(curve, top) for curve, top in zip(curves, best, strict=True)]
+        own = [first_at(curve, top) for curve, top in zip(curves, best, strict=True)]
         compared = {}
         for other, theirs in others.items():
-            times = [_time_to(curve, level) for curve in theirs]
+            times = [first_at(curve, level) for curve in theirs]
             compared[other] = {**_plain(estimate(times)), "ratio": _plain(ratio(times, own)), "of": len(times)}
             compared[other]["reached"] = sum(map(math.isfinite, times))
         levels[name] = {"gap_closed": level, "own": _plain(estimate(own)), "others": compared}
@@ -80,7 +80,7 @@ def time_back(matrix: Matrix, results: Sequence[Result]) -> dict[str, Any] | Non
     curves = {name: [_curve(result.folder) for result in of[name]] for name in (*levels, *origin)}
 
     def times(name: str, level: float) -> list[float]:
-        return [_time_to(curve, level) for curve in curves[name]]
+        return [first_at(curve, level) for curve in curves[name]]
 
     def to_level(name: str, algorithm: str, over: str) -> dict[str, Any]:
         level = levels[algorithm]
@@ -148,8 +148,9 @@ def _curves_in(folder: Path) -> dict[str, list[Curve]]:
         raise InputError(f"beside={folder} is no folder of d2rl.benchmark.command with its cells: {error}") from None
 
 
-def _time_to(curve: Curve, level: float) -> float:
-    return next((seconds for seconds, gap in curve if gap >= level), math.inf)
+def first_at(curve: Curve, level: float) -> float:
+    """Seconds or updates until a curve of them and gap closed first has a level; infinite if never."""
+    return next((place for place, gap in curve if gap >= level), math.inf)
 
 
 def _plain(found: Estimate) -> dict[str, Any]:
