@@ -176,7 +176,7 @@ def misfit(name: str, made_for: tuple[Problem, RunConfig], asked: tuple[Problem,
     if before == now:
         return CheckpointError(
             f"{name} holds weights of other shapes than this version's for the same problem, or for other settings of "
-            "the networks: an explorer or a critic has changed. eval.py decides with its policy as long as that one "
+            "the networks: an explorer or a critic has changed. d2rl-eval decides with its policy as long as that one "
             "fits; to train, start a new run."
         )
     return CheckpointError(

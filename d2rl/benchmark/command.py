@@ -1,4 +1,4 @@
-"""Run a benchmark: ``python -m d2rl.benchmark conf=headline [seeds=5] [seed=0] [out=DIR] [launcher=local|ray]``."""
+"""Run a benchmark: ``d2rl-benchmark conf=headline [seeds=5] [seed=0] [out=DIR] [launcher=local|ray]``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BenchmarkError(UserError):
 
 
 def benchmark_command(arguments: list[str]) -> None:
-    """python -m d2rl.benchmark conf=NAME [seeds=5] [seed=0] [out=DIR] [launcher=local|ray] [jobs=N] [section.key=value]
+    """d2rl-benchmark conf=NAME [seeds=5] [seed=0] [out=DIR] [launcher=local|ray] [jobs=N] [section.key=value]
 
     Trains variants x seeds x scenarios of conf/benchmarks/NAME.yaml side by side and writes cells.csv,
     summary.json, report.md and figures. Cells that are finished are not run again, unless their
@@ -39,7 +39,7 @@ def benchmark_command(arguments: list[str]) -> None:
             figures = draw_figures(matrix, results, summary)
             write_cells(matrix.out / "cells.csv", results, failed)
             write_json(matrix.out / "summary.json", summary)
-            command = shlex.join(["python", "-m", "d2rl.benchmark", *arguments])
+            command = shlex.join(["d2rl-benchmark", *arguments])
             write_report(matrix.out / "report.md", matrix, summary, command, figures, failed)
             console.print(f"report: {matrix.out / 'report.md'}", markup=False, soft_wrap=True)
     if failed:

@@ -69,7 +69,7 @@ class Variant:
 class Cell:
     """One training run.
 
-    :param arguments: of train.py, without run_dir
+    :param arguments: of d2rl-train, without run_dir
     :param fingerprint: of the resolved configuration and of the cell it starts from; a result with another one is out
         of date
     :param references: whether it also times the references' decisions

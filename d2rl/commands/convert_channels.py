@@ -1,4 +1,4 @@
-"""A channel bank from a file of any kind: ``python -m d2rl.channels from=H.mat out=bank.npz``."""
+"""A channel bank from a file of any kind: ``d2rl-channels from=H.mat out=bank.npz``."""
 
 from __future__ import annotations
 

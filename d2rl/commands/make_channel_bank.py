@@ -1,4 +1,4 @@
-"""Make a channel bank: ``python -m d2rl.channels from=H.mat out=bank.npz``, or ``model=umi drops=1000 out=bank.pt``."""
+"""Make a channel bank: ``d2rl-channels from=H.mat out=bank.npz``, or ``model=umi drops=1000 out=bank.pt``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DROPS = 1000
 
 @dataclass
 class ChannelsConfig:
-    """What python -m d2rl.channels takes beside the keys of the scenario."""
+    """What d2rl-channels takes beside the keys of the scenario."""
 
     model: str = option("umi", "of TR 38.901: street canyon or macro cell", choices=("umi", "uma"))
     drops: int | None = option(
@@ -61,8 +61,8 @@ FILE_KEYS = ("map", "users", "unit", "snr", "conjugate")
 
 
 def channels_command(arguments: list[str]) -> None:
-    """python -m d2rl.channels from=H.mat out=bank.npz [map=downlink:H:KNB] [users=6+4] [snr=20] [scenario.key=value]
-    python -m d2rl.channels model=umi|uma drops=1000 out=bank.pt [seed=0] [conf=NAME] [scenario.key=value ...]
+    """d2rl-channels from=H.mat out=bank.npz [map=downlink:H:KNB] [users=6+4] [snr=20] [scenario.key=value]
+    d2rl-channels model=umi|uma drops=1000 out=bank.pt [seed=0] [conf=NAME] [scenario.key=value ...]
 
     Makes a bank for scenario.channel_bank: of a file that MATLAB, NumPy, DeepMIMO, QuaDRiGa or Sionna wrote, or drawn
     by 3GPP TR 38.901. Channels between users and self-interference that are lacking are drawn by the scenario's own

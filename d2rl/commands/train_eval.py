@@ -37,7 +37,7 @@ QUICK_LOOKS = {"smoke": "full_duplex"}  # short runs, and the one that each stan
 
 
 def train_command(arguments: list[str]) -> None:
-    """python train.py conf=NAME [key=value ...] [run_dir=PATH] [resume=PATH | initial=PATH]
+    """d2rl-train conf=NAME [key=value ...] [run_dir=PATH] [resume=PATH | initial=PATH]
 
     Trains an agent; conf=NAME is a file in conf/. A resumed run goes on exactly where its last
     checkpoint was written, with that checkpoint's configuration and the overrides given here.
@@ -111,7 +111,7 @@ def train_run(
     except OSError as error:
         raise RunError(
             f"training is complete and {run.last} is kept, but {run.path} cannot be written any more: "
-            f"{error.strerror or error}; make room, then python eval.py {typed('ckpt', run.last)} writes the results."
+            f"{error.strerror or error}; make room, then d2rl-eval {typed('ckpt', run.last)} writes the results."
         ) from None
     page = save_report_page(run.path, config, result.evaluation, report, run)
     console.print(f"learning curve: {curve}", markup=False)
@@ -162,7 +162,7 @@ def _assist(config: Config, checkpoint: str | None) -> None:
 
 
 def evaluate_command(arguments: list[str]) -> None:
-    """python eval.py ckpt=PATH [out=DIR] [drops=256] [seed=0] [best_of=1] [ascend=0] [refine=0] [key=value ...]
+    """d2rl-eval ckpt=PATH [out=DIR] [drops=256] [seed=0] [best_of=1] [ascend=0] [refine=0] [key=value ...]
 
     Evaluates a checkpoint beside the references on frozen drops; needs nothing but the checkpoint.
     ckpt=pretrained is the policy that comes with the package, ckpt=pretrained/any_load one for any number of users.
@@ -170,7 +170,7 @@ def evaluate_command(arguments: list[str]) -> None:
     given, rest = own_keys(arguments)
     if "ckpt" not in given:
         raise ConfigError(
-            "eval.py needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
+            "d2rl-eval needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
         )
     refuse_unused("eval", rest)
     print(f"evaluating {given['ckpt']}", flush=True)

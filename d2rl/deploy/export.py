@@ -1,4 +1,4 @@
-"""Export a policy's whole decision to ONNX: ``python -m d2rl.export ckpt=PATH out=policy.onnx [best_of=1]``."""
+"""Export a policy's whole decision to ONNX: ``d2rl-export ckpt=PATH out=policy.onnx [best_of=1]``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ExportError(UserError):
 
 
 def export_command(arguments: list[str]) -> None:
-    """python -m d2rl.export ckpt=PATH out=policy.onnx [best_of=1] [key=value ...]
+    """d2rl-export ckpt=PATH out=policy.onnx [best_of=1] [key=value ...]
 
     Writes the whole decision, from channels to precoder and power, as one ONNX file for the scenario's numbers
     of users and antennas and any batch, compares it with torch in onnxruntime, and prints what one decision
@@ -51,7 +51,7 @@ def export_command(arguments: list[str]) -> None:
     given, rest = own_keys(arguments)
     for key, meaning in (("ckpt", "PATH, a checkpoint or a run directory"), ("out", "FILE, the .onnx file to write")):
         if key not in given:
-            raise ConfigError(f"python -m d2rl.export needs {key}={meaning}.")
+            raise ConfigError(f"d2rl-export needs {key}={meaning}.")
     out = Path(given["out"]).expanduser()
     if out.suffix != ".onnx":
         raise ConfigError(f"out={out} must be a file that ends in .onnx.")

@@ -136,7 +136,7 @@ def _verify(file: IO[bytes], path: str | Path) -> None:
     if not comment.startswith(MARK):
         raise CheckpointError(
             f"{path} is truncated, or not a checkpoint of d2rl: it does not end with a checksum; "
-            "give one written by train.py."
+            "give one that d2rl-train wrote."
         )
     if _digest(file, size - COMMENT) != comment.removeprefix(MARK).decode(errors="replace"):
         raise CheckpointError(f"{path} is damaged: its bytes do not match its checksum; give another one.")
@@ -145,7 +145,7 @@ def _verify(file: IO[bytes], path: str | Path) -> None:
 def _check(content: Any, path: str | Path) -> None:
     ours = content.get("d2rl") if isinstance(content, dict) else None
     if not isinstance(ours, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(f"{path} is not a checkpoint of d2rl; give one written by train.py.")
+        raise CheckpointError(f"{path} is not a checkpoint of d2rl; give one that d2rl-train wrote.")
     if ours.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has checkpoint format {ours.get('format')} and this version of d2rl reads format {FORMAT}; "
@@ -153,7 +153,7 @@ def _check(content: Any, path: str | Path) -> None:
         )
     wrong = [name for name, kind in OURS.items() if not isinstance(ours.get(name), kind)]
     if wrong:
-        raise CheckpointError(f"{path} lacks {', '.join(wrong)}; give a checkpoint written by train.py.")
+        raise CheckpointError(f"{path} lacks {', '.join(wrong)}; give a checkpoint that d2rl-train wrote.")
 
 
 def _code(error: pickle.UnpicklingError) -> str:

@@ -154,7 +154,7 @@ def _begun(agent: D2RL, checkpoint: str) -> tuple[str | None, int]:
 
 
 def start_from(agent: D2RL, initial: str) -> None:
-    """Give a new agent the weights of ``initial``, a checkpoint or a run directory, as ``eval.py`` finds them.
+    """Give a new agent the weights of ``initial``, a checkpoint or a run directory, as ``d2rl-eval`` finds them.
 
     :raises CheckpointError: it cannot be read, or does not fit the agent's configuration
     """

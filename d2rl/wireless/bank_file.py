@@ -121,7 +121,7 @@ def _read(path: Path) -> dict[str, Any]:
     """Plain content of the file, whatever it is."""
     if path.suffix in CONVERTIBLE:
         raise InputError(
-            f"{path} is not a channel bank; its name must end in {' or '.join(SUFFIXES)}. python -m d2rl.channels "
+            f"{path} is not a channel bank; its name must end in {' or '.join(SUFFIXES)}. d2rl-channels "
             f"from={path} out={path.with_suffix('.npz')} makes one of it."
         )
     check_name(path)

@@ -465,7 +465,7 @@ def test_an_impossible_configuration_is_refused_before_anything_is_written(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "eval.py needs ckpt=PATH"),
+        ((), "d2rl-eval needs ckpt=PATH"),
         (("ckpt=",), "ckpt= has no value"),
         (("ckpt=RUN", "out="), "out= has no value"),
         (("ckpt=RUN", "drops=0"), "evaluation.drops"),

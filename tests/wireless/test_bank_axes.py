@@ -134,5 +134,5 @@ def test_what_no_transmitter_could_cause_is_refused_in_every_array(tmp_path, arr
 def test_a_file_of_another_kind_is_refused_with_how_to_convert_it(tmp_path, ending):
     stem = tmp_path / "measured"
     stem.with_suffix(f".{ending}").write_bytes(b"")
-    how = f"python -m d2rl.channels from={stem}.{ending} out={stem}.npz makes one of it"
+    how = f"d2rl-channels from={stem}.{ending} out={stem}.npz makes one of it"
     assert how in refusal(stem.with_suffix(f".{ending}"))
