@@ -40,6 +40,7 @@ from d2rl.wireless.link_powers import link_powers
 from d2rl.wireless.link_rates import Decision, squared_magnitude
 from d2rl.wireless.objectives import ENERGY, MAX_MIN, Objective
 from d2rl.wireless.propagation import DECADES
+from d2rl.wireless.rate_summary import rate_summary
 from d2rl.wireless.wmmse import check_weights
 
 
@@ -228,13 +229,9 @@ class FullDuplexProblem:
 
     def metrics(self, utility: Tensor, weights: Tensor, decision: Decision) -> dict[str, float]:
         """Summary of link rates [B, K], and of the decisions that brought them."""
-        # torchmetrics takes seconds to import, which a decision need not wait for
-        from d2rl.problems.full_duplex.link_rate_metrics import RateMetrics
-
-        # one process evaluates alone; others would not answer
-        measure = RateMetrics(self.config.downlink_users, sync_on_compute=False).to(utility.device)
-        measure.update(utility, weights)
-        found = {name: float(value) for name, value in measure.compute().items()}
+        found = rate_summary(utility, weights)
+        down, up = utility.double().tensor_split([self.config.downlink_users], dim=-1)
+        found |= {"downlink_rate": float(down.sum(-1).mean()), "uplink_rate": float(up.sum(-1).mean())}
         return found if self.objective.plain else found | self.objective.metrics(utility, weights, decision)
 
     def refine(self, observation: Observation, decision: Decision, iterations: int) -> Decision:

@@ -26,6 +26,7 @@ from d2rl.problems.ris.settings import RisConfig
 from d2rl.problems.ris.simulator import SurfaceState, drop
 from d2rl.wireless.link_rates import downlink_powers, squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power
+from d2rl.wireless.rate_summary import rate_summary
 
 
 class RisProblem:
@@ -159,15 +160,7 @@ class RisProblem:
         :param decision: of which the summary tells nothing
         """
         users = self.layout.counts[0]
-        rates = utility[:, :users].double()
-        total, squares = rates.sum(-1), rates.square().sum(-1)
-        return {
-            "sum_rate": float(total.mean()),
-            "weighted_sum_rate": float((rates * weights[:, :users]).sum(-1).mean()),
-            "outage_sum_rate": float(total.quantile(0.05)),
-            "rate_p5": float(rates.flatten().quantile(0.05)),
-            "jain": float((total.square() / (users * squares).clamp_min(1e-30)).mean()),
-        }
+        return rate_summary(utility[:, :users], weights[:, :users])
 
     def refine(self, observation: Observation, decision: Decision, iterations: int) -> Decision:
         """The decision after rounds of alternating optimisation from it, which can only raise the weighted rate."""
