@@ -28,7 +28,10 @@ def load(policy: str = "pretrained", *overrides: str) -> Policy:
 
 
 def train(config: str | RunConfig = "conf=full_duplex", *overrides: str) -> TrainedRun:
-    """Train an agent, as ``d2rl-train`` does; the process stays as it was found, and only warnings are printed.
+    """Train an agent, as ``d2rl-train`` does; the process stays as it was found.
+
+    It prints one line when it begins, with the run directory, and then only warnings; ``logger.level=warning`` leaves
+    out the line.
 
     Example::
 

@@ -152,7 +152,11 @@ def test_a_training_gives_a_policy_and_leaves_the_process_alone(tiny_arguments, 
     run = d2rl.train(*tiny_arguments, "trainer.epochs=1", "trainer.progress=true")
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (torch.get_num_threads(), dict(os.environ))
-    assert capsys.readouterr().out == ""
+    told, where = (
+        "training default, seed 0: 1 epoch of 4 updates",
+        f"in {run.path}; its metrics.csv tells how far it is",
+    )
+    assert capsys.readouterr().out == f"{told}, {where}\n"
     assert run.path.parent.name == "runs"
     assert json.loads((run.path / "eval.json").read_text())["policies"].keys() == run.report["policies"].keys()
     with open(run.path / "metrics.csv", newline="") as file:

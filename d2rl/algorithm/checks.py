@@ -8,7 +8,14 @@ from d2rl.algorithm.rewards import reward_case
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import Config, EvaluationConfig, RunConfig
 from d2rl.config.load import processes
+from d2rl.problems import check_config, make_problems
 from d2rl.problems.base import Generative, Measurable, Prioritised, Problem
+
+
+def check_run(config: RunConfig) -> None:
+    """Refuse what cannot be trained. :raises ConfigError: names the key and the remedy"""
+    check_config(config)
+    check_algorithm(config, make_problems(config)[0])
 
 
 def check_algorithm(config: RunConfig, problem: Problem) -> None:

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from d2rl.algorithm.checks import check_algorithm
+from d2rl.algorithm.checks import check_run
 from d2rl.common.errors import ConfigError, meant
 from d2rl.config.defaults import Config, option
 from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import find_yaml, load, shipped_conf
 from d2rl.config.schema import either, show
-from d2rl.problems import check_config, load_config, make_problems
+from d2rl.problems import load_config
 
 PLACES = (Path("conf/benchmarks"), shipped_conf() / "benchmarks")
 NAME = re.compile(r"\w[\w.]*")  # no dash: it joins the parts of a cell's name
@@ -136,8 +136,12 @@ def fingerprint(config: Config, initial: str | None = None) -> str:
     :param initial: fingerprint of the cell whose weights it starts from
     """
     same = asdict(replace(config, run_dir=None, resume=None, initial=None))
-    text = json.dumps([same, initial] if initial else same, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest([same, initial] if initial else same)
+
+
+def digest(settings: Any) -> str:
+    """What tells settings apart, 16 letters."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _file(own: Sequence[str]) -> tuple[str, Path]:
@@ -209,8 +213,7 @@ class _Reader:
         arguments += ["logger.mode=disabled", "trainer.progress=false"]
         try:
             config = load_config(arguments)
-            check_config(config)
-            check_algorithm(config, make_problems(config)[0])
+            check_run(config)
         except ConfigError as error:
             raise self._error(f"variants.{name} in scenario {scenario}: {error.args[0]}") from None
         for key in ("resume", "initial"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 import shlex
@@ -18,7 +16,7 @@ from rich.console import Console
 from d2rl.benchmark.cells import finish, finished
 from d2rl.benchmark.figures import draw_figures
 from d2rl.benchmark.levels import levels_table, time_to_levels
-from d2rl.benchmark.matrix import BenchmarkConfig, Cell, Matrix, Variant
+from d2rl.benchmark.matrix import BenchmarkConfig, Cell, Matrix, Variant, digest
 from d2rl.benchmark.peer_config import PeersConfig
 from d2rl.benchmark.report import write_report
 from d2rl.benchmark.results import read_result, write_cells
@@ -93,7 +91,7 @@ def peer_matrix(config: PeersConfig) -> Matrix:
             folder=out.absolute() / "cells" / f"{name}-default-{seed}",
             arguments=(),
             config=Config(scenario=config.scenario),
-            fingerprint=_fingerprint(config, name, seed),
+            fingerprint=digest(_settings(config, name, seed)),
             references=False,
             policy=TITLES[name],
         )
@@ -144,12 +142,7 @@ def _run(cell: Cell, config: PeersConfig, learners: ModuleType, evaluation: Eval
     evaluation.score(cell.policy, result.policy, latency=True)
     write_json(cell.folder / "eval.json", evaluation.report())
     del evaluation.policies[cell.policy]
-    settings = {
-        "seed": cell.seed,
-        "scenario": asdict(config.scenario),
-        cell.variant: asdict(getattr(config, cell.variant)),
-    }
-    write_json(cell.folder / "config.json", settings)
+    write_json(cell.folder / "config.json", _settings(config, cell.variant, cell.seed))
     finish(cell)
 
 
@@ -168,8 +161,3 @@ def _settings(config: PeersConfig, algorithm: str, seed: int) -> dict[str, Any]:
     same = {name: getattr(config, name) for name in ("seconds", "every", "drops", "evaluation_seed")}
     own = asdict(getattr(config, algorithm))
     return {"algorithm": algorithm, "seed": seed, **same, "scenario": asdict(config.scenario), algorithm: own}
-
-
-def _fingerprint(config: PeersConfig, algorithm: str, seed: int) -> str:
-    """Same for two runs that train the same peer under the same evaluation."""
-    return hashlib.sha256(json.dumps(_settings(config, algorithm, seed), sort_keys=True).encode()).hexdigest()[:16]

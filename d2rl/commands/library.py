@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from d2rl.algorithm.policy import Policy
 from d2rl.commands.train_eval import configuration, train_run
 from d2rl.common.command_line import NOISE, TALKATIVE
@@ -79,7 +77,7 @@ def train_quietly(config: str | RunConfig, overrides: Sequence[str]) -> TrainedR
         )
     quiet = replace(asked, trainer=replace(asked.trainer, progress=False))
     with _quiet():
-        done = train_run(quiet, conf_name(arguments), checkpoint, Console(quiet=True))
+        done = train_run(quiet, conf_name(arguments), checkpoint, quiet=True)
     assert done is not None  # this is the first process
     run, report = done
     return TrainedRun(run.path, report)

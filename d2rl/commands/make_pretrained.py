@@ -8,7 +8,6 @@ from rich.console import Console
 
 from d2rl.commands.train_eval import evaluate
 from d2rl.common.command_line import own_keys
-from d2rl.common.errors import ConfigError
 from d2rl.common.files import writing
 from d2rl.config.key_use import refuse_unused
 from d2rl.deploy.pretrained import load_policy, save_policy
@@ -21,10 +20,8 @@ def pretrained_command(arguments: list[str]) -> None:
     Evaluates a checkpoint and writes the folder that ckpt=DIR can use from then on: policy.safetensors,
     config.yaml and eval.json.
     """
-    given, rest = own_keys(arguments)
-    for key, meaning in (("ckpt", "PATH, a checkpoint or a run directory"), ("out", "DIR, the folder to write")):
-        if key not in given:
-            raise ConfigError(f"python -m d2rl.pretrained needs {key}={meaning}.")
+    needed = {"ckpt": "PATH, a checkpoint or a run directory", "out": "DIR, the folder to write"}
+    given, rest = own_keys(arguments, "python -m d2rl.pretrained", **needed)
     refuse_unused("eval", rest)
     policy, _ = load_policy(given["ckpt"], rest)
     (_, report), out = evaluate(policy), Path(given["out"]).expanduser()

@@ -17,18 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2rl.common.command_line import USER_ERROR, own_keys, owns_process
-from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError, typed
+from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError, UserError, counted, typed
 from d2rl.common.files import write_json, writing
 from d2rl.config.defaults import Config
 from d2rl.config.key_use import refuse_unused
 from d2rl.config.load import check, conf_name, processes, to_yaml
 from d2rl.config.schema import leaves
-from d2rl.problems import check_config, check_files, load_config, make_problems, tied_keys
+from d2rl.problems import check_files, load_config, tied_keys
 from d2rl.runs.run_directory import RUNS, RunDirectory, run_of
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from d2rl.algorithm.policy import Policy
     from d2rl.evaluation.episodes import EpisodeEvaluation
     from d2rl.evaluation.evaluate import Evaluation
@@ -48,37 +46,35 @@ def train_command(arguments: list[str]) -> None:
         check(asked)
     if processes(asked.trainer) == 1:
         print(_first_line(asked, conf_name(arguments)), flush=True)
-    from rich.console import Console
-
-    console = Console()
     config, checkpoint = configuration(arguments, asked)
     if owns_process():
         logging.getLogger("d2rl").setLevel(config.logger.level.upper())
-    done = train_run(config, conf_name(arguments), checkpoint, console)
+    done = train_run(config, conf_name(arguments), checkpoint)
     if done is not None and conf_name(arguments) in QUICK_LOOKS:
-        console.print(_full_run(QUICK_LOOKS[conf_name(arguments)], done[0]), highlight=False, soft_wrap=True)
+        print(_full_run(QUICK_LOOKS[conf_name(arguments)], done[0]))
 
 
 def train_run(
-    config: Config, name: str, checkpoint: Path | None, console: Console
+    config: Config, name: str, checkpoint: Path | None, quiet: bool = False
 ) -> tuple[RunDirectory, dict[str, Any]] | None:
     """Check a configuration, train, evaluate, and write all that a run leaves.
 
     :param name: of its directory, where the configuration gives none
     :param checkpoint: to go on from, exactly
-    :param console: where it says what it does
+    :param quiet: say only where it begins to write
     :returns: the run and what eval.json holds; None in a process that is not the first of several
     """
+    from rich.console import Console
+
     from d2rl.algorithm.agent import D2RL
-    from d2rl.algorithm.checks import check_algorithm
+    from d2rl.algorithm.checks import check_run
     from d2rl.common.distributed import launch_rank, share
     from d2rl.common.host import training_device
     from d2rl.training.footprint import check_footprint
     from d2rl.training.memory import check_memory
     from d2rl.training.train import start_from, train
 
-    check_config(config)
-    check_algorithm(config, make_problems(config)[0])
+    check_run(config)
     # nothing is written before all that can be refused is known to be usable
     device = training_device(config.trainer)
     check_footprint(share(config) if device.type == "cuda" else config, device)
@@ -91,6 +87,9 @@ def train_run(
         return None
     memory = check_memory(config, device)
     run = RunDirectory.create(config, name)
+    if quiet and config.logger.level in ("debug", "info"):
+        print(f"{_first_line(config, name)}, in {run.path}; its metrics.csv tells how far it is", flush=True)
+    console = Console(quiet=quiet)
     told = f"what is not at its default (config.yaml has the rest):\n{to_yaml(config, changed=True)}"
     console.print(told, markup=False, highlight=False)
     console.print(memory, highlight=False)
@@ -125,8 +124,8 @@ def _first_line(config: Config, name: str) -> str:
     """What begins; printed before PyTorch is there."""
     if config.resume:
         return f"going on with {config.resume}"
-    e = config.trainer
-    return f"training {name}, seed {config.seed}: {e.epochs} epochs of {e.updates_per_epoch} updates"
+    epochs, updates = counted(config.trainer.epochs, "epoch"), counted(config.trainer.updates_per_epoch, "update")
+    return f"training {name}, seed {config.seed}: {epochs} of {updates}"
 
 
 def _full_run(name: str, run: RunDirectory) -> str:
@@ -167,11 +166,8 @@ def evaluate_command(arguments: list[str]) -> None:
     Evaluates a checkpoint beside the references on frozen drops; needs nothing but the checkpoint.
     ckpt=pretrained is the policy that comes with the package, ckpt=pretrained/any_load one for any number of users.
     """
-    given, rest = own_keys(arguments)
-    if "ckpt" not in given:
-        raise ConfigError(
-            "d2rl-eval needs ckpt=PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained."
-        )
+    what = "PATH, a checkpoint, a run directory or a policy folder, or ckpt=pretrained"
+    given, rest = own_keys(arguments, "d2rl-eval", ckpt=what)
     refuse_unused("eval", rest)
     print(f"evaluating {given['ckpt']}", flush=True)
     from d2rl.deploy.pretrained import load_policy

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.checks import check_algorithm
+from d2rl.algorithm.checks import check_run
 from d2rl.benchmark.runner import held
 from d2rl.commands.search_space import Space, read_space
 from d2rl.common.errors import ConfigError, InputError, TrainingError, UserError, first_line, typed
@@ -24,7 +24,7 @@ from d2rl.common.files import write_text
 from d2rl.config.defaults import option
 from d2rl.config.load import conf_name, load, nested
 from d2rl.config.schema import leaves
-from d2rl.problems import check_config, load_config, make_problems
+from d2rl.problems import load_config
 from d2rl.runs.run_directory import RUNS, RunDirectory
 from d2rl.training.train import train
 
@@ -74,7 +74,7 @@ def tune_command(arguments: list[str]) -> None:
     base = [*OWN_DROPS, *rest, *ALONE]
     config = load_config(base)
     space = read_space(asked.space, leaves(config))
-    _check(config)
+    check_run(config)
     out = Path(asked.out or RUNS / f"tune-{name}-{Path(asked.space).stem}").expanduser()
     with held(out):
         study = _study(out, asked.sampler_seed, {"space": space, "arguments": base})
@@ -111,7 +111,7 @@ def _search(study: Any, trials: int, base: Sequence[str], space: Space, out: Pat
 
 def _trained(trial: Any, config: Any, out: Path) -> tuple[float, bool]:
     """The last objective of one training, and whether it was ended early; what it leaves but weights stays."""
-    _check(config)
+    check_run(config)
     latest, ended = float("nan"), False
 
     def report(value: float, epoch: int) -> bool:
@@ -129,11 +129,6 @@ def _trained(trial: Any, config: Any, out: Path) -> tuple[float, bool]:
     finally:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
     return latest, ended
-
-
-def _check(config: Any) -> None:
-    check_config(config)
-    check_algorithm(config, make_problems(config)[0])
 
 
 def _suggested(trial: Any, key: str, bounds: dict[str, Any]) -> Any:

@@ -89,10 +89,12 @@ def versions() -> str:
     return ", ".join(told)
 
 
-def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+def own_keys(arguments: list[str], command: str, **needed: str) -> tuple[dict[str, str], list[str]]:
     """ckpt and out, the keys of a command itself, and the others under their full names.
 
-    :raises ConfigError: one of the two without a value
+    :param command: its name, for messages
+    :param needed: what must be given, and what that is
+    :raises ConfigError: one of the two is missing or has no value
     """
     given: dict[str, str] = {}
     rest = []
@@ -104,6 +106,9 @@ def own_keys(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
             given[key] = value
         else:
             rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else argument)
+    for key, meaning in needed.items():
+        if key not in given:
+            raise ConfigError(f"{command} needs {key}={meaning}.")
     return given, rest
 
 

@@ -48,10 +48,8 @@ def export_command(arguments: list[str]) -> None:
     of users and antennas and any batch, compares it with torch in onnxruntime, and prints what one decision
     takes. ckpt is a checkpoint, a run directory, a policy folder, or pretrained. Needs the extra: d2rl[export].
     """
-    given, rest = own_keys(arguments)
-    for key, meaning in (("ckpt", "PATH, a checkpoint or a run directory"), ("out", "FILE, the .onnx file to write")):
-        if key not in given:
-            raise ConfigError(f"d2rl-export needs {key}={meaning}.")
+    needed = {"ckpt": "PATH, a checkpoint or a run directory", "out": "FILE, the .onnx file to write"}
+    given, rest = own_keys(arguments, "d2rl-export", **needed)
     out = Path(given["out"]).expanduser()
     if out.suffix != ".onnx":
         raise ConfigError(f"out={out} must be a file that ends in .onnx.")
