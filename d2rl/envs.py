@@ -4,17 +4,7 @@
 import gymnasium
 
 from d2rl.config.defaults import FullDuplexConfig
-from d2rl.problems.base import stream
 from d2rl.problems.full_duplex.env import FullDuplexEnv
-from d2rl.problems.full_duplex.simulator import (
-    CellState,
-    decided_rates,
-    equal_priorities,
-    evaluation_states,
-    rates_of,
-)
-from d2rl.wireless.fading import steering
-from d2rl.wireless.propagation import Positions
 
 gymnasium.register(
     "d2rl/FullDuplex-v0",
@@ -27,15 +17,4 @@ gymnasium.register(
     vector_entry_point="d2rl.problems.traffic.gymnasium_env:TrafficVectorEnv",
 )
 
-__all__ = [
-    "CellState",
-    "FullDuplexConfig",
-    "FullDuplexEnv",
-    "Positions",
-    "decided_rates",
-    "equal_priorities",
-    "evaluation_states",
-    "rates_of",
-    "steering",
-    "stream",
-]
+__all__ = ["FullDuplexConfig", "FullDuplexEnv"]

@@ -25,9 +25,8 @@ from d2rl.problems.base import Problem, stream
 
 logger = logging.getLogger(__name__)
 
-KEPT = (  # counters and switches that a checkpoint keeps
-    *("stages", "chi", "replacements_due", "fallback", "reward_unit_known", "updates", "environment_steps"),
-)
+# counters and switches that a checkpoint keeps
+KEPT = ("stages", "chi", "replacements_due", "fallback", "reward_unit_known", "updates", "environment_steps")
 
 
 @dataclass(frozen=True)

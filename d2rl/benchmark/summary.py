@@ -12,21 +12,11 @@ from d2rl.benchmark.matrix import Matrix
 from d2rl.benchmark.results import Result
 from d2rl.evaluation.evaluate import AGENT, AGENT_BEST
 
-METRICS = {
-    "final": "sum_rate",
-    "wmmse_ratio": "wmmse_ratio",
-    "gap_closed": "gap_closed",
-    "best_of_16": "best_of_16",
-    "outage_sum_rate": "outage_sum_rate",
-    "outage_best_of_16": "outage_best_of_16",
-    "seconds_per_update": "seconds_per_update",
-    "seconds_per_epoch": "seconds_per_epoch",
-    "total_seconds": "total_seconds",
-}
-RATIOS = {"final_sum_rate": "sum_rate", **{name: name for name in list(METRICS)[-3:]}}
-PER_SEED: tuple[str, ...]
-PER_SEED = ("seed", "sum_rate", "wmmse_ratio", "gap_closed", "best_of_16", "outage_sum_rate", "outage_best_of_16")
-PER_SEED += ("total_seconds", "seconds_per_update")
+REACHED = ("wmmse_ratio", "gap_closed", "best_of_16", "outage_sum_rate", "outage_best_of_16")
+COSTS = ("seconds_per_update", "seconds_per_epoch", "total_seconds")
+METRICS = {"final": "sum_rate", **{name: name for name in (*REACHED, *COSTS)}}
+RATIOS = {"final_sum_rate": "sum_rate", **{name: name for name in COSTS}}
+PER_SEED = ("seed", "sum_rate", *REACHED, "total_seconds", "seconds_per_update")
 OF_REFERENCES = ("sum_rate", "wmmse_ratio", "outage_sum_rate")  # the same in every cell of a scenario
 
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from d2rl.common.errors import ConfigError, UserError
+from d2rl.common.notices import notice_once
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"  # ends the name of a file that is not whole yet
 
@@ -109,12 +106,7 @@ def keeping_on(path: str | Path) -> Iterator[Attempt]:
         yield attempt
     except OSError as error:
         attempt.failed = True
-        _say_once(f"{path} cannot be written: {error.strerror or error}; training goes on, and tries again later")
-
-
-@cache
-def _say_once(message: str) -> None:
-    logger.warning(message)
+        notice_once(f"{path} cannot be written: {error.strerror or error}; training goes on, and tries again later")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.algorithm.policy import Proposer
-from d2rl.common.errors import ConfigError
 from d2rl.common.host import left_as_found
 from d2rl.common.notices import notice_once
 from d2rl.config.defaults import Config, RunConfig
@@ -127,10 +126,6 @@ class Evaluation:
         self.problem, self.metric = problem, problem.metric
         self.state = problem.frozen(drops, seed, device)
         if weights is not None:
-            if weights.shape != self.state.weights.shape[1:] or bool((weights < 0).any()):
-                raise ConfigError(f"weights needs {self.state.weights.shape[1]} values, none negative, one per link")
-            if not bool((weights > 0).any()):
-                raise ConfigError("weights must not all be 0: no decision would be better than another")
             self.state = replace(self.state, weights=weights.to(self.state.weights).expand_as(self.state.weights))
         self.policies: dict[str, dict[str, float]] = {}
         self.outcomes: dict[str, Outcome] = {}

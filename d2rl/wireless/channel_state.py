@@ -93,8 +93,8 @@ class ChannelState(TensorStruct):
 
         :raises InputError: no users at all, no antennas, shapes that do not fit, NaN or infinite values
         """
-        b, k_d, n_t = _shape(self.downlink, "downlink", 3)
-        _, k_u, n_r = _shape(self.uplink, "uplink", 3)
+        b, k_d, n_t = _shape(self.downlink, "downlink")
+        _, k_u, n_r = _shape(self.uplink, "uplink")
         if b == 0:
             raise InputError("channels hold no state; their first axis must be 1 at least.")
         if k_d + k_u == 0 or min(n_t, n_r) == 0:
@@ -133,9 +133,9 @@ def with_silent_direction(given: dict[str, Tensor]) -> dict[str, Tensor]:
     return given | {key: own.new_zeros(*lead, *shape) for key, shape in shapes.items()}
 
 
-def _shape(tensor: Tensor, name: str, dims: int) -> tuple[int, ...]:
-    if tensor.dim() != dims:
+def _shape(tensor: Tensor, name: str) -> tuple[int, ...]:
+    if tensor.dim() != 3:
         raise InputError(
-            f"channels.{name} needs {dims} dimensions (states, users, antennas), got shape {tuple(tensor.shape)}"
+            f"channels.{name} needs 3 dimensions (states, users, antennas), got shape {tuple(tensor.shape)}"
         )
     return tuple(tensor.shape)

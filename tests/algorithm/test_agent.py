@@ -18,10 +18,11 @@ from d2rl.algorithm.decisions import DecisionRule
 from d2rl.algorithm.learning_rates import Schedule
 from d2rl.common.errors import ConfigError
 from d2rl.common.notices import notice_once
-from d2rl.envs import FullDuplexEnv, decided_rates, evaluation_states
+from d2rl.envs import FullDuplexEnv
 from d2rl.evaluation.evaluate import Evaluation, policy_of
 from d2rl.problems.base import Observation, Transition
 from d2rl.problems.full_duplex.observation import observe
+from d2rl.problems.full_duplex.simulator import decided_rates, evaluation_states
 from d2rl.wireless import ChannelState
 from d2rl.wireless.bank_file import save_bank
 from d2rl.wireless.channel_bank import ChannelBank

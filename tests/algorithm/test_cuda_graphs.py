@@ -439,12 +439,10 @@ def test_graphs_are_for_one_gpu(tiny):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_graphs_without_a_gpu_are_refused(tiny, fit):
+def test_graphs_without_a_gpu_are_refused(tiny):
     config = tiny("trainer.cuda_graphs=true", "trainer.accelerator=auto")
     with pytest.raises(ConfigError, match=r"trainer\.cuda_graphs=true needs a GPU, and torch sees none here"):
         training_device(config.trainer)
-    with pytest.raises(ConfigError, match=r"trainer\.cuda_graphs=true needs a GPU, and the agent is on cpu"):
-        fit(D2RL(config))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="captures CUDA graphs")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss, polyak_update, saturation
 from d2rl.algorithm.networks import make_encoder, make_transition, make_view
 from d2rl.config.defaults import NetworkConfig
-from d2rl.envs import decided_rates
 from d2rl.problems.base import Observation
 from d2rl.problems.full_duplex.observation import observe
+from d2rl.problems.full_duplex.simulator import decided_rates
 from d2rl.wireless import ChannelState, make_head
 
 DOWN, UP = (3, 0, 5, 1, 4, 2), (2, 0, 3, 1)

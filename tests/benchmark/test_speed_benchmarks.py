@@ -14,8 +14,8 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import ConfigError
 from d2rl.deploy import export
 from d2rl.deploy.real_decision import RealDecision
-from d2rl.envs import evaluation_states
 from d2rl.problems.full_duplex import references
+from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.wireless import link_rates
 
 TINY = ("device=cpu", "rounds=1", "matrix=32", "megabytes=1")

@@ -17,7 +17,7 @@ from d2rl.commands.make_channel_bank import channels_command
 from d2rl.common import notices
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.defaults import FullDuplexConfig
-from d2rl.envs import evaluation_states
+from d2rl.problems.full_duplex.simulator import evaluation_states
 
 h5py = pytest.importorskip("h5py", reason="the extra d2rl[files] is not installed")
 scipy_io = pytest.importorskip("scipy.io", reason="the extra d2rl[files] is not installed")

@@ -14,7 +14,8 @@ from torch import Tensor
 from d2rl.commands.make_channel_bank import channels_command, urban_bank
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.defaults import FullDuplexConfig
-from d2rl.envs import FullDuplexEnv, evaluation_states
+from d2rl.envs import FullDuplexEnv
+from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.wireless.bank_file import load_bank
 from d2rl.wireless.propagation import user_positions
 from d2rl.wireless.tr38901 import UrbanChannels

@@ -25,8 +25,8 @@ from d2rl.deploy.export import (
 )
 from d2rl.deploy.pretrained import save_policy
 from d2rl.deploy.real_decision import RealDecision
-from d2rl.envs import evaluation_states
 from d2rl.problems import load_config
+from d2rl.problems.full_duplex.simulator import evaluation_states
 
 MISSING = "the extra d2rl[export] is not installed"
 onnx, onnxruntime, _ = (pytest.importorskip(name, reason=MISSING) for name in ("onnx", "onnxruntime", "onnxscript"))

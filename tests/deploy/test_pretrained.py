@@ -17,11 +17,11 @@ from d2rl.commands.make_pretrained import pretrained_command
 from d2rl.commands.train_eval import evaluate_command, train_command
 from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.deploy.pretrained import CONFIG, FORMAT, REPORT, SHIPPED, WEIGHTS, _digest, load_policy, save_policy
-from d2rl.envs import evaluation_states
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.episodes import EpisodeEvaluation
 from d2rl.evaluation.evaluate import policy_of
 from d2rl.problems.full_duplex import references
+from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.wireless import link_rates
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import DecisionRule, decide
 from d2rl.common.complex_pair import ComplexPair
 from d2rl.deploy.real_decision import RealDecision
-from d2rl.envs import evaluation_states
 from d2rl.problems import load_config
+from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.wireless import link_rates, random_decision
 
 SMALL = ("trainer.num_envs=4", "ddpg.replay=64")

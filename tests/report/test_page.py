@@ -15,14 +15,16 @@ import torch
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.commands.train_eval import evaluate, evaluate_command, train_command
-from d2rl.envs import FullDuplexConfig, evaluation_states, steering
+from d2rl.envs import FullDuplexConfig
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.evaluate import Evaluation
 from d2rl.problems.full_duplex import references
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
+from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.report.figures import FLOOR_DB, Cell
 from d2rl.report.page import report_page, save_report_page
 from d2rl.wireless import rzf
+from d2rl.wireless.fading import steering
 from d2rl.wireless.link_rates import downlink_powers
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from d2rl.config.defaults import FullDuplexConfig
-from d2rl.problems.base import Simulation, stream
+from d2rl.problems.base import Simulation
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
 from d2rl.problems.full_duplex.simulator import CellState, decided_rates
 
@@ -31,7 +31,6 @@ class FullDuplexEnv(Simulation[CellState]):
     def __init__(self, config: FullDuplexConfig, num_envs: int, seed: int, device: str | torch.device = "cpu"):
         super().__init__(FullDuplexProblem(config, seed), num_envs, seed, device)
         self.config, self.num_envs, self.head = config, num_envs, self.problem.head
-        self.seed = seed
 
     @property
     def action_size(self) -> int:
@@ -42,11 +41,6 @@ class FullDuplexEnv(Simulation[CellState]):
         """Drop every cell again."""
         self.state = self.problem.reset(self.num_envs, self.generator)
         return self.state
-
-    def branch(self, name: str) -> CellState:
-        """Drop every cell again from another stream of random numbers; a fixed set of states stays the same."""
-        self.generator.manual_seed(stream(f"env/{self.seed}/{name}"))
-        return self.reset()
 
     def advance(self) -> tuple[CellState, Tensor]:
         """Move on by one slot: the new state, and [B] bool, whose episode ended before it."""
@@ -62,7 +56,3 @@ class FullDuplexEnv(Simulation[CellState]):
         several = action if action.dim() == 3 else action.unsqueeze(1)
         rates = decided_rates(self.head, state.channels, several, state.estimate)  # features would be in vain
         return rates if action.dim() == 3 else rates.squeeze(1)
-
-    def with_channels(self, state: CellState, channels) -> CellState:
-        """``state`` with other true channels, and new estimates of them."""
-        return self.problem.cells.with_channels(state, channels, self.generator)

@@ -55,13 +55,13 @@ class Search:
         """The decisions, from a file if they have been found before."""
         return kept(self.method, LIMIT, state.estimate, state.weights, lambda: self._found(state))
 
-    def fresh(self, state: CellState) -> Decision:
+    def fresh(self, state: CellState, watch: Callable[[int, int], None] | None = None) -> Decision:
         """The decisions, found anew."""
-        return converged_wmmse(state.estimate, self.starts, state.weights, limit=LIMIT)
+        return converged_wmmse(state.estimate, self.starts, state.weights, limit=LIMIT, watch=watch)
 
     def _found(self, state: CellState) -> Decision:
         with Told(f"{self.name} of {counted(state.weights.shape[0], 'drop')}") as told:
-            return converged_wmmse(state.estimate, self.starts, state.weights, limit=LIMIT, watch=told)
+            return self.fresh(state, told)
 
 
 class Told:

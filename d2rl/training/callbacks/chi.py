@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.diagnostics import gradient_cosine, state_explorer_loss
 from d2rl.common.distributed import mean
-from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import ChiConfig
 from d2rl.runs.tracking import alert, log
 
@@ -34,14 +33,9 @@ class ChiSchedule(Callback):
         Trainer(callbacks=[ChiSchedule(ChiConfig(policy="threshold", eta=0.01, maximum=0.5))])
 
     :param config: policy, eta, M, T
-    :raises ConfigError: eta outside (0, 1] or M outside [0, 1]
     """
 
     def __init__(self, config: ChiConfig):
-        if not 0 < config.eta <= 1:
-            raise ConfigError(f"chi.eta={config.eta} must lie in (0, 1]")
-        if not 0 <= config.maximum <= 1:
-            raise ConfigError(f"chi.maximum={config.maximum} (M) must lie in [0, 1]")
         self.config = config
         self.loss: float | None = None
         self.critic: float | None = None

@@ -69,12 +69,9 @@ class PolicyEvaluation(Callback):
 
     def _evaluated(self, trainer: L.Trainer, agent: D2RL) -> dict[str, float]:
         """What the first process finds, for all of them, under the names it is logged by."""
-        self.latest = trainer.strategy.broadcast(self._summary(agent) if trainer.is_global_zero else {})
+        own = self.evaluation.judge(policy_of(agent, self.rule)) if self.evaluation is not None else {}
+        self.latest = trainer.strategy.broadcast(own)
         return {f"eval/{name}": value for name, value in self.latest.items()}
-
-    def _summary(self, agent: D2RL) -> dict[str, float]:
-        assert self.evaluation is not None  # the first process has one
-        return self.evaluation.judge(policy_of(agent, self.rule))
 
     def on_train_epoch_end(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Bring the files up to date."""

@@ -14,10 +14,11 @@ from d2rl.algorithm.world import World, make_worlds
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.config.load import from_mapping, to_yaml
-from d2rl.envs import FullDuplexEnv, evaluation_states
+from d2rl.envs import FullDuplexEnv
 from d2rl.problems import check_config, make_problems
 from d2rl.problems.base import Observation
 from d2rl.problems.full_duplex.cell_sizes import cells_of
+from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.training.footprint import footprint
 from d2rl.training.memory import replay_bytes
 from d2rl.wireless.bank_file import save_bank

@@ -15,7 +15,8 @@ from torch import Tensor
 from d2rl.common.errors import CheckpointError, ConfigError, InputError
 from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
-from d2rl.envs import CellState, FullDuplexEnv, evaluation_states
+from d2rl.envs import FullDuplexEnv
+from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.wireless.bank_file import load_bank, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 

@@ -15,7 +15,7 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.diagnostics import goodhart_gap
 from d2rl.algorithm.explorers.reward import rank_correlation
 from d2rl.algorithm.rewards import to_scalar
-from d2rl.envs import decided_rates
+from d2rl.problems.full_duplex.simulator import decided_rates
 from d2rl.runs.tracking import CsvLogger
 from d2rl.training.callbacks import RewardGuard
 

@@ -10,9 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.common.errors import ConfigError
-from d2rl.envs import decided_rates
 from d2rl.problems.full_duplex.observation import observe
+from d2rl.problems.full_duplex.simulator import decided_rates
 from d2rl.training.callbacks import MixedPrecision
 
 EVERYTHING = ("stages.state=0", "reward.case=designed_gdm", "ddpg.warmup_updates=0")
@@ -104,8 +103,3 @@ def test_skipped_steps_are_counted_and_reported(tiny, fit):
     other = MixedPrecision()
     other.load_state_dict(precision.state_dict())
     assert other.skipped == precision.skipped
-
-
-def test_an_unknown_precision_is_refused():
-    with pytest.raises(ConfigError, match=r"trainer\.precision=fp16 is unknown; choose one of 32, bf16"):
-        MixedPrecision("fp16")
