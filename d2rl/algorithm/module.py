@@ -202,16 +202,8 @@ class RLModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what :meth:`on_save_checkpoint` kept; the worlds wait until the device is known.
-
-        :raises CheckpointError: it was written before worlds were kept this way
-        """
+        """Restore what :meth:`on_save_checkpoint` kept; the worlds wait until the device is known."""
         self.saved = checkpoint["d2rl"]
-        if "ranks" not in self.saved:
-            raise CheckpointError(
-                "the checkpoint is of an earlier version: its weights can be evaluated, and a new run can start from "
-                "them with initial=, but it cannot be resumed."
-            )
         for name in KEPT:
             setattr(self, name, self.saved[name])
         before, planned = Schedule(**self.saved["schedule"]), self.schedule.planned

@@ -65,11 +65,10 @@ class World(Simulation):
         """Continue from a saved world."""
         super().load_state_dict(saved)
         self.replay.load_state_dict(saved["replay"], self.device)
-        self.returns.load_state_dict(saved.get("returns", []))
+        self.returns.load_state_dict(saved["returns"])
         if self.windows is not None:
             self.windows.load_state_dict(saved["windows"])
-        noise = saved.get("noise")
-        self.noise = None if noise is None else noise.to(self.device)
+        self.noise = None if saved["noise"] is None else saved["noise"].to(self.device)
 
 
 def make_worlds(

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol
+import subprocess
+from typing import Any
 
 from d2rl.benchmark import cells
 from d2rl.benchmark.matrix import Cell, Matrix
 from d2rl.common.errors import ConfigError
 
 
-class Job(Protocol):
-    """A cell that runs."""
-
-    def poll(self) -> int | None:
-        """Exit status, None while it runs."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-
-class Launcher(Protocol):
-    """Starts cells; ``slots`` of them may run side by side."""
-
-    slots: int
-
-    def start(self, cell: Cell) -> Job:
-        """Begin one cell."""
-
-
 class LocalLauncher:
-    """A process for each cell.
+    """Starts cells, each in a process of this machine.
 
-    :param slots: processes at a time
+    :param slots: of them at a time
     """
 
     def __init__(self, slots: int):
@@ -46,7 +28,7 @@ class LocalLauncher:
 RESTARTS = 3  # of a cell whose worker or node is lost
 
 
-class RayLauncher:
+class RayLauncher(LocalLauncher):
     """A Ray task for each cell; ``out`` must lie on a file system that all nodes share, at the same path.
 
     There a cell that starts from another finds its checkpoint.
@@ -78,7 +60,7 @@ class RayLauncher:
 
 
 class RayJob:
-    """A cell that runs as a Ray task."""
+    """A cell that runs as a Ray task, with what is asked of a process."""
 
     def __init__(self, ray: Any, task: Any):
         self.ray, self.task = ray, task
@@ -97,7 +79,10 @@ class RayJob:
         self.ray.cancel(self.task, force=True)
 
 
-def make_launcher(matrix: Matrix) -> Launcher:
+Job = subprocess.Popen | RayJob
+
+
+def make_launcher(matrix: Matrix) -> LocalLauncher:
     """The launcher that the configuration asks for. :raises ConfigError: it is not installed"""
     config, gpu = matrix.config, _on_gpu(matrix)
     if config.launcher == "ray":

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from d2rl.benchmark.cells import LOG, finish, finished, last_words, progress
-from d2rl.benchmark.launchers import Job, Launcher
+from d2rl.benchmark.launchers import Job, LocalLauncher
 from d2rl.benchmark.matrix import Cell
 from d2rl.common.errors import ConfigError, counted
 from d2rl.common.files import try_lock, writing
@@ -31,7 +31,7 @@ class Runner:
     :param console: shows progress and failures
     """
 
-    def __init__(self, launcher: Launcher, console: Console):
+    def __init__(self, launcher: LocalLauncher, console: Console):
         self.launcher, self.console = launcher, console
         self.running: dict[Cell, tuple[Job, TaskID]] = {}
         self.failed: list[Cell] = []

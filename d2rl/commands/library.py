@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from d2rl.algorithm.policy import Policy
 from d2rl.commands.train_eval import configuration, train_run
 from d2rl.common.command_line import NOISE, TALKATIVE
 from d2rl.common.errors import ConfigError
+from d2rl.common.host import surroundings_kept
 from d2rl.config.defaults import RunConfig
 from d2rl.config.load import conf_name, processes
 from d2rl.deploy.pretrained import load_policy
@@ -43,8 +43,8 @@ class TrainedRun:
 def _quiet() -> Iterator[None]:
     """What Lightning tells of itself stays out of a program's output, and what it and PyTorch set when they are
     imported out of its environment."""
-    before, environment = {name: logging.getLogger(name).level for name in TALKATIVE}, dict(os.environ)
-    with warnings.catch_warnings():
+    before = {name: logging.getLogger(name).level for name in TALKATIVE}
+    with warnings.catch_warnings(), surroundings_kept():
         for message in NOISE:
             warnings.filterwarnings("ignore", message=f".*{message}.*")
         for name in TALKATIVE:
@@ -54,8 +54,6 @@ def _quiet() -> Iterator[None]:
         finally:
             for name, level in before.items():
                 logging.getLogger(name).setLevel(level)
-            for name in os.environ.keys() - environment.keys():
-                del os.environ[name]
 
 
 def train_quietly(config: str | RunConfig, overrides: Sequence[str]) -> TrainedRun:

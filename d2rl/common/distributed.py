@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -227,18 +228,9 @@ def gather(state: dict[str, Any]) -> list[dict[str, Any]]:
     if world_size() == 1:
         return [state]
     states: list[Any] | None = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(_on_cpu(state), states)
+    dist.gather_object(move_data_to_device(state, "cpu"), states)  # where any process can receive them
     return states or [state]
 
 
 def _met() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def _on_cpu(data: Any) -> Any:
-    """Tensors in nested containers, where any process can receive them."""
-    if isinstance(data, dict):
-        return {key: _on_cpu(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_on_cpu(value) for value in data]
-    return data.cpu() if isinstance(data, Tensor) else data

@@ -148,9 +148,9 @@ def _train(
 def _begun(agent: D2RL, checkpoint: str) -> tuple[str | None, int]:
     """W&B run and environment steps of the checkpoint to continue, once its weights are known to fit."""
     content = load_checkpoint(checkpoint)
-    _check_processes(len(content["d2rl"].get("ranks", [None])), agent.config.trainer)
+    _check_processes(len(content["d2rl"]["ranks"]), agent.config.trainer)
     load_weights(agent, content, checkpoint)
-    return content["d2rl"].get("wandb"), content["d2rl"]["environment_steps"]
+    return content["d2rl"]["wandb"], content["d2rl"]["environment_steps"]
 
 
 def start_from(agent: D2RL, initial: str) -> None:

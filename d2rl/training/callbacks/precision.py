@@ -95,4 +95,4 @@ class MixedPrecision(Callback):
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Continue the counts."""
-        self.skipped, self.refused = saved["skipped"], saved.get("refused", 0)
+        self.skipped, self.refused = saved["skipped"], saved["refused"]
