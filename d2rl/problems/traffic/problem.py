@@ -199,7 +199,8 @@ class TrafficProblem:
         waiting = Waiting(*measurements.unbind(-1)[:3])
         nodes = torch.cat([cell.nodes, queue_features(measurements, cell.baseline)], dim=-1)
         seen = KnownTraffic(cell.known.channels, cell.known.basis, waiting)
-        baseline = -(waiting.queues - cell.baseline).clamp_min(0)
+        served = torch.minimum(waiting.queues, cell.baseline)
+        baseline = served if self.config.feedback == "ack" else served - waiting.queues
         return Observation(nodes, cell.edges, cell.weights, baseline, seen, cell.layout)
 
     def examples(self, count: int, seed: int) -> TrafficState:

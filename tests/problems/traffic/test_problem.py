@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from d2rl.algorithm.rewards import designed_reward
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.evaluation.episodes import EpisodeEvaluation
@@ -260,6 +261,18 @@ def test_acknowledgements_tell_of_the_bits_that_arrived():
     world = Simulation(problem(feedback="ack"), 4, 0)
     step = world.step(full_power(world.state))
     assert torch.allclose(step.utility.squeeze(1), step.record.delays.sum(-1))
+
+
+def test_the_designed_reward_of_acknowledgements_is_beyond_what_rzf_at_full_power_serves():
+    """So that of RZF itself is 0, of links that it empties and of others."""
+    cells = problem(feedback="ack", load=3.0)
+    world = Simulation(cells, 4, 0)
+    for _ in range(3):
+        seen = cells.observe(world.state)
+        step = world.step(full_power(world.state))
+        assert torch.allclose(designed_reward(step.utility, seen), torch.zeros(4, 1, 10), atol=1e-3)
+    assert bool((step.record.backlog > 1).any())
+    assert bool((step.record.backlog < DUST).any())
 
 
 def test_power_and_a_rate_below_the_minimum_have_their_price():
