@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from d2rl.common.command_line import own_keys
+from d2rl.config.key_use import refuse_unused
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"(?ms)^```(\w*)\n(.*?)^```$")
@@ -43,6 +46,14 @@ def test_the_tests_that_the_first_week_names_are_there():
     named = set(re.findall(r"`([\w/]+\.py)`", (ROOT / "docs/first_week.md").read_text()))
     assert len(named) > 15
     assert [name for name in named if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_the_evaluations_that_the_pages_name_are_accepted():
+    text = "\n".join(page.read_text() for page in PAGES)
+    asked = [own_keys(found.split(), "d2rl-eval")[1] for found in re.findall(r"d2rl-eval (ckpt=\w[^`|;#\n]*)", text)]
+    assert len(asked) > 15
+    for keys in asked:
+        refuse_unused("eval", keys)
 
 
 @pytest.mark.slow

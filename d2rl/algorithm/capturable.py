@@ -31,7 +31,6 @@ class Waits(TorchDispatchMode):
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Note, and run, one operator."""
         name = func.overloadpacket.__name__
         booleans = any(isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:2]))
         if name in WAITING or (name in ("index", "index_put", "index_put_") and booleans):
@@ -48,7 +47,6 @@ class Watched(TorchDispatchMode):
         self.failed = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Note, and run, one operator."""
         if not self.failed:
             self.latest = str(func), _asked_by()
         try:

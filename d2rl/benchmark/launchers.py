@@ -21,7 +21,6 @@ class LocalLauncher:
         self.slots = slots
 
     def start(self, cell: Cell) -> Job:
-        """Begin one cell."""
         return cells.start(cell)
 
 
@@ -54,7 +53,6 @@ class RayLauncher(LocalLauncher):
         self.slots = slots or max(1, int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1)))
 
     def start(self, cell: Cell) -> Job:
-        """Begin one cell."""
         needs = {"num_cpus": cell.config.trainer.threads or 1, "num_gpus": int(self.gpu), "max_retries": RESTARTS}
         return RayJob(self.ray, self.ray.remote(cells.run).options(**needs).remote(cell))
 

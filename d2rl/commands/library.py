@@ -57,7 +57,6 @@ def _quiet() -> Iterator[None]:
 
 
 def train_quietly(config: str | RunConfig, overrides: Sequence[str]) -> TrainedRun:
-    """See :func:`d2rl.train`."""
     if isinstance(config, str):
         arguments, base = [config, *overrides], None
     elif not isinstance(config, RunConfig):

@@ -9,17 +9,14 @@ from d2rl.common.command_line import HELP, VERSION, run
 
 
 def train() -> None:
-    """d2rl-train"""
     run(train_command)
 
 
 def evaluate() -> None:
-    """d2rl-eval"""
     run(evaluate_command, command="eval")
 
 
 def benchmark() -> None:
-    """d2rl-benchmark"""
     _loading()
     from d2rl.benchmark.command import benchmark_command
     from d2rl.benchmark.matrix import BenchmarkConfig
@@ -28,7 +25,6 @@ def benchmark() -> None:
 
 
 def channels() -> None:
-    """d2rl-channels"""
     _loading()
     from d2rl.commands.make_channel_bank import ChannelsConfig, channels_command
 
@@ -36,7 +32,6 @@ def channels() -> None:
 
 
 def export() -> None:
-    """d2rl-export"""
     _loading()
     from d2rl.deploy.export import export_command
 
@@ -44,7 +39,6 @@ def export() -> None:
 
 
 def report() -> None:
-    """d2rl-report"""
     _loading()
     from d2rl.commands.compare_runs import report_command
 
@@ -52,7 +46,6 @@ def report() -> None:
 
 
 def tune() -> None:
-    """d2rl-tune"""
     _loading()
     from d2rl.commands.tune import TuneConfig, tune_command
 

@@ -54,7 +54,6 @@ class EarlyEnd(Callback):
         self.report = report
 
     def on_train_epoch_end(self, trainer: L.Trainer, agent: D2RL) -> None:
-        """Ask."""
         value = trainer.callback_metrics.get("objective")
         if value is not None and self.report(float(value), trainer.current_epoch):
             trainer.should_stop = True

@@ -28,6 +28,7 @@ class ComplexPair:
     The *parts* are the real and the imaginary one. The *matrix* is that of the last two dimensions, twice as large: a
     number x + iy is its block [[x, -y], [y, x]]. Sums, products and Hermitian transposes of such matrices are those of
     the complex ones, one operator each. Either form is made of the other when it is first asked for.
+    Whatever is not described here is as of a tensor.
 
     Example::
 
@@ -70,17 +71,14 @@ class ComplexPair:
 
     @property
     def real(self) -> Tensor:
-        """As of a tensor."""
         return self.parts[0]
 
     @property
     def imag(self) -> Tensor:
-        """As of a tensor."""
         return self.parts[1]
 
     @property
     def shape(self) -> torch.Size:
-        """As of a tensor."""
         if self._matrix is None:
             return self.parts[0].shape
         *leading, rows, columns = self._matrix.shape
@@ -88,7 +86,6 @@ class ComplexPair:
 
     @property
     def device(self) -> torch.device:
-        """As of a tensor."""
         return self._any.device
 
     @property
@@ -98,20 +95,16 @@ class ComplexPair:
 
     @property
     def mT(self) -> ComplexPair:  # noqa: N802
-        """As of a tensor."""
         return self.mH.conj()
 
     @property
     def mH(self) -> ComplexPair:  # noqa: N802
-        """As of a tensor."""
         return ComplexPair(matrix=self.matrix.mT)
 
     def dim(self) -> int:
-        """As of a tensor."""
         return self._any.dim()
 
     def resolve_conj(self) -> ComplexPair:
-        """As of a tensor."""
         return self
 
     def is_complex(self) -> bool:
@@ -119,14 +112,12 @@ class ComplexPair:
         return True
 
     def conj(self) -> ComplexPair:
-        """As of a tensor."""
         if self._matrix is None:
             return ComplexPair(self.real, -self.imag)
         signs = self._matrix.new_tensor([[1.0, -1.0], [-1.0, 1.0]])
         return ComplexPair(matrix=self._matrix * signs.repeat(*self.shape[-2:]))
 
     def abs(self) -> Tensor:
-        """As of a tensor."""
         return self.squared_magnitude().sqrt()
 
     def squared_magnitude(self) -> Tensor:
@@ -168,7 +159,6 @@ class ComplexPair:
         return all(0 <= dim < self.dim() - 2 + (name == "unsqueeze") for dim in dims)
 
     def expand(self, *sizes: Any) -> ComplexPair:
-        """As of a tensor."""
         if self._matrix is None:
             return ComplexPair(*(part.expand(*sizes) for part in self.parts))
         return ComplexPair(matrix=self._matrix.expand(*sizes[:-2], *(2 * size for size in sizes[-2:])))

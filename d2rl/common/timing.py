@@ -14,7 +14,6 @@ class Sections:
     """``with sections("critic"): ...`` costs nothing until a profiler takes its place."""
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
-        """Context of one section."""
         return nullcontext()
 
 
@@ -34,7 +33,6 @@ class TimedSections(Sections):
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Time one section."""
         if self.cuda:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()

@@ -9,8 +9,8 @@ from d2rl.config.defaults import Config
 from d2rl.config.schema import leaves
 
 LEARNING = (  # what only a training has a use for; a name that ends with a dot is that of a section
-    *("scenario.episode_length", "scenario.stored_states", "scenario.loads"),
-    *("network.critic", "ddpg.", "reward.", "state.", "chi.", "stages.", "logger."),
+    *("scenario.stored_states", "scenario.loads", "network.critic"),
+    *("ddpg.", "reward.", "state.", "chi.", "stages.", "logger."),
     *("action.objective", "action.samples", "action.gradient_steps", "action.candidates", "action.temperature"),
     *("action.weighted_scale", "evaluation.every", "problem", "seed", "run_dir", "resume", "initial"),
     *("trainer.epochs", "trainer.updates_per_epoch", "trainer.updates_per_step", "trainer.updates_per_slot"),
@@ -18,7 +18,7 @@ LEARNING = (  # what only a training has a use for; a name that ends with a dot 
     *("trainer.checkpoint_every", "trainer.progress"),
 )
 OBJECTIVE = ("scenario.objective", "scenario.minimum_rate", "scenario.circuit_power")
-TIME = ("scenario.speed", "scenario.slot")
+TIME = ("scenario.speed", "scenario.slot", "scenario.episode_length")
 PRIORITIES = ("scenario.priority_direction", "scenario.priority_user", "scenario.priority_zero")
 DECIDING = ("network.", "action.", "trainer.", "evaluation.")  # sections of how decisions are made and judged
 UNUSED = {

@@ -37,7 +37,7 @@ def results_table(report: dict[str, Any], timing: dict[str, Any] | None = None) 
         caption += f"\ntraining {timing['total_seconds']:.0f} s of {timing['device']}, "
         caption += f"{1e3 * timing['seconds_per_update']:.1f} ms an update"
         if anchors:
-            caption += f"; gap closed {', '.join(f'{t}: {_seconds(s)}' for t, s in timing['time_to_gap'].items())}"
+            caption += f"\ngap closed {', '.join(f'{t}: {_seconds(s)}' for t, s in timing['time_to_gap'].items())}"
     columns = {metric: _heading(metric)}
     if anchors:
         columns |= {f"{anchors[1]}_ratio": f"share of\n{anchors[1]}", "gap_closed": "gap\nclosed"}

@@ -71,7 +71,6 @@ class CsvLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Name of the logger."""
         return "csv"
 
     @property

@@ -41,13 +41,14 @@ USES = {
         action.explorer action.steps action.sampler action.calm_first action.exchange
         evaluation.seed evaluation.best_of evaluation.ascend evaluation.refine evaluation.noise""",
     "train benchmark eval": """
-        scenario.speed scenario.slot scenario.priority_direction scenario.priority_user scenario.priority_zero
+        scenario.speed scenario.slot scenario.episode_length
+        scenario.priority_direction scenario.priority_user scenario.priority_zero
         scenario.objective scenario.minimum_rate scenario.circuit_power
         trainer.accelerator trainer.precision trainer.threads
         evaluation.drops evaluation.priority_spread evaluation.weights""",
     "train eval": "evaluation.slots evaluation.references",
     "train benchmark": """
-        problem scenario.episode_length scenario.stored_states scenario.loads network.critic
+        problem scenario.stored_states scenario.loads network.critic
         ddpg.gamma ddpg.steps ddpg.batch ddpg.critic_batch ddpg.replay ddpg.actor_rate ddpg.critic_rate ddpg.target_rate
         ddpg.warmup_updates ddpg.warmup_critic_updates ddpg.noise ddpg.noise_end ddpg.noise_correlation ddpg.rate_end
         ddpg.analytic ddpg.saturation_penalty ddpg.reward_scale

@@ -241,6 +241,7 @@ def test_a_run_always_leaves_its_last_and_a_best_checkpoint(tiny, tmp_path, epoc
 def test_evaluations_that_are_too_rare_are_no_obstacle(tiny, tmp_path):
     result = start(tiny("trainer.epochs=1", "evaluation.every=100"), tmp_path / "run")
     assert load_checkpoint(result.run.last)["d2rl"]["updates"] == 4
+    assert not result.run.best.exists()
 
 
 def test_a_finished_run_that_is_resumed_keeps_its_report(tiny, uninterrupted, tmp_path):

@@ -84,7 +84,6 @@ class RENPNN(L.LightningModule):
 
     @classmethod
     def build(cls, config: RunConfig, problem: Problem) -> RENPNN:
-        """The explorer of a configuration."""
         reward, width = config.reward, config.network.width
         transition = make_transition(config.network, problem, make_view(config.network, problem)[1])
         per_link = reward_case(reward.case).per_entity

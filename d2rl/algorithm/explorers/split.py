@@ -50,7 +50,6 @@ class SplitRENPNN(RENPNN):
 
     @classmethod
     def build(cls, config: RunConfig, problem: Problem) -> SplitRENPNN:
-        """The explorer of a configuration."""
         reward, width = config.reward, config.network.width
         view = make_view(config.network, problem)[1]
         transition = make_transition(config.network, problem, view + 1, alone=True)

@@ -106,6 +106,5 @@ class ChiSchedule(Callback):
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue."""
         for name, value in saved.items():
             setattr(self, name, value)

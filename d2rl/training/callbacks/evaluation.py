@@ -93,5 +93,4 @@ class PolicyEvaluation(Callback):
         return {"latest": dict(self.latest)}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue."""
         self.latest = saved["latest"]

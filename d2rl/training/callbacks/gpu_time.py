@@ -111,7 +111,6 @@ class GpuTimeProfiler(Callback):
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue counting."""
         self.before, self.updates = saved["seconds"], saved["updates"]
         self.epochs, self.time_to_gap = saved["epochs"], saved["time_to_gap"]
 

@@ -71,5 +71,4 @@ class RewardGuard(Callback):
         return {"correlation": self.correlation, "trips": self.trips}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue."""
         self.correlation, self.trips = saved["correlation"], saved["trips"]

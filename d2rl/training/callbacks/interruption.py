@@ -41,7 +41,6 @@ class SaveAndStop(Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, agent: D2RL) -> None:
-        """Listen."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
 
@@ -55,11 +54,9 @@ class SaveAndStop(Callback):
         self._end_if_asked(trainer, agent)
 
     def on_train_end(self, trainer: L.Trainer, agent: D2RL) -> None:
-        """Leave the signals as they were."""
         self._restore()
 
     def on_exception(self, trainer: L.Trainer, agent: D2RL, exception: BaseException) -> None:
-        """Leave the signals as they were."""
         self._restore()
 
     def end_if_asked(self, outcome: str) -> None:
@@ -128,7 +125,9 @@ class KeptCheckpoint(ModelCheckpoint):
     failed = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save when due."""
+        """Save when due; the best of what was never evaluated is unknown."""
+        if self.monitor is not None and self.monitor not in trainer.callback_metrics:
+            return
         before = self.state_dict()
         with keeping_on(f"{self.dirpath}/{self.filename}.ckpt") as attempt:
             super().on_train_epoch_end(trainer, pl_module)

@@ -39,7 +39,6 @@ class MixedPrecision(Callback):
         self.skipped = self.refused = self.broken = 0
 
     def on_fit_start(self, trainer: L.Trainer, agent: D2RL) -> None:
-        """Set the networks' precision."""
         agent.autocast_type = TYPES[self.precision]
 
     def on_train_batch_start(self, trainer: L.Trainer, agent: D2RL, batch: Any, batch_index: int) -> None:
@@ -94,5 +93,4 @@ class MixedPrecision(Callback):
         return {"skipped": self.skipped, "refused": self.refused}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue the counts."""
         self.skipped, self.refused = saved["skipped"], saved["refused"]

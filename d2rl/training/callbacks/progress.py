@@ -20,7 +20,6 @@ class TrainingProgress(Callback):
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, agent: D2RL) -> None:
-        """Show the bar."""
         columns = [
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,7 +37,6 @@ class TrainingProgress(Callback):
         )
 
     def on_train_batch_end(self, trainer: L.Trainer, agent: D2RL, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Move the bar."""
         latest = next((c.latest for c in trainer.callbacks if isinstance(c, PolicyEvaluation)), {})
         quality = f"{latest[agent.objective]:.1f} {getattr(agent.problem, 'unit', '')}" if latest else ""
         for name, ratio in latest.items():

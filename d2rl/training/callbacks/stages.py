@@ -61,7 +61,6 @@ class StagedIntegration(Callback):
         return {"best": self.best, "idle": self.idle}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continue."""
         self.best, self.idle = saved["best"], saved["idle"]
 
     def _begin(self, name: str, trainer: L.Trainer, agent: D2RL) -> None:
