@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ from d2rl.algorithm.networks import make_transition, make_view
 from d2rl.algorithm.rewards import level_and_unit, reward_case
 from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Observation, Problem
+
+NEWEST = 0.02  # weight of the newest batch in the mean errors of the chain's estimates
 
 
 class RewardDenoiser(nn.Module):
@@ -43,7 +47,9 @@ class RENPNN(L.LightningModule):
     """Reward explorer: generates a discriminative reward from noise (Mode I).
 
     Conditioned on state and action, P reverse steps turn Gaussian noise into one reward per link, or
-    into one for all. Trained by denoising measured rewards (x0-prediction).
+    into one for all. Trained by denoising measured rewards (x0-prediction). For ``cvar`` the spread of rewards counts,
+    which a few steps would shrink: there each adds what its estimates leave open
+    (:meth:`DiffusionSchedule.noise_factors`).
 
     Example::
 
@@ -62,6 +68,7 @@ class RENPNN(L.LightningModule):
 
     centre: Tensor
     spread: Tensor
+    errors: Tensor
 
     def __init__(
         self,
@@ -81,6 +88,7 @@ class RENPNN(L.LightningModule):
         own = () if entities is None else (entities,)
         self.register_buffer("centre", torch.zeros(own))
         self.register_buffer("spread", torch.ones(own))
+        self.register_buffer("errors", torch.zeros(steps + 1))  # squared, of the estimates at each step
 
     @classmethod
     def build(cls, config: RunConfig, problem: Problem) -> RENPNN:
@@ -106,6 +114,7 @@ class RENPNN(L.LightningModule):
         noise = torch.randn(shape, generator=generator, device=device)
         estimate = self.denoiser(embedding, self.schedule.corrupt(target, step, noise), step).float()
         loss = F.mse_loss(estimate, target)
+        self._remember((estimate.detach() - target).square().mean(-1), step)
         return loss, {"loss": loss.detach()}
 
     def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
@@ -114,13 +123,25 @@ class RENPNN(L.LightningModule):
         With ``cvar`` each state and action is judged by the worst part of its samples, ranked by their
         sum over links.
         """
-        embedding = self._embed(observation, view).unsqueeze(2)
-        shape = (*embedding.shape[:2], samples, embedding.shape[3])
+        return self._risked(self.draw(observation, view, samples, generator))
+
+    def draw(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Several rewards of each link or state, [B, M, samples, K or 1], in the unit of the measured ones."""
+        keeps_spread = self.risk == "cvar"
+        factors = self.schedule.noise_factors(self.errors[:, None, None]) if keeps_spread else None
+        return self._chain(self._embed(observation, view), samples, generator, factors) * self.spread + self.centre
+
+    def _chain(
+        self, embedding: Tensor, samples: int, generator: torch.Generator, factors: Tensor | None = None
+    ) -> Tensor:
+        """Several draws for each embedding, [B, M, samples, K or 1], in the unit of diffusion."""
+        several = embedding.unsqueeze(2)
+        shape = (*embedding.shape[:2], samples, embedding.shape[2], 1)
 
         def denoise(noisy: Tensor, step: int) -> Tensor:
-            return self.denoiser(embedding, noisy, step).float()
+            return self.denoiser(several, noisy.squeeze(-1), step).unsqueeze(-1).float()
 
-        return self._risked(self.schedule.reverse(denoise, shape, generator=generator)) * self.spread + self.centre
+        return self.schedule.reverse(denoise, shape, generator=generator, noise_factors=factors).squeeze(-1)
 
     def _risked(self, drawn: Tensor) -> Tensor:
         """One reward [B, M, K or 1] of several samples [B, M, samples, K or 1]."""
@@ -147,6 +168,17 @@ class RENPNN(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the conditioning network and the denoiser."""
         return FusedAdam(self.parameters(), lr=self.rate)
+
+    @torch.no_grad()
+    def _remember(self, error: Tensor, step: Tensor) -> None:
+        """Take squared errors of estimates into the means of their steps, [B, M] both."""
+        own = (step.unsqueeze(-1) == torch.arange(len(self.errors), device=step.device)).to(error.dtype)
+        newest = (own * error.unsqueeze(-1)).sum((0, 1)) / own.sum((0, 1))
+        self.errors.lerp_(torch.where(newest.isfinite(), newest, self.errors), NEWEST)  # NaN of steps not drawn
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}errors", self.errors)  # older checkpoints have none
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _embed(self, observation: Observation, view: Tensor) -> Tensor:
         embedding = self.transition(observation, view)

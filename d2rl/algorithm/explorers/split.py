@@ -96,13 +96,7 @@ class SplitRENPNN(RENPNN):
         """Several rewards of each link, [B, M, samples, K], in the unit of the reports."""
         embedding = self._embed(observation, view)
         mean, variance = (moment.unsqueeze(2) for moment in self._moments(embedding))
-        several = embedding.detach().unsqueeze(2)
-
-        def denoise(noisy: Tensor, step: int) -> Tensor:
-            return self.denoiser(several, noisy.squeeze(-1), step).unsqueeze(-1).float()
-
-        shape = (*embedding.shape[:2], samples, embedding.shape[2], 1)
-        drawn = self.schedule.reverse(denoise, shape, generator=generator, noise_factors=self.factors).squeeze(-1)
+        drawn = self._chain(embedding.detach(), samples, generator, self.factors)
         return (mean + variance.sqrt() * drawn) * self.spread + self.centre
 
     @torch.no_grad()

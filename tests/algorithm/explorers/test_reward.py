@@ -132,6 +132,16 @@ def test_noisier_rewards_are_generated_with_more_spread(noisy):
     assert (spreads[2.0] < 3.0).all()
 
 
+def test_cvar_judges_draws_that_spread_like_the_rewards(noisy):
+    """Which those of the plain chain do not."""
+    explorer, observation, view = noisy[2.0]
+    plain = draw(explorer, observation, view, 400).std(0).flatten()
+    explorer.risk = "cvar"
+    kept = draw(explorer, observation, view, 400).std(0).flatten()
+    explorer.risk = "mean"
+    assert ((kept - 2.0).abs() < 0.5 * (plain - 2.0).abs()).all()
+
+
 def test_cvar_is_more_careful_where_rewards_are_noisier(noisy):
     shortfall = {}
     for noise, (explorer, observation, view) in noisy.items():
@@ -179,12 +189,10 @@ def test_more_samples_bring_the_generated_reward_closer_to_its_mean(channels):
 def test_cvar_falls_from_the_mean_to_the_worst_sample(channels):
     """The same chains judged by ever smaller parts; states and actions are judged by the sum over links."""
     explorer, observation, view = build(channels), seen(channels), draw_views(seen(channels), 2)
-    mean = explorer.generate(observation, view, 8, seeded())
     explorer.risk, values = "cvar", []
     for quantile in (1.0, 0.75, 0.5, 0.25, 0.01):
         explorer.quantile = quantile
         values.append(explorer.generate(observation, view, 8, seeded()))
-    torch.testing.assert_close(values[0], mean)
     totals = torch.stack([value.sum(-1) for value in values])
     assert (totals.diff(dim=0) < 0).all()
     # 8 values with the means of the worst 8, 6, 4, 2 and 1: means of what is left follow
@@ -233,6 +241,24 @@ def test_the_unit_is_kept_with_the_weights(channels):
     again.load_state_dict(explorer.state_dict())
     first, second = (each.generate(observation, view, 2, seeded()) for each in (explorer, again))
     assert torch.equal(first, second)
+
+
+def test_weights_that_were_kept_without_errors_are_loaded(channels):
+    observation, view, explorer = seen(channels), draw_views(seen(channels), 2), build(channels)
+    kept, again = explorer.state_dict(), build(channels, rate=1e-2)
+    del kept["errors"]
+    again.load_state_dict(kept)
+    first, second = (each.generate(observation, view, 2, seeded()) for each in (explorer, again))
+    assert torch.equal(first, second)
+
+
+def test_a_reward_that_is_not_finite_spoils_no_later_draw(channels):
+    explorer, observation, view = build(channels, risk="cvar"), seen(channels), draw_views(seen(channels), 2)
+    reward = torch.zeros(16, 2, 10)
+    explorer.loss(observation, view, reward, seeded())
+    reward[0, 0, 0] = float("nan")
+    explorer.loss(observation, view, reward, seeded(1))
+    assert bool(torch.isfinite(explorer.generate(observation, view, 4, seeded())).all())
 
 
 def test_equal_rewards_can_be_calibrated(channels):
