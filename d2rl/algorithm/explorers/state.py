@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from d2rl.algorithm.diffusion import DiffusionSchedule
-from d2rl.common.errors import CheckpointError, ConfigError
+from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Rows
 
@@ -242,17 +242,6 @@ class SENPNN(L.LightningModule):
         if found != dict(self.hparams.row_sizes):
             raise ValueError(f"SENPNN was built for rows of {dict(self.hparams.row_sizes)} numbers, these are {found}")
         return rows
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        for name, own in self.state_dict().items():
-            stored = state_dict.get(prefix + name)
-            if stored is not None and stored.shape != own.shape:
-                mine = ", ".join(f"{key}={value}" for key, value in self.hparams.items() if key != "seed")
-                raise CheckpointError(
-                    f"the stored SENPNN does not fit this one ({mine}): {prefix + name} is {tuple(stored.shape)}, "
-                    f"here {tuple(own.shape)}; build it with the rows, places, steps and width it was trained with"
-                )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def known_places(config: RunConfig, problem: Any) -> dict[str, int]:

@@ -67,7 +67,7 @@ def check_schedule(scenario: FullDuplexConfig) -> None:
         )
 
 
-def check_files(config: Config) -> None:
+def read_files(config: Config) -> None:
     """Read what the scenario names. :raises ConfigError: it cannot be used"""
     if config.scenario.channel_bank:
         try:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from d2rl.common.notices import notice_once
 from d2rl.common.tensor_struct import repeated
-from d2rl.config.defaults import Config, FullDuplexConfig
+from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import Layout, Observation, Rows, Sizes, Step, stream
 from d2rl.problems.full_duplex.cell_sizes import cells_of
-from d2rl.problems.full_duplex.checks import check_cell, check_files
+from d2rl.problems.full_duplex.checks import check_cell, read_files
 from d2rl.problems.full_duplex.given_state import given_state
 from d2rl.problems.full_duplex.observation import (
     EDGE_FEATURES,
@@ -61,6 +61,9 @@ class FullDuplexProblem:
     metric = "weighted_sum_rate"
     unit = "bit/s/Hz"
     anchors = ("random", "wmmse")
+    check = staticmethod(check_cell)
+    check_files = staticmethod(read_files)
+    state_of = staticmethod(given_state)
 
     def __init__(self, config: FullDuplexConfig, seed: int = 0):
         self.config = config
@@ -83,16 +86,6 @@ class FullDuplexProblem:
         self.sizes = Sizes(NODE_FEATURES, EDGE_FEATURES, view=2, flat=2 * coefficients + k_d + k_u)
 
     @classmethod
-    def check(cls, config: Config) -> None:
-        """Refuse values that do not fit together. :raises ConfigError: names the keys"""
-        check_cell(config)
-
-    @classmethod
-    def check_files(cls, config: Config) -> None:
-        """Read the channel bank, if there is one. :raises ConfigError: it cannot be used"""
-        check_files(config)
-
-    @classmethod
     def variants(cls, config: FullDuplexConfig, seed: int) -> list[FullDuplexProblem]:
         """The scenario's own cell, then those of ``scenario.loads``; a channel bank is of one cell alone."""
         cells = cells_of(config)
@@ -110,10 +103,6 @@ class FullDuplexProblem:
         rates = self.measure(state, decision)
         following, fresh, truncated = self.cells.advance(state, generator)
         return Step(rates, following, fresh, truncated, torch.zeros_like(truncated))
-
-    def state_of(self, channels: Any, weights: Any, device: torch.device) -> tuple[CellState, bool]:
-        """The state whose channels a caller has, and whether they are arrays; see :func:`given_state`."""
-        return given_state(channels, weights, device)
 
     def observe(self, state: CellState) -> Observation:
         """Features of the estimated channels."""
