@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -115,6 +115,16 @@ class Observation(TensorStruct):
     baseline: Tensor
     known: Any
     layout: Layout
+
+    def reweighted(self, weights: Tensor, feature: Callable[[Tensor], Tensor]) -> Observation:
+        """The same states under N versions of their priorities, side by side: batch B N.
+
+        :param weights: [B, N, K]
+        :param feature: the last one of nodes, [B N, K, 1], from priorities [B N, K]
+        """
+        several, weights = self.repeat(weights.shape[1]), weights.flatten(0, 1)
+        nodes = torch.cat([several.nodes[..., :-1], feature(weights)], dim=-1)
+        return replace(several, weights=weights, nodes=nodes)
 
 
 @dataclass(frozen=True)

@@ -83,10 +83,10 @@ class Cell:
         return amplitude / amplitude.max().clamp_min(torch.finfo(amplitude.dtype).tiny)
 
 
-def learning_curve_figure(metrics: Path, references: dict[str, dict[str, float]]) -> Figure:
-    """Sum rate over training time with the references' levels."""
+def learning_curve_figure(metrics: Path, references: dict[str, dict[str, float]], *metric: str) -> Figure:
+    """The sum rate, or another metric and its unit, over training time with the references' levels."""
     figure, axes = _figure(3.0)
-    draw_learning_curve(axes, metrics, references)
+    draw_learning_curve(axes, metrics, references, *metric)
     return figure
 
 

@@ -33,7 +33,7 @@ from d2rl.report.figures import (
     sections_figure,
     stages_figure,
 )
-from d2rl.report.learning_curve import draw_learning_curve, read_metrics
+from d2rl.report.learning_curve import read_metrics
 from d2rl.report.terminal import schedule_line
 from d2rl.runs.run_directory import RunDirectory
 
@@ -138,8 +138,7 @@ def _returns(run: RunDirectory, metric: str, unit: str) -> list[Picture]:
     curve = read_metrics(run.metrics, "time/total", f"eval/{metric}")
     if not curve:
         return _costs(run)
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
-    draw_learning_curve(figure.subplots(), run.metrics, {}, metric, unit)
+    figure = learning_curve_figure(run.metrics, {}, metric, unit)
     alt = f"Return from {curve[0][1]:.4g} to {curve[-1][1]:.4g} within {curve[-1][0]:.0f} s of training."
     return [picture(figure, alt, "Return of evaluation episodes over training time."), *_costs(run)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -80,18 +80,10 @@ def observe(channels: ChannelState, weights: Tensor, numbers: tuple[int, int] = 
         log_gain(suppressed),
         torch.zeros_like(leaks) if channels.half_duplex else log_gain(leaks),
         reference / BITS,
-        _log_weight(weights),
+        log_weight(weights),
     ]
     nodes = torch.stack(features, dim=-1)
     return Observation(nodes, edges, weights, reference, KnownCell(channels, basis), layout)
-
-
-def with_priorities(observation: Observation, weights: Tensor) -> Observation:
-    """The same states under N versions of their priorities [B, N, K], side by side: batch B N."""
-    copies, weights = weights.shape[1], weights.flatten(0, 1)
-    several = observation.repeat(copies)
-    nodes = torch.cat([several.nodes[..., :-1], _log_weight(weights).unsqueeze(-1)], dim=-1)
-    return replace(several, weights=weights, nodes=nodes)
 
 
 def notice_priorities(scenario: FullDuplexConfig, weights: Tensor) -> None:
@@ -120,7 +112,7 @@ def flat_cell(observation: Observation) -> Tensor:
     flat = torch.cat([tensor.flatten(1) for tensor in channels.active().values()], dim=-1)
     magnitude = flat.abs()
     compressed = flat * (torch.log10(1 + magnitude) / magnitude.clamp_min(1e-12))
-    return torch.cat([torch.view_as_real(compressed.resolve_conj()).flatten(1), _log_weight(observation.weights)], -1)
+    return torch.cat([torch.view_as_real(compressed.resolve_conj()).flatten(1), log_weight(observation.weights)], -1)
 
 
 def suppressed_gain(inverse: Tensor) -> Tensor:
@@ -152,5 +144,6 @@ def _blocks(down: Tensor, up: Tensor) -> Tensor:
     return torch.cat([upper, lower], dim=-2)
 
 
-def _log_weight(weights: Tensor) -> Tensor:
+def log_weight(weights: Tensor) -> Tensor:
+    """The feature of priorities, of any shape."""
     return torch.log(weights.clamp_min(1e-3))

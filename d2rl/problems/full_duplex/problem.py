@@ -21,9 +21,9 @@ from d2rl.problems.full_duplex.observation import (
     EDGE_FEATURES,
     NODE_FEATURES,
     flat_cell,
+    log_weight,
     notice_priorities,
     observe,
-    with_priorities,
 )
 from d2rl.problems.full_duplex.references import Policy, reference_policies
 from d2rl.problems.full_duplex.scenario_bank import CELL, cell_of, described, scenario_bank
@@ -259,11 +259,8 @@ class FullDuplexProblem:
         notice_priorities(self.config, state.weights)
 
     def with_priorities(self, observation: Observation, weights: Tensor) -> Observation:
-        """The same states under N versions of their priorities, side by side: batch B N.
-
-        :param weights: [B, N, K]
-        """
-        return with_priorities(observation, weights)
+        """The same states under N versions of their priorities [B, N, K]."""
+        return observation.reweighted(weights, lambda one: log_weight(one).unsqueeze(-1))
 
     def at_power(self, observation: Observation, level: float) -> Observation:
         """The same states if all powers could be ``level`` of theirs at most: channels that are so much weaker."""

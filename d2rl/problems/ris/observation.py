@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def observe(state: SurfaceState, simple: Decision, layout: Layout) -> Observatio
     kinds = layout.kinds(rate.device)
     kinds = torch.cat([kinds == 0, kinds == 1], dim=-1).to(rate.dtype).expand(len(rate), -1, -1)
     own_features = torch.cat([F.pad(of_users, (0, 2)), F.pad(of_elements, (4, 0))], dim=-2)
-    nodes = torch.cat([kinds, own_features, _priority(state.weights, layout)], dim=-1)
+    nodes = torch.cat([kinds, own_features, log_priority(state.weights, layout)], dim=-1)
 
     heard = log_gain(squared_magnitude(received))
     matched = cell.downlink / gain.clamp_min(1e-30).sqrt().unsqueeze(-1)
@@ -76,14 +76,6 @@ def observe(state: SurfaceState, simple: Decision, layout: Layout) -> Observatio
     lower = F.pad(to_elements.transpose(1, 2), (0, 0, 0, elements))
     baseline = F.pad(rate, (0, elements))
     return Observation(nodes, torch.cat([upper, lower], dim=1), state.weights, baseline, known, layout)
-
-
-def with_priorities(observation: Observation, weights: Tensor) -> Observation:
-    """The same states under N versions of their priorities [B, N, K + N], side by side: batch B N."""
-    copies, weights = weights.shape[1], weights.flatten(0, 1)
-    several = observation.repeat(copies)
-    nodes = torch.cat([several.nodes[..., :-1], _priority(weights, observation.layout)], dim=-1)
-    return replace(several, weights=weights, nodes=nodes)
 
 
 def flat_channels(observation: Observation) -> Tensor:
@@ -107,7 +99,7 @@ def compressed(values: Tensor) -> Tensor:
     return values * (torch.log1p(magnitude) / magnitude.clamp_min(1e-12))
 
 
-def _priority(weights: Tensor, layout: Layout) -> Tensor:
+def log_priority(weights: Tensor, layout: Layout) -> Tensor:
     """Log priority of users, 0 for elements: [B, K + N, 1]."""
     users, elements = layout.counts
     return F.pad(torch.log(weights[:, :users].clamp_min(1e-3)), (0, elements)).unsqueeze(-1)

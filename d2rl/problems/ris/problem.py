@@ -18,8 +18,8 @@ from d2rl.problems.ris.observation import (
     NODE_FEATURES,
     flat_channels,
     log_gain,
+    log_priority,
     observe,
-    with_priorities,
 )
 from d2rl.problems.ris.references import Policy, alternate, gradient, rate_bound, reference_policies
 from d2rl.problems.ris.settings import RisConfig
@@ -175,8 +175,5 @@ class RisProblem:
     # ------------------------------------------------------------------ Prioritised
 
     def with_priorities(self, observation: Observation, weights: Tensor) -> Observation:
-        """The same states under several versions of their priorities, side by side.
-
-        :param weights: [B, versions, K + N]; those of elements change nothing
-        """
-        return with_priorities(observation, weights)
+        """The same states under several versions of their priorities; those of elements change nothing."""
+        return observation.reweighted(weights, lambda one: log_priority(one, self.layout))

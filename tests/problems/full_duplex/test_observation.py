@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from d2rl.problems.base import Layout
-from d2rl.problems.full_duplex.observation import BITS, observe, suppressed_gain, with_priorities
+from d2rl.problems.full_duplex.observation import BITS, log_weight, observe, suppressed_gain
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, rzf
 from d2rl.wireless.heads import beam_basis
 from d2rl.wireless.precoders import regularised_inverses, user_gram
@@ -185,7 +185,8 @@ def test_suppression_spares_orthogonal_users_and_costs_parallel_ones():
 
 def test_asking_for_other_weights_is_observing_the_same_channels_with_them(channels):
     weights = torch.rand(channels.batch, 3, channels.links, generator=torch.Generator().manual_seed(5)) + 0.1
-    asked = with_priorities(observe(channels, torch.ones(channels.batch, channels.links)), weights).tensors()
+    plain = observe(channels, torch.ones(channels.batch, channels.links))
+    asked = plain.reweighted(weights, lambda one: log_weight(one).unsqueeze(-1)).tensors()
     observed = observe(channels.repeat(3), weights.flatten(0, 1)).tensors()
     assert asked.keys() == observed.keys()
     for name, tensor in observed.items():
