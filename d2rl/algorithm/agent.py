@@ -63,6 +63,10 @@ class D2RL(Losses):
             torch.default_generator.manual_seed(config.seed % 2**32)
             self.make_networks(config)
         self.learners = self.make_learners()
+        # listed once: to find them takes longer than to move them
+        self.weights = {"critic": tuple(self.critic.parameters()), "actor": tuple(self.actor.parameters())}
+        targets = {"critic": self.target_critic, "actor": self.target_actor}
+        self.target_weights = {name: tuple(target.parameters()) for name, target in targets.items()}
         self.fallback = False
         self.reward_unit_known = False
         self.captured: CapturedUpdates | None = None
@@ -327,9 +331,8 @@ class D2RL(Losses):
         given = self.draw(learner.batch) if given is None else given
         with self.sections(learner.section), self.autocast():
             self.step(name, learner.loss(given))
-            for own, target in ((self.critic, self.target_critic), (self.actor, self.target_actor)):
-                if learner.module is own:
-                    polyak_update(target, own, self.config.ddpg.target_rate)
+            if name in self.target_weights:
+                polyak_update(self.target_weights[name], self.weights[name], self.config.ddpg.target_rate)
 
     @torch.no_grad()
     def propose(self, observation: Observation, count: int, generator: torch.Generator) -> Tensor:

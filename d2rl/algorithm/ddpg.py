@@ -109,6 +109,6 @@ def saturation(output: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def polyak_update(target: nn.Module, source: nn.Module, rate: float) -> None:
-    """Polyak step of the target network: theta' <- (1 - tau) theta' + tau theta."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+def polyak_update(target: tuple[Tensor, ...], source: tuple[Tensor, ...], rate: float) -> None:
+    """Polyak step of the weights of a target network: theta' <- (1 - tau) theta' + tau theta."""
+    torch._foreach_lerp_(target, source, rate)

@@ -15,25 +15,32 @@ class FusedAdam(torch.optim.Adam):
 
     :param parameters: of one device and type
     :param lr: learning rate
+    :param weight_decay: as in AdamW
     """
 
-    def __init__(self, parameters: Any, lr: float):
-        super().__init__(parameters, lr=lr, fused=True)
+    def __init__(self, parameters: Any, lr: float, weight_decay: float = 0.0):
+        super().__init__(parameters, lr=lr, weight_decay=weight_decay, fused=True, decoupled_weight_decay=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; the first one, and one of parameters without gradient, is left to Adam itself."""
+        """One step; the first one, and one of parameters without gradient, is left to Adam itself.
+
+        :param closure: called first; Lightning always gives one
+        """
+        with torch.enable_grad():
+            result = None if closure is None else closure()
         (group,) = self.param_groups
         parameters = group["params"]
         gradients = [parameter.grad for parameter in parameters]
         fresh = len(self.state) < len(parameters)
-        if closure is not None or fresh or any(gradient is None for gradient in gradients):
-            return super().step(closure)
+        if fresh or any(gradient is None for gradient in gradients):
+            super().step()
+            return result
         states = [self.state[parameter] for parameter in parameters]
         steps, found = [state["step"] for state in states], getattr(self, "found_inf", None)
         torch._foreach_add_(steps, 1)
         beta1, beta2 = group["betas"]
-        torch._fused_adam_(
+        torch._fused_adamw_(
             parameters,
             gradients,
             [state["exp_avg"] for state in states],
@@ -52,4 +59,4 @@ class FusedAdam(torch.optim.Adam):
         )
         if found is not None:
             torch._foreach_sub_(steps, [found] * len(steps))
-        return None
+        return result

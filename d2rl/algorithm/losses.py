@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2rl.algorithm.ddpg import Critic, DeterministicActor, critic_loss
 from d2rl.algorithm.explorers import AENPNN
@@ -31,6 +31,7 @@ class Losses(RLModule):
     senpnn: Any
     case: Case
     views: list[Any]
+    weights: dict[str, tuple[nn.Parameter, ...]]
 
     @property
     def policy(self) -> DeterministicActor | AENPNN:
@@ -169,9 +170,11 @@ class Losses(RLModule):
             with torch.autocast(self.device.type, enabled=False):
                 utility = problem.utility(observation, problem.decode(observation, action))
             return raw_reward(utility, observation).squeeze(-1) / self.config.ddpg.reward_scale
-        self.critic.requires_grad_(False)
+        for weight in self.weights["critic"]:
+            weight.requires_grad_(False)
         value = self.critic(observation, self.view(observation, action))
-        self.critic.requires_grad_(True)
+        for weight in self.weights["critic"]:
+            weight.requires_grad_(True)
         return to_scalar(value, observation.weights) if self.learns_per_entity else value.sum(-1)
 
     # ------------------------------------------------------------------ explorers

@@ -129,10 +129,10 @@ class RLModule(L.LightningModule):
         for parameter in parameters:
             parameter.grad = None
         self.manual_backward(loss)
-        broken = (~torch.isfinite(loss.detach())).float()
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        checked = [loss.detach(), *(parameter.grad for parameter in parameters if parameter.grad is not None)]
+        broken, one = torch.zeros((), device=loss.device), torch.ones((), device=loss.device)
         # GradScaler's own check, here with a scale of 1: sets ``broken`` and never waits for the device
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, broken, torch.ones_like(broken))
+        torch._amp_foreach_non_finite_check_and_unscale_(checked, broken, one)
         distributed.largest_(broken)
         adam.grad_scale, adam.found_inf = None, broken  # fused Adam then skips the step by itself
         optimizer.step()

@@ -223,18 +223,19 @@ def test_the_target_follows_by_a_fraction_of_the_distance(channels):
         nn.init.normal_(parameter, generator=seeded(i))
     old = [p.detach().double().clone() for p in target.parameters()]
     new = [p.detach().double().clone() for p in source.parameters()]
-    polyak_update(target, source, 0.1)
+    moved, towards = tuple(target.parameters()), tuple(source.parameters())
+    polyak_update(moved, towards, 0.1)
     for p, was, goal in zip(target.parameters(), old, new, strict=True):
         torch.testing.assert_close(p.double(), 0.9 * was + 0.1 * goal, rtol=1e-5, atol=1e-6)
     for p, kept in zip(source.parameters(), new, strict=True):
         assert torch.equal(p.double(), kept)
     for _ in range(4):
-        polyak_update(target, source, 0.1)
+        polyak_update(moved, towards, 0.1)
     for p, was, goal in zip(target.parameters(), old, new, strict=True):
         torch.testing.assert_close(p.double(), goal + 0.9**5 * (was - goal), rtol=1e-4, atol=1e-5)
         assert p.requires_grad
         assert p.grad_fn is None
-    polyak_update(target, source, 1.0)
+    polyak_update(moved, towards, 1.0)
     for p, goal in zip(target.parameters(), new, strict=True):
         torch.testing.assert_close(p.double(), goal, rtol=1e-5, atol=1e-6)
 

@@ -14,7 +14,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
 
 
-def trained(make, steps: int = 6, resumed: bool = False) -> tuple[list[Tensor], dict]:
+def trained(make, steps: int = 6, resumed: bool = False, closure: bool = False) -> tuple[list[Tensor], dict]:
     """Weights and optimizer state after steps of which one is left out and one reaches the last layer alone."""
     model, inputs = network(), torch.linspace(-1, 1, 12).reshape(4, 3)
     optimizer = make(model.parameters())
@@ -27,21 +27,49 @@ def trained(make, steps: int = 6, resumed: bool = False) -> tuple[list[Tensor], 
         if step == 4:
             model[0].weight.grad = None
         optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(float(step == 2))
-        optimizer.step()
+        optimizer.step(closure=lambda: None) if closure else optimizer.step()
     return list(model.parameters()), optimizer.state_dict()["state"]
 
 
-@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize(("resumed", "closure"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("rate", [1e-2, torch.tensor(1e-2)], ids=["number", "tensor"])
-def test_it_takes_the_steps_of_torch(rate, resumed):
+def test_it_takes_the_steps_of_torch(rate, resumed, closure):
     expected = trained(lambda parameters: torch.optim.Adam(parameters, lr=rate, fused=True))
-    found = trained(lambda parameters: FusedAdam(parameters, lr=rate), resumed=resumed)
+    found = trained(lambda parameters: FusedAdam(parameters, lr=rate), resumed=resumed, closure=closure)
     torch.testing.assert_close(found, expected)
+
+
+def test_its_weights_decay_as_those_of_adamw():
+    expected = trained(lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.3, fused=True))
+    found = trained(lambda parameters: FusedAdam(parameters, lr=1e-2, weight_decay=0.3))
+    torch.testing.assert_close(found, expected)
+    plain, _ = trained(lambda parameters: FusedAdam(parameters, lr=1e-2))
+    assert (plain[0] - found[0][0]).abs().max() > 1e-3
+
+
+def test_a_closure_is_called_with_gradients_before_a_step_that_torch_need_not_take(monkeypatch):
+    """Lightning hands one to every step."""
+    model = network()
+    optimizer = FusedAdam(model.parameters(), lr=1e-3)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 3)).square().sum()
+        loss.backward()
+        return loss
+
+    first = optimizer.step(closure)
+
+    def refuse(self, closure=None):
+        raise AssertionError("Adam's own step")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", refuse)
+    assert optimizer.step(closure) < first
 
 
 def test_a_step_that_is_left_out_changes_nothing_and_is_not_counted():
     model = network()
-    optimizer = FusedAdam(model.parameters(), lr=0.1)
+    optimizer = FusedAdam(model.parameters(), lr=1e-3)
     for broken in (0.0, 1.0):
         before = [parameter.clone() for parameter in model.parameters()]
         optimizer.zero_grad()

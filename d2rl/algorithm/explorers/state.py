@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from d2rl.algorithm.diffusion import DiffusionSchedule
+from d2rl.algorithm.fused_adam import FusedAdam
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Rows
@@ -209,8 +210,7 @@ class SENPNN(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over all predictors."""
-        hparams = self.hparams
-        return torch.optim.AdamW(self.parameters(), lr=hparams.lr, weight_decay=hparams.weight_decay, fused=True)
+        return FusedAdam(self.parameters(), self.hparams.lr, self.hparams.weight_decay)
 
     def _errors(
         self, rows: KindsOfRows, generator: torch.Generator, *, track: bool = False, every_step: bool = False
