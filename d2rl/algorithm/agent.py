@@ -157,8 +157,8 @@ class D2RL(Losses):
             while not self.world.ready:  # n-step returns and reports are complete only after n slots
                 self.interact()
             self.learn()
-        if self.senpnn:
-            distributed.average_(*self.senpnn.networks.buffers())
+        running = [*self.renpnn.buffers(recurse=False), *(self.senpnn.networks.buffers() if self.senpnn else ())]
+        distributed.average_(*running)
 
     # ------------------------------------------------------------------ the world
 

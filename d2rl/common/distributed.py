@@ -177,7 +177,7 @@ def rank() -> int:
 @torch.no_grad()
 def average_(*tensors: Tensor) -> None:
     """Replace tensors by their means over all processes, in one message."""
-    if world_size() > 1:
+    if world_size() > 1 and tensors:
         flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
         dist.all_reduce(flat)
         parts = (flat / world_size()).split([tensor.numel() for tensor in tensors])
