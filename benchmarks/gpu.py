@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu out=DIR [minutes=8] [device=auto] [parts=capture,updates]
 
-Needs torch, lightning, numpy, omegaconf, gymnasium and rich; no W&B and no installation of d2rl. Parts
+Needs torch, lightning, torchmetrics, numpy, omegaconf, gymnasium and rich; no W&B and no installation of d2rl. Parts
 run in the order of ``PARTS``, the most important first, and each writes ``DIR/<part>.json`` as it goes on, so that
 what was measured is there whenever the machine is taken away. They run in a process of their own: one that fails,
 hangs or breaks the device costs its own result alone, and the next parts go on in a new process.

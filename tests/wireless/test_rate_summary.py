@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2rl.wireless.rate_summary import rate_summary
+from d2rl.wireless.rate_summary import RateSummary, rate_summary
 
 RATES = 5 * torch.rand(40, 5, generator=torch.Generator().manual_seed(0)) ** 2
 WEIGHTS = 0.1 + torch.rand(40, 5, generator=torch.Generator().manual_seed(1))
@@ -23,6 +23,19 @@ def test_every_number_is_what_its_name_says():
         "jain": np.mean([sum(row) ** 2 / (5 * sum(row**2)) for row in rates]),
     }
     assert rate_summary(RATES, WEIGHTS) == pytest.approx(expected, rel=1e-6)
+
+
+def test_batches_add_up_and_reset_forgets():
+    summary = RateSummary()
+    for part in range(4):
+        summary.update(RATES[10 * part : 10 * part + 10], WEIGHTS[10 * part : 10 * part + 10])
+    found = {name: value.item() for name, value in summary.compute().items()}
+    assert found == pytest.approx(rate_summary(RATES, WEIGHTS))
+    summary.reset()
+    summary.update(RATES[:3])  # without weights all links count the same
+    found = summary.compute()
+    assert found["sum_rate"].item() == pytest.approx(RATES[:3].sum(1).mean().item())
+    assert found["weighted_sum_rate"].item() == pytest.approx(found["sum_rate"].item())
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,6 @@ from d2rl.wireless.link_powers import link_powers
 from d2rl.wireless.link_rates import Decision, squared_magnitude
 from d2rl.wireless.objectives import ENERGY, MAX_MIN, Objective
 from d2rl.wireless.propagation import DECADES
-from d2rl.wireless.rate_summary import rate_summary
 from d2rl.wireless.wmmse import check_weights
 
 
@@ -218,6 +217,10 @@ class FullDuplexProblem:
 
     def metrics(self, utility: Tensor, weights: Tensor, decision: Decision) -> dict[str, float]:
         """Summary of link rates [B, K], and of the decisions that brought them."""
+        from d2rl.wireless.rate_summary import (
+            rate_summary,
+        )  # torchmetrics takes seconds to import, which no decision waits for
+
         found = rate_summary(utility, weights)
         down, up = utility.double().tensor_split([self.config.downlink_users], dim=-1)
         found |= {"downlink_rate": float(down.sum(-1).mean()), "uplink_rate": float(up.sum(-1).mean())}

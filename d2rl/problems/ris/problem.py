@@ -26,7 +26,6 @@ from d2rl.problems.ris.settings import RisConfig
 from d2rl.problems.ris.simulator import SurfaceState, drop
 from d2rl.wireless.link_rates import downlink_powers, squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power
-from d2rl.wireless.rate_summary import rate_summary
 
 
 class RisProblem:
@@ -159,6 +158,10 @@ class RisProblem:
         :param weights: [B, K + N]
         :param decision: of which the summary tells nothing
         """
+        from d2rl.wireless.rate_summary import (
+            rate_summary,
+        )  # torchmetrics takes seconds to import, which no decision waits for
+
         users = self.layout.counts[0]
         return rate_summary(utility[:, :users], weights[:, :users])
 
