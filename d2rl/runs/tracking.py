@@ -33,7 +33,7 @@ def make_loggers(
     :param values: the resolved configuration
     :param run_id: W&B run to continue
     :param resumed: environment steps from which a resumed run goes on; what was logged of later ones is dropped
-    :raises ConfigError: W&B refuses the account
+    :raises ConfigError: W&B refuses the account, or is not installed
     """
     table = CsvLogger(run.metrics)
     if resumed is not None:
@@ -51,9 +51,15 @@ def make_loggers(
 
 
 def _wandb_logger(config: Config, run: RunDirectory, values: dict[str, Any], run_id: str | None) -> WandbLogger:
-    import wandb  # here, so that a run without dashboards needs no W&B
-    from wandb.errors import AuthenticationError, CommError
-    from wandb.sdk import wandb_setup
+    try:  # here, so that a run without dashboards needs no W&B
+        import wandb
+        from wandb.errors import AuthenticationError, CommError
+        from wandb.sdk import wandb_setup
+    except ImportError:
+        raise ConfigError(
+            f"logger.mode={config.logger.mode} needs W&B, which is not installed: pip install wandb, or set "
+            "logger.mode=disabled."
+        ) from None
 
     def make(offline: bool) -> WandbLogger:
         with surroundings_kept():

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from wandb_files import configuration, identity, parts, rows, status
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.common.errors import Interrupted
+from d2rl.common.errors import ConfigError, Interrupted
 from d2rl.problems.full_duplex import references
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.runs.tracking import log, make_loggers, wandb_id
@@ -141,3 +141,5 @@ def test_a_run_without_dashboards_needs_no_wandb(tiny, tmp_path, monkeypatch):
     config = tiny("logger.mode=disabled", f"run_dir={tmp_path / 'run'}")
     run = RunDirectory.create(config, "test")
     assert len(make_loggers(config, run, asdict(config))) == 1
+    with pytest.raises(ConfigError, match=r"logger.mode=offline needs W&B, which is not installed: pip install wandb"):
+        make_loggers(replace(config, logger=replace(config.logger, mode="offline")), run, asdict(config))
