@@ -42,14 +42,23 @@ class ActionDenoiser(nn.Module):
         hidden = F.relu(self.own(noisy) + embedding + context)
         return self.output(F.relu(self._second(hidden)))
 
-    def conditioned(self, embedding: Tensor) -> Denoiser:
-        """The same for one embedding, after tanh and without a gradient: what all steps share is computed once."""
+    def conditioned(self, embedding: Tensor, samples: int) -> Denoiser:
+        """The same for one embedding, after tanh and without a gradient: what all steps share is computed once.
+
+        Numbers come first, [numbers, B, M, K]: so the thin products take a third of the time.
+
+        :param samples: M
+        """
+        own, mean, output = self.own.weight.t(), self.mean.weight.t(), self.output
         offsets = self.step.weight + (self.own.bias + self.mean.bias)
+        known, bias = embedding.expand(-1, samples, -1, -1).flatten(0, 2), output.bias.unsqueeze(1)
 
         def estimate(noisy: Tensor, step: int) -> Tensor:
-            context = F.linear(noisy.mean(-2, keepdim=True), self.mean.weight, offsets[step])
-            hidden = F.linear(noisy, self.own.weight).add_(embedding).add_(context).relu_()
-            return self.output(self._second(hidden).relu_()).float().tanh_()
+            context = torch.addmm(offsets[step], noisy.mean(-1).flatten(1).t(), mean)
+            hidden = torch.addmm(known, noisy.flatten(1).t(), own).view(*noisy.shape[1:], -1)
+            hidden = hidden.add_(context.view(*noisy.shape[1:3], 1, -1)).relu_()
+            hidden = self._second(hidden).relu_().flatten(0, 2)
+            return torch.addmm(bias, output.weight, hidden.t()).view(noisy.shape).float().tanh_()
 
         return estimate
 
@@ -112,15 +121,16 @@ class ActionChain(nn.Module):
         """
         embedding = self.encode(observation) if embedding is None else embedding
         layout, schedule = observation.layout, self.schedule
+        noises = self.draw(observation, count, generator) if noises is None else noises
         with torch.no_grad():
             noisy = schedule.reverse(
-                self.denoiser.conditioned(embedding),
+                self.denoiser.conditioned(embedding, count),
                 None,
                 sampler=self.config.sampler,
-                noises=self.draw(observation, count, generator) if noises is None else noises,
+                noises=noises.movedim(-1, 1).contiguous(),
                 stop=step,
             )
-        return layout.to_flat(self.denoiser(embedding, noisy, step).float())
+        return layout.to_flat(self.denoiser(embedding, noisy.movedim(0, -1), step).float())
 
     def draw(self, observation: Observation, count: int, generator: torch.Generator | None) -> Tensor:
         """Noise of ``count`` chains, that of the first 0 with ``calm_first``: [P or 1, B, count, K, width]."""

@@ -105,11 +105,11 @@ def watch(explorer: AENPNN, note) -> None:
     denoiser.register_forward_pre_hook(lambda module, args: note(*args[1:]))
     conditioned = denoiser.conditioned
 
-    def watched(embedding):
-        estimate = conditioned(embedding)
+    def watched(embedding, samples):
+        estimate = conditioned(embedding, samples)
 
         def noted(noisy, step):
-            note(noisy, step)
+            note(noisy.movedim(0, -1), step)
             return estimate(noisy, step)
 
         return noted
@@ -178,7 +178,8 @@ def test_a_chain_of_estimates_is_that_of_the_denoiser(channels, exchange):
     noisy = torch.randn(16, 3, observation.layout.entities, observation.layout.width, generator=seeded(1))
     with torch.no_grad():
         expected = denoiser(embedding, noisy, 4).tanh()
-        torch.testing.assert_close(denoiser.conditioned(embedding)(noisy, 4), expected, rtol=1e-4, atol=1e-6)
+        found = denoiser.conditioned(embedding, 3)(noisy.movedim(-1, 0).contiguous(), 4).movedim(0, -1)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("exchange", [False, True])

@@ -14,8 +14,9 @@ def test_a_denoiser_that_is_conditioned_once_gives_the_estimates_of_one_that_is_
     embedding = torch.randn(5, 1, 6, 8, generator=generator)
     noisy = torch.randn(5, 2, 6, 3, generator=generator)
     with torch.no_grad():
-        estimate = denoiser.conditioned(embedding)
-        found = torch.stack([estimate(noisy, step) for step in range(1, 5)])
+        estimate = denoiser.conditioned(embedding, samples=2)
+        first = noisy.movedim(-1, 0).contiguous()
+        found = torch.stack([estimate(first, step).movedim(0, -1) for step in range(1, 5)])
         expected = torch.stack([denoiser(embedding, noisy, step).tanh() for step in range(1, 5)])
     torch.testing.assert_close(found, expected)
     assert (found[0] - found[1]).abs().max() > 1e-2
