@@ -147,10 +147,12 @@ def test_report_looks_at_fading_without_the_geometry():
     assert "downlink/nearest_neighbour" not in report
 
 
-def test_samples_too_small_are_refused():
+def test_samples_too_small_and_unknown_methods_are_refused():
     one, gains = states(1, seed=1)
     with pytest.raises(ValueError, match="2 states"):
         plausibility(one, one, gains, gains, generator=seeded())
+    with pytest.raises(ValueError, match="rzf and wmmse"):
+        sum_rates(one, "zf")
 
 
 @pytest.mark.parametrize("metric", DISTANCES)

@@ -114,7 +114,8 @@ class RENPNN(L.LightningModule):
         noise = torch.randn(shape, generator=generator, device=device)
         estimate = self.denoiser(embedding, self.schedule.corrupt(target, step, noise), step).float()
         loss = F.mse_loss(estimate, target)
-        self._remember((estimate.detach() - target).square().mean(-1), step)
+        if self.risk == "cvar":
+            self._remember((estimate.detach() - target).square().mean(-1), step)
         return loss, {"loss": loss.detach()}
 
     def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:

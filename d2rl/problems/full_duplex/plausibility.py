@@ -142,9 +142,14 @@ def sum_rates(channels: ChannelState, method: str) -> Tensor:
     """Sum rate that a classical method reaches on each state, [B, 1], bit/s/Hz.
 
     :param method: ``rzf`` at full power, or ``wmmse`` of 30 iterations
+    :raises ValueError: another method
     """
-    at_once = rzf(channels), full_uplink_power(channels)
-    decision = at_once if method == "rzf" else wmmse(channels, WMMSE_ITERATIONS)
+    if method == "rzf":
+        decision = rzf(channels), full_uplink_power(channels)
+    elif method == "wmmse":
+        decision = wmmse(channels, WMMSE_ITERATIONS)
+    else:
+        raise ValueError(f"the rate metric knows rzf and wmmse, not {method!r}")
     return link_rates(channels, *decision).sum(-1, keepdim=True)
 
 
