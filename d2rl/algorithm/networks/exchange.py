@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +26,7 @@ def exchange(receiver: Tensor, sender: Tensor, edges: Tensor, weight: Tensor) ->
     :param weight: W, [width, E]
     """
     several = receiver.dim() == 4
-    if torch.compiler.is_compiling() or few(receiver, receiver.shape[-1]):  # a traced graph is for any number of states
+    if torch.compiler.is_compiling() or _few(receiver):  # a traced graph is for any number of states
         # in place: the memory traffic of every pass over K x K costs more than its arithmetic; only the first sum is
         # not, since edges may be shared by several sets of nodes
         messages = F.linear(edges, weight) + receiver.unsqueeze(-2)
@@ -68,14 +67,10 @@ class BlockwiseExchange(torch.autograd.Function):
         return by_receiver, by_sender, None, by_weight
 
 
-def few(nodes: Tensor, width: int) -> bool:
-    """Whether all messages are computed at once: they hardly leave the caches, or have the types of autocast.
-
-    :param nodes: [..., K, nodes]
-    :param width: of a message
-    """
-    device = nodes.device.type
-    numbers = math.prod(nodes.shape[:-1]) * nodes.shape[-2] * width
+def _few(receiver: Tensor) -> bool:
+    """Whether all messages are computed at once: they hardly leave the caches, or have the types of autocast."""
+    device = receiver.device.type
+    numbers = receiver.numel() * receiver.shape[-2]
     return numbers <= 8 * BLOCK.get(device, BLOCK["cpu"]) or torch.is_autocast_enabled(device)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d2rl.algorithm.networks import closed_gradients
-from d2rl.algorithm.networks.exchange import exchange, few
+from d2rl.algorithm.networks.exchange import exchange
 from d2rl.problems.base import Observation, Sizes
 
 
@@ -48,17 +45,9 @@ class LinkGraphEncoder(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         """Embeddings [B, K, width]."""
-        nodes, edges = observation.nodes, observation.edges
-        if closed_gradients.apply_to(nodes) and few(nodes, self.inlet.out_features):
-            maps: list[Any] = [
-                self.inlet,
-                *(one for layer in self.layers for one in (layer.ends, layer.edge, layer.update)),
-            ]
-            weights = (weight for one in maps for weight in (one.weight, one.bias))
-            return closed_gradients.LinkGraph.apply(nodes, edges, *weights)
-        nodes = F.relu(self.inlet(nodes))
+        nodes = F.relu(self.inlet(observation.nodes))
         for layer in self.layers:
-            nodes = layer(nodes, edges)
+            nodes = layer(nodes, observation.edges)
         return nodes
 
 
@@ -104,9 +93,6 @@ class LinkTransition(nn.Module):
 
     def forward(self, observation: Observation, view: Tensor) -> Tensor:
         """Embeddings [B, M, K, width] from views [B, M, K, view] of M actions for each state."""
-        if self.mean is not None and self.view.weight.requires_grad and closed_gradients.apply_to(observation.nodes):
-            weights = (self.state.weight, self.state.bias, self.hidden.weight, self.hidden.bias)
-            return closed_gradients.Links.apply(observation.nodes, view, *weights, self.view.weight, self.mean.weight)
         links = F.relu(self.view(view) + self.state(observation.nodes).unsqueeze(1))
         if self.mean is None:
             return F.relu(self.hidden(links))
