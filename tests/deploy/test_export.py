@@ -162,16 +162,17 @@ def test_a_file_of_another_policy_is_noticed_and_not_written(exported, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("exported", ["link graph, diffusion"], indirect=True)
-@pytest.mark.parametrize("block", [0, 1])
+@pytest.mark.parametrize("block", [0, 1, 2])
 def test_the_examples_of_the_documentation_run(exported, block, monkeypatch):
     path, _, _, _ = exported
     monkeypatch.chdir(path.parent)
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/deployment.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     found: dict = {}
-    exec(examples[block], found)
-    assert found["uplink_power"].shape == ((16, 4), (1, 4))[block]
-    if block:
+    for example in examples[:2] if block == 1 else [examples[block]]:  # the second goes on from the first
+        exec(example, found)
+    assert found["uplink_power"].shape == ((16, 4), (16, 4), (1, 4))[block]
+    if block == 2:
         assert found["w"].shape == (1, 8, 6)
         assert np.square(np.abs(found["w"])).sum() == pytest.approx(1, abs=1e-5)
     else:
