@@ -21,19 +21,17 @@ def state_explorer_loss(agent: D2RL) -> Tensor:
         return agent.senpnn.held_out_loss(problem.rows(agent.held_out[:JUDGED]), agent.generator)
 
 
-def gradient_cosine(agent: D2RL) -> Tensor:
-    """Cosine between the policy's gradients on real states and on synthetic ones."""
-    problem, state = agent.world.problem, agent.diffused()
-    gradients = []
+def trained_state_loss(agent: D2RL) -> Tensor:
+    """SENPNN's loss on as many of the states that it trains on.
+
+    Below :func:`state_explorer_loss` it tells that they are few: SENPNN has begun to learn them by heart.
+    """
+    problem: Any = agent.world.problem
+    states: Any = agent.diffused() if agent.stored is None else agent.stored
+    chosen = torch.randint(states.batch, (JUDGED,), generator=agent.generator, device=agent.device)
+    assert agent.senpnn is not None
     with agent.sections("senpnn"):
-        for one in (state, agent.synthetic(problem, state)):
-            observation = problem.observe(one) if problem.exogenous else one
-            noise = torch.Generator(agent.device).manual_seed(agent.updates)  # the same on both sides
-            value = agent.value(observation, agent.policy.sample(observation, 1, noise).tanh()).mean()
-            parts = torch.autograd.grad(value, list(agent.policy.parameters()), allow_unused=True)
-            gradients.append(torch.cat([part.flatten() for part in parts if part is not None]))
-    real, made = gradients
-    return torch.nn.functional.cosine_similarity(real, made, dim=0)
+        return agent.senpnn.held_out_loss(problem.rows(states[chosen]), agent.generator)
 
 
 def goodhart_gap(agent: D2RL, rate: float = 0.1) -> Tensor:

@@ -114,7 +114,10 @@ SECTIONS = (
         "RENPNN, reward explorer",
         (
             Panel("Loss", _metrics("losses", "renpnn"), log=True),
-            Panel("Rank correlation", _metrics("renpnn", "rank_correlation", "smoothed_rank_correlation")),
+            Panel(
+                "Rank correlation",
+                _metrics("renpnn", "rank_correlation", "smoothed_rank_correlation"),
+            ),
             Panel("Goodhart gap", _metrics("renpnn", "goodhart_gap"), RATE),
             Panel("Time", _metrics("time", "renpnn"), "s"),
         ),
@@ -122,8 +125,7 @@ SECTIONS = (
     Section(
         "SENPNN, state explorer",
         (
-            Panel("Loss", ("losses/senpnn", "senpnn/held_out_loss")),
-            Panel("Gradients on real and synthetic states", _metrics("senpnn", "gradient_cosine")),
+            Panel("Loss", ("losses/senpnn", "senpnn/held_out_loss", "senpnn/trained_loss")),
             Panel("Plausible share", _metrics("senpnn", "plausible_share")),
             _plausibility("magnitude", "downlink", "uplink", "cross", "self_interference"),
             _plausibility("gain", "downlink", "uplink", "cross", "self_interference"),

@@ -32,7 +32,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "C
 EVERYTHING = (
     *("trainer.epochs=4", "trainer.num_envs=8", "ddpg.critic_batch=16", "ddpg.gamma=0.5", "action.objective=mixed"),
     *("reward.case=designed_gdm", "stages.action=0", "stages.reward=1", "stages.state=2", "reward.guard=-0.5"),
-    *("chi.policy=adaptive", "chi.threshold=9", "scenario.csi_error=0.1", "scenario.priority_user=0.3"),
+    *("chi.threshold=9", "scenario.csi_error=0.1", "scenario.priority_user=0.3"),
     *("trainer.devices=2", "trainer.strategy=ddp"),
 )
 SLEEPER = "import time; time.sleep(60)"

@@ -10,14 +10,14 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from d2rl.algorithm.agent import D2RL
-from d2rl.algorithm.diagnostics import gradient_cosine, state_explorer_loss
+from d2rl.algorithm.diagnostics import state_explorer_loss, trained_state_loss
 from d2rl.common.distributed import mean
 from d2rl.config.defaults import ChiConfig
 from d2rl.runs.tracking import alert, log
 
-SMOOTHING = 0.8  # of the held-out loss from one training step to the next
+SMOOTHING = 0.8  # of SENPNN's losses from one training step to the next
 DIVERGENCE = 3.0  # times the critic's best smoothed loss
-CHECK_EVERY = 5  # training steps between two comparisons of gradients, which cost two updates
+SCARCE = 1.1  # held-out loss over that of trained states; 0.9 to 1.0 was seen where states never end, 1.2 to 2 of 20
 
 
 class ChiSchedule(Callback):
@@ -25,8 +25,9 @@ class ChiSchedule(Callback):
 
     ``fixed``: chi = M. ``threshold`` (the paper's): chi starts at 0, and each update at which SENPNN's
     smoothed held-out loss is below T moves it by eta, up to M. ``adaptive``: as threshold, but down by eta
-    instead of up while the policy gradients on real and on synthetic states point apart. Whatever the
-    policy, chi halves, and an alert is logged, when the critic's loss diverges after states were replaced.
+    instead of up unless SENPNN's held-out loss is above that of the states that it trains on. Then these are few, and
+    the policy would learn them by heart, too; else there is nothing to add to them. Whatever the policy, chi halves,
+    and an alert is logged, when the critic's loss diverges after states were replaced.
 
     Example::
 
@@ -40,7 +41,7 @@ class ChiSchedule(Callback):
         self.loss: float | None = None
         self.critic: float | None = None
         self.best_critic = float("inf")
-        self.cosine = 1.0
+        self.trained: float | None = None
         self.alerts = 0
 
     def on_fit_start(self, trainer: L.Trainer, agent: D2RL) -> None:
@@ -58,24 +59,25 @@ class ChiSchedule(Callback):
         """Move chi by one training step's worth of updates."""
         if not agent.stages["state"]:
             return
-        loss = mean(float(state_explorer_loss(agent)), agent.device)
-        self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+        self.loss = smoothed(self.loss, mean(float(state_explorer_loss(agent)), agent.device))
+        if self.config.policy == "adaptive":
+            trained = mean(float(trained_state_loss(agent)), agent.device)
+            self.trained = smoothed(self.trained, trained)
         step = self.config.eta * agent.config.trainer.updates_per_step
-        agent.chi = self._moved(agent, self.loss, step, batch_index)
+        agent.chi = self._moved(agent, self.loss, step)
         self._guard(trainer, agent)
-        metrics = {"charts/chi": agent.chi, "senpnn/held_out_loss": self.loss, "senpnn/gradient_cosine": self.cosine}
+        metrics = {"charts/chi": agent.chi, "senpnn/held_out_loss": self.loss}
+        if self.trained is not None:
+            metrics["senpnn/trained_loss"] = self.trained
         log(trainer.loggers, metrics, agent.environment_steps)
 
-    def _moved(self, agent: D2RL, loss: float, step: float, batch_index: int) -> float:
+    def _moved(self, agent: D2RL, loss: float, step: float) -> float:
         if self.config.policy == "fixed":
             return self.config.maximum if self.alerts == 0 else agent.chi
         if loss >= self.config.threshold:
             return agent.chi
-        if self.config.policy == "adaptive":
-            if batch_index % CHECK_EVERY == 0:
-                self.cosine = mean(float(gradient_cosine(agent)), agent.device)
-            if self.cosine < 0:
-                return max(0.0, agent.chi - step)
+        if self.trained is not None and loss < SCARCE * self.trained:
+            return max(0.0, agent.chi - step)
         return min(self.config.maximum, agent.chi + step)
 
     def _guard(self, trainer: L.Trainer, agent: D2RL) -> None:
@@ -86,7 +88,7 @@ class ChiSchedule(Callback):
         loss = mean(loss, agent.device)
         finite = math.isfinite(loss)
         if finite:
-            self.critic = loss if self.critic is None else SMOOTHING * self.critic + (1 - SMOOTHING) * loss
+            self.critic = smoothed(self.critic, loss)
             self.best_critic = min(self.best_critic, self.critic)
         if agent.chi > 0 and not (finite and self.critic is not None and self.critic <= DIVERGENCE * self.best_critic):
             self.alerts += 1
@@ -102,9 +104,14 @@ class ChiSchedule(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What the schedule remembers."""
-        names = ("loss", "critic", "best_critic", "cosine", "alerts")
+        names = ("loss", "critic", "best_critic", "trained", "alerts")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         for name, value in saved.items():
             setattr(self, name, value)
+
+
+def smoothed(old: float | None, new: float) -> float:
+    """The running mean after a new value; the first stands for itself."""
+    return new if old is None else SMOOTHING * old + (1 - SMOOTHING) * new
