@@ -166,7 +166,7 @@ class D2RL(Losses):
     def interact(self) -> None:
         """One slot: S_0 -> S_t -> A_t -> R_t -> replay."""
         problem, world = self.world.problem, self.world
-        self.explore_state()
+        measures = self.explore_state() or self.config.state.measured
         with self.sections("environment"):
             seen = problem.observe(world.state)
         with self.sections(self.policy_name):
@@ -176,25 +176,32 @@ class D2RL(Losses):
             step = world.step(decision)
         with self.sections("critic"):
             view = self.view(seen, action, decision)
-        generated = self.explore_reward(seen, view, step.utility)
+        utility = step.utility if measures else torch.zeros_like(step.utility)
+        generated = self.explore_reward(seen, view, utility, measures)
         following, terminated = None, None
         if self.config.ddpg.gamma > 0:
             with self.sections("environment"):
                 following, terminated = problem.observe(step.following), step.terminated
         with self.sections("replay"):
-            world.remember(Transition(seen, action, view, step.utility, generated, following, terminated), step)
+            known = None if self.config.state.measured else utility.new_full((world.batch,), measures, dtype=torch.bool)
+            seen_and_done = Transition(seen, action, view, utility, generated, following, terminated, measured=known)
+            world.remember(seen_and_done, step)
         self.judge_split()
         self.environment_steps += world.batch * self.processes
 
-    def explore_state(self) -> None:
+    def explore_state(self) -> bool:
         """SENPNN, Mode II: in a share chi of the slots, evenly spread, the states become synthetic before the action.
 
         All at once: one chain for many states costs little more than for one. Where decisions move the world a state
         cannot be replaced; there the policy ascends Q on synthetic observations instead, in a share chi of its updates.
+
+        :returns: whether the states are real
         """
-        if self.world.problem.exogenous and self.replacement_due():
-            with self.sections("senpnn"):
-                self.world.state = self.synthetic(self.world.problem, self.world.state, self.corruption)
+        if not (self.world.problem.exogenous and self.replacement_due()):
+            return True
+        with self.sections("senpnn"):
+            self.world.state = self.synthetic(self.world.problem, self.world.state, self.corruption)
+        return False
 
     def replacement_due(self) -> bool:
         """Whether it is the turn of synthetic states."""
@@ -216,13 +223,20 @@ class D2RL(Losses):
         self.means.add("charts/saturated_actions", (action.abs() > SATURATED).float().mean())
         return self.perturb(action)
 
-    def explore_reward(self, observation: Observation, view: Tensor, utility: Tensor) -> Tensor | None:
-        """RENPNN, Mode I: the reward generated for (S_t, A_t), where that is asked for."""
+    def explore_reward(
+        self, observation: Observation, view: Tensor, utility: Tensor, measures: bool = True
+    ) -> Tensor | None:
+        """RENPNN, Mode I: the reward generated for (S_t, A_t), where that is asked for.
+
+        :param measures: whether ``utility`` was measured
+        """
         if not self.generates_reward or self.splits_reports:
             return None  # out of reports it is generated when it is learned from, by what RENPNN knows then
         measured = self.case_reward(utility, observation)
         with self.sections("renpnn"), self.autocast():
             generated = self.renpnn.generate(observation, view, self.config.reward.samples, self.generator)
+        if not measures:
+            return generated
         ranked = [to_scalar(reward, observation.weights) for reward in (generated, measured)]
         if view.shape[1] == 1:  # one action for each state: ranked over the states instead
             ranked = [value.mT for value in ranked]

@@ -81,6 +81,8 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
             f"process, got {config.action.candidates} and {config.trainer.num_envs}: generated rewards are trusted by "
             "how they rank the actions of one state, or where there is one alone those of states side by side."
         )
+    if not config.state.measured:
+        check_unmeasured(config, problem)
     splits = splits_reports(config, problem)
     if splits and config.trainer.num_envs < 4 * processes(config.trainer):
         raise ConfigError(
@@ -94,6 +96,29 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
             "reward.generated=true where sums are told, as with traffic.feedback=report."
         )
     check_evaluation(config, problem)
+
+
+def check_unmeasured(config: RunConfig, problem: Problem) -> None:
+    """Refuse synthetic states without measured rewards where RENPNN cannot generate them.
+
+    :raises ConfigError: names the key and the remedy
+    """
+    reward, state = config.stages.reward, config.stages.state
+    if state is None or not problem.exogenous:
+        raise ConfigError(
+            "state.measured=false is of synthetic states in the place of real ones, and this run has none; leave it "
+            "out."
+        )
+    if not config.reward.generated or reward is None or reward > state or splits_reports(config, problem):
+        raise ConfigError(
+            f"state.measured=false has RENPNN generate the rewards of synthetic states; set reward.generated=true with "
+            f"rewards of single slots, and stages.reward to {state} at most, got stages.reward={reward}."
+        )
+    if config.chi.policy == "fixed" and config.chi.maximum == 1:
+        raise ConfigError(
+            "state.measured=false and chi.policy=fixed with chi.maximum=1 leave no reward to learn from; lower "
+            "chi.maximum."
+        )
 
 
 def check_evaluation(config: RunConfig, problem: Problem) -> None:

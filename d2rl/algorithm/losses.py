@@ -64,10 +64,13 @@ class Losses(RLModule):
             with torch.no_grad():
                 beyond = self.renpnn.generate(batch.observation, batch.view, self.config.reward.samples, self.generator)
             return self.case_reward(batch.observation.baseline.unsqueeze(1) + beyond, batch.observation)
+        measured, generated = self.measured_reward(batch), batch.generated
         if self.trusts_generated:
-            assert batch.generated is not None  # every transition has one where rewards are generated
-            return batch.generated
-        return self.measured_reward(batch)
+            assert generated is not None  # every transition has one where rewards are generated
+            return generated
+        if batch.measured is None or generated is None or not self.stages["reward"]:
+            return measured
+        return torch.where(batch.measured[:, None, None], measured, generated)
 
     @property
     def learns_per_entity(self) -> bool:
@@ -99,9 +102,9 @@ class Losses(RLModule):
             if isinstance(module, MLPEncoder) and module.standardise:
                 module.calibrate(batch.observation)
                 distributed.average_(*module.buffers())
-        measured = self.measured_reward(batch)
-        if bool(measured.isfinite().all()):
-            self.critic.calibrate(batch.observation, batch.view, measured)
+        reward = self.reward_of(batch)
+        if bool(reward.isfinite().all()):
+            self.critic.calibrate(batch.observation, batch.view, reward)
             if not self.reward_unit_known:
                 self.renpnn.calibrate(self.rewards_to_explore(batch))
         distributed.average_(
@@ -188,7 +191,8 @@ class Losses(RLModule):
             self.means.add("renpnn/left_over", metrics["left_over"])
             return loss
         reward = self.case_reward(batch.utility, batch.observation)
-        loss, metrics = self.renpnn.loss(batch.observation, batch.view, reward, self.generator)
+        counted = () if batch.measured is None else (batch.measured,)
+        loss, metrics = self.renpnn.loss(batch.observation, batch.view, reward, self.generator, *counted)
         self.means.add("losses/renpnn", metrics["loss"])
         return loss
 

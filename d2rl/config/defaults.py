@@ -270,6 +270,9 @@ class SENPNNConfig:
         choices=("auto", "place", "gain"),
     )
     every: int = option(8, "updates of the agent for each update of the explorer", low=1)
+    measured: bool = option(
+        True, "whether the simulator tells rewards of synthetic states; false: RENPNN generates them, as in the paper"
+    )
 
 
 @dataclass

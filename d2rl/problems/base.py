@@ -140,6 +140,7 @@ class Transition(TensorStruct):
     :param terminated: [B] bool, the task ended there and nothing follows; None where gamma = 0. An episode that was
         only cut (truncated) goes on in ``following``, from which its value is bootstrapped.
     :param discount: [B], of the value of ``following``, which may lie several slots ahead; None: gamma
+    :param measured: [B] bool, False where nobody measured the utility, which is 0 there; None: it was everywhere
     """
 
     observation: Observation
@@ -150,6 +151,7 @@ class Transition(TensorStruct):
     following: Observation | None = None
     terminated: Tensor | None = None
     discount: Tensor | None = None
+    measured: Tensor | None = None
 
 
 State = TypeVar("State", bound=TensorStruct)

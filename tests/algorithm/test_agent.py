@@ -271,6 +271,49 @@ def test_chi_one_replaces_every_state_and_the_reward_is_that_of_the_new_one(tiny
     assert (decided_rates(agent.problem.head, real.channels, stored.action) - rates).abs().max() > 0.1
 
 
+def test_rewards_of_synthetic_states_that_nobody_measures_are_generated(tiny, fit):
+    """Also on fall-back, where those of real states are measured; nothing of the simulator's is kept."""
+    agent = build(tiny("stages.state=0", "reward.case=raw_gdm", "state.measured=false", "ddpg.replay=512"))
+    agent.stages["reward"], agent.fallback = True, True
+    fit(agent)
+    kept = {}
+    for agent.stages["state"], agent.chi in ((False, 0.0), (True, 1.0)):
+        agent.interact()
+        kept[agent.stages["state"]] = latest(agent)
+    real, made = kept[False], kept[True]
+    assert bool(real.measured.all())
+    assert not bool(made.measured.any())
+    assert made.utility.abs().max() == 0
+    assert torch.equal(agent.reward_of(made), made.generated)
+    assert torch.equal(agent.reward_of(real), agent.measured_reward(real))
+    assert made.generated.std() > 0
+
+
+def test_only_real_states_judge_generated_rewards(tiny, fit):
+    agent = build(tiny("stages.state=0", "reward.case=raw_gdm", "state.measured=false", "ddpg.replay=512"))
+    agent.stages["reward"] = agent.stages["state"] = True
+    fit(agent)
+    for agent.chi, judged in ((1.0, False), (0.0, True)):
+        agent.means.collect()
+        agent.replacements_due = 0.0
+        agent.interact()
+        assert ("renpnn/rank_correlation" in agent.means.collect()) == judged
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("stages.state=null",), "this run has none"),
+        (("reward.case=raw",), "set reward.generated=true"),
+        (("stages.reward=3", "stages.state=2"), "stages.reward to 2 at most, got stages.reward=3"),
+        (("chi.policy=fixed", "chi.maximum=1"), "lower chi.maximum"),
+    ],
+)
+def test_synthetic_states_without_a_reward_are_refused(tiny, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        D2RL(tiny("stages.state=0", "reward.case=raw_gdm", "state.measured=false", *overrides))
+
+
 def test_chi_zero_replaces_no_state(tiny, fit):
     agent = with_state_stage(tiny, fit, 0.0)
     for _ in range(3):

@@ -58,7 +58,7 @@ USES = {
         reward.steps reward.rate reward.every reward.updates reward.windows
         reward.samples reward.risk reward.quantile reward.guard
         state.explorer state.steps state.corrupt state.rate state.decay state.width
-        state.condition state.every
+        state.condition state.every state.measured
         chi.policy chi.eta chi.maximum chi.threshold
         stages.action stages.reward stages.state stages.plateau
         trainer.epochs trainer.updates_per_epoch trainer.updates_per_step trainer.updates_per_slot trainer.num_envs

@@ -99,12 +99,18 @@ class RENPNN(L.LightningModule):
         return cls(transition, width, reward.steps, per_link, reward.risk, reward.quantile, reward.rate, own)
 
     def loss(
-        self, observation: Observation, view: Tensor, reward: Tensor, generator: torch.Generator
+        self,
+        observation: Observation,
+        view: Tensor,
+        reward: Tensor,
+        generator: torch.Generator,
+        measured: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Error of the clean reward estimated from a corrupted one.
 
         :param view: of the actions, [B, M, K, view]
-        :param reward: measured, [B, M, K or 1]
+        :param reward: [B, M, K or 1]
+        :param measured: [B] bool, the states whose rewards were measured; the others do not count. None: all
         :returns: loss; metrics, detached
         """
         target = (reward - self.centre) / self.spread
@@ -113,9 +119,13 @@ class RENPNN(L.LightningModule):
         step = torch.randint(1, steps + 1, shape[:2], generator=generator, device=device)
         noise = torch.randn(shape, generator=generator, device=device)
         estimate = self.denoiser(embedding, self.schedule.corrupt(target, step, noise), step).float()
-        loss = F.mse_loss(estimate, target)
+        errors = (estimate - target).square().mean(-1)
+        counted = (
+            torch.ones_like(errors) if measured is None else measured.unsqueeze(-1).to(errors.dtype).expand_as(errors)
+        )
+        loss = (errors * counted).sum() / counted.sum().clamp_min(1)
         if self.risk == "cvar":
-            self._remember((estimate.detach() - target).square().mean(-1), step)
+            self._remember(errors.detach(), step, counted)
         return loss, {"loss": loss.detach()}
 
     def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
@@ -171,9 +181,10 @@ class RENPNN(L.LightningModule):
         return FusedAdam(self.parameters(), lr=self.rate)
 
     @torch.no_grad()
-    def _remember(self, error: Tensor, step: Tensor) -> None:
-        """Take squared errors of estimates into the means of their steps, [B, M] both."""
-        own = (step.unsqueeze(-1) == torch.arange(len(self.errors), device=step.device)).to(error.dtype)
+    def _remember(self, error: Tensor, step: Tensor, counted: Tensor) -> None:
+        """Take squared errors of estimates into the means of their steps, [B, M] all; those with 0 do not count."""
+        own = step.unsqueeze(-1) == torch.arange(len(self.errors), device=step.device)
+        own = own * counted.unsqueeze(-1)
         newest = (own * error.unsqueeze(-1)).sum((0, 1)) / own.sum((0, 1))
         self.errors.lerp_(torch.where(newest.isfinite(), newest, self.errors), NEWEST)  # NaN of steps not drawn
 

@@ -345,3 +345,23 @@ def test_a_trainer_fits_it_alone(channels, tmp_path):
     assert "loss" in trainer.callback_metrics
     assert (noisy_inputs[0] != noisy_inputs[2]).all()  # the same batch an epoch later, with other noise
     assert explorer.loss(observation, view, reward, seeded())[0].item() < 0.5 * before
+
+
+@pytest.mark.parametrize("risk", ["mean", "cvar"])
+def test_rewards_that_nobody_measured_do_not_count(channels, risk):
+    observation = seen(channels)
+    view = draw_views(observation, 2)
+    reward = torch.randn(channels.batch, 2, channels.links, generator=seeded(3))
+    measured = torch.arange(channels.batch) % 3 > 0
+    found = []
+    for value in (0.0, 1e3):
+        explorer = build(channels, risk=risk)
+        told = torch.where(measured[:, None, None], reward, value)
+        loss, _ = explorer.loss(observation, view, told, seeded(4), measured)
+        loss.backward()
+        found.append((loss.detach(), explorer.denoiser.out.weight.grad, explorer.errors.clone()))
+    for first, second in zip(*found, strict=True):
+        torch.testing.assert_close(first, second)
+    everything, _ = build(channels).loss(observation, view, reward, seeded(4), torch.ones_like(measured))
+    plain, _ = build(channels).loss(observation, view, reward, seeded(4))
+    torch.testing.assert_close(everything, plain)
