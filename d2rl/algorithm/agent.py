@@ -233,6 +233,8 @@ class D2RL(Losses):
         if not self.generates_reward or self.splits_reports:
             return None  # out of reports it is generated when it is learned from, by what RENPNN knows then
         measured = self.case_reward(utility, observation)
+        if self.rejects("reward"):
+            return measured  # the replay keeps its form
         with self.sections("renpnn"), self.autocast():
             generated = self.renpnn.generate(observation, view, self.config.reward.samples, self.generator)
         if not measures:
@@ -247,7 +249,7 @@ class D2RL(Losses):
     def judge_split(self) -> None:
         """How RENPNN ranks reports of cells that it does not learn from, beside those of the same time."""
         windows = self.world.windows
-        if windows is None or not windows.ready:
+        if windows is None or not windows.ready or self.rejects("reward"):
             return
         batch = windows.judged(JUDGED, self.generator)
         with self.sections("renpnn"), self.autocast():
@@ -306,12 +308,14 @@ class D2RL(Losses):
     @property
     def reward_explorer_due(self) -> bool:
         """Whether RENPNN learns in this update; from the start, so that its stage finds it trained."""
-        return self.generates_reward and self.updates % self.config.reward.every == 0
+        due = self.updates % self.config.reward.every == 0
+        return self.generates_reward and due and not self.rejects("reward")
 
     @property
     def state_explorer_due(self) -> bool:
         """Whether SENPNN learns in this update."""
-        return self.config.stages.state is not None and self.updates % self.config.state.every == 0
+        due = self.updates % self.config.state.every == 0
+        return self.config.stages.state is not None and due and not self.rejects("state")
 
     def rows_due(self) -> KindsOfRows | None:
         """The rows that SENPNN learns from in this update, if it does: of :meth:`diffused`, or of the stored states."""

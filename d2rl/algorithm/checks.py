@@ -6,7 +6,7 @@ from d2rl.algorithm.explorers.action import IMITATING
 from d2rl.algorithm.reports import REGRESSION, splits_reports
 from d2rl.algorithm.rewards import reward_case
 from d2rl.common.errors import ConfigError
-from d2rl.config.defaults import Config, EvaluationConfig, RunConfig
+from d2rl.config.defaults import AUTO, Config, EvaluationConfig, RunConfig, first_epoch
 from d2rl.config.load import processes
 from d2rl.problems import check_config, make_problems
 from d2rl.problems.base import Generative, Measurable, Prioritised, Problem
@@ -44,6 +44,11 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
         raise ConfigError(
             f"stages.state={config.stages.state} begins SENPNN, and {name} has no rows to diffuse; set "
             "stages.state=null."
+        )
+    if config.stages.state == AUTO and not (problem.exogenous and isinstance(problem, Measurable)):
+        raise ConfigError(
+            f"stages.state=auto compares what decisions reach in real and in synthetic states, and {name} cannot be "
+            "put into a synthetic one; set stages.state to an epoch, or null."
         )
     if config.action.candidates > 1 and not problem.exogenous:
         raise ConfigError(
@@ -84,6 +89,8 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
     if not config.state.measured:
         check_unmeasured(config, problem)
     splits = splits_reports(config, problem)
+    if config.stages.reward == AUTO:
+        check_reward_auto(config, splits)
     if splits and config.trainer.num_envs < 4 * processes(config.trainer):
         raise ConfigError(
             f"reward.generated=true needs trainer.num_envs of 4 at least for each process, got "
@@ -103,13 +110,13 @@ def check_unmeasured(config: RunConfig, problem: Problem) -> None:
 
     :raises ConfigError: names the key and the remedy
     """
-    reward, state = config.stages.reward, config.stages.state
+    reward, state = config.stages.reward, first_epoch(config, "state")
     if state is None or not problem.exogenous:
         raise ConfigError(
             "state.measured=false is of synthetic states in the place of real ones, and this run has none; leave it "
             "out."
         )
-    if not config.reward.generated or reward is None or reward > state or splits_reports(config, problem):
+    if not config.reward.generated or not isinstance(reward, int) or reward > state or splits_reports(config, problem):
         raise ConfigError(
             f"state.measured=false has RENPNN generate the rewards of synthetic states; set reward.generated=true with "
             f"rewards of single slots, and stages.reward to {state} at most, got stages.reward={reward}."
@@ -118,6 +125,28 @@ def check_unmeasured(config: RunConfig, problem: Problem) -> None:
         raise ConfigError(
             "state.measured=false and chi.policy=fixed with chi.maximum=1 leave no reward to learn from; lower "
             "chi.maximum."
+        )
+
+
+def check_reward_auto(config: RunConfig, splits: bool) -> None:
+    """Refuse a choice of the reward stage that has one candidate, or nothing to choose by.
+
+    :raises ConfigError: names the key and the remedy
+    """
+    if not config.reward.generated:
+        raise ConfigError(
+            "stages.reward=auto decides whether generated rewards take the place of measured ones, and "
+            "reward.generated=false leaves it nothing to decide; set reward.generated=true, or stages.reward=0."
+        )
+    if config.ddpg.analytic:
+        raise ConfigError(
+            "stages.reward=auto compares RENPNN with the critic, and with ddpg.analytic=true none learns; set "
+            "stages.reward=null."
+        )
+    if config.ddpg.gamma > 0 and not splits:
+        raise ConfigError(
+            f"stages.reward=auto compares how RENPNN and the critic rank rewards, and with ddpg.gamma="
+            f"{config.ddpg.gamma:g} the critic tells more than them; set ddpg.gamma=0, or stages.reward to an epoch."
         )
 
 

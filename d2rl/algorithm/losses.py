@@ -16,6 +16,7 @@ from d2rl.algorithm.networks import MLPEncoder
 from d2rl.algorithm.reports import beyond_baselines
 from d2rl.algorithm.rewards import Case, raw_reward, to_scalar
 from d2rl.common import distributed
+from d2rl.config.defaults import AUTO
 from d2rl.problems.base import Observation, Transition
 
 
@@ -81,6 +82,10 @@ class Losses(RLModule):
     def generates_reward(self) -> bool:
         """Whether RENPNN takes part."""
         return self.config.stages.reward is not None and self.config.reward.generated
+
+    def rejects(self, stage: str) -> bool:
+        """Whether auto has left a stage out, whose explorer then rests."""
+        return getattr(self.config.stages, stage) == AUTO and self.decided.get(stage) is False
 
     @property
     def splits_reports(self) -> bool:
@@ -175,9 +180,14 @@ class Losses(RLModule):
             return raw_reward(utility, observation).squeeze(-1) / self.config.ddpg.reward_scale
         for weight in self.weights["critic"]:
             weight.requires_grad_(False)
-        value = self.critic(observation, self.view(observation, action))
+        value = self.critic_value(observation, self.view(observation, action))
         for weight in self.weights["critic"]:
             weight.requires_grad_(True)
+        return value
+
+    def critic_value(self, observation: Observation, view: Tensor) -> Tensor:
+        """What the critic says of actions as it sees them, [B, M]."""
+        value = self.critic(observation, view)
         return to_scalar(value, observation.weights) if self.learns_per_entity else value.sum(-1)
 
     # ------------------------------------------------------------------ explorers

@@ -26,7 +26,7 @@ from d2rl.problems.base import Problem, stream
 logger = logging.getLogger(__name__)
 
 # counters and switches that a checkpoint keeps
-KEPT = ("stages", "chi", "replacements_due", "fallback", "reward_unit_known", "updates", "environment_steps")
+KEPT = ("stages", "decided", "chi", "replacements_due", "fallback", "reward_unit_known", "updates", "environment_steps")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class RLModule(L.LightningModule):
         self.worlds = make_worlds(problems, config)
         self.visited = 0
         self.stages = dict.fromkeys(STAGES, False)
+        self.decided: dict[str, bool] = {}  # of stages with auto, whether they begin
         self.initial_stages = dict.fromkeys(STAGES, False)  # begun by the checkpoint that this run started from
         self.chi, self.replacements_due, self.imagines = 0.0, 0.0, False
         self.updates = self.environment_steps = 0
@@ -205,7 +206,7 @@ class RLModule(L.LightningModule):
         """Restore what :meth:`on_save_checkpoint` kept; the worlds wait until the device is known."""
         self.saved = checkpoint["d2rl"]
         for name in KEPT:
-            setattr(self, name, self.saved[name])
+            setattr(self, name, self.saved.get(name, getattr(self, name)))  # older checkpoints have no decisions
         before, planned = Schedule(**self.saved["schedule"]), self.schedule.planned
         self.schedule = before.replanned(planned, self.updates)
         if self.schedule is not before:

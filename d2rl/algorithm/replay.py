@@ -75,6 +75,10 @@ class ReplayBuffer:
         index = (uniform * self.bound).long()
         return self.at(index)
 
+    def newest(self, count: int) -> Transition:
+        """The ``count`` transitions that were added last, in their order."""
+        return self.at((torch.arange(count, device=self.bound.device) + self.position - count) % self.capacity)
+
     def at(self, index: Tensor) -> Transition:
         """The transitions in these rows of the ring.
 

@@ -82,6 +82,7 @@ SECTIONS = (
         "Stages and alerts",
         (
             Panel("Stages", _metrics("charts", "stage_action", "stage_reward", "stage_state")),
+            Panel("What auto decides stages by", _metrics("charts", "forecast_reward", "forecast_state")),
             Panel("chi", _metrics("charts", "chi")),
             Panel("Exploration noise", _metrics("charts", "exploration_noise")),
             Panel(

@@ -18,13 +18,15 @@ def option(
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
+    word: str | None = None,
     also: str = "",
 ) -> Any:
     """A field with its meaning and its range: ``low <= x <= high``, ``above < x < below``, or choices.
 
+    :param word: that a number may be instead
     :param also: what other libraries call it, for the message on an unknown key; blanks between
     """
-    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices, "word": word}
     return field(default=default, metadata={"meaning": meaning, "also": also.split(), **limits})
 
 
@@ -286,15 +288,19 @@ class ChiConfig:
 
 
 STAGES = ("action", "reward", "state")  # in the order in which they may begin
+AUTO = "auto"  # a number decides whether a stage begins
 
 
 @dataclass
 class StagesConfig:
-    """Staged integration: the epoch at which each explorer begins; null is never."""
+    """Staged integration: the epoch at which each explorer begins; null is never.
+
+    auto: after the first fifth of the epochs, if a number measured there predicts that it pays.
+    """
 
     action: int | None = option(0, "AENPNN replaces the deterministic actor", low=0)
-    reward: int | None = option(0, "RENPNN's reward case replaces the raw sum rate", low=0)
-    state: int | None = option(None, "SENPNN begins to replace states", low=0)
+    reward: int | str | None = option(0, "RENPNN's reward case replaces the raw sum rate", low=0, word=AUTO)
+    state: int | str | None = option(None, "SENPNN begins to replace states", low=0, word=AUTO)
     plateau: int = option(0, "begin the next stage earlier when this many evaluations brought nothing; 0: never", low=0)
 
 
@@ -421,6 +427,12 @@ class RunConfig:
         "checkpoint or run directory whose weights a new run starts from; null: drawn anew",
         also="ckpt pretrained load weights finetune",
     )
+
+
+def first_epoch(config: RunConfig, stage: str) -> int | None:
+    """Epoch at which a stage begins, or with auto may begin; None is never."""
+    value = getattr(config.stages, stage)
+    return max(1, config.trainer.epochs // 5) if value == AUTO else value
 
 
 @dataclass

@@ -20,7 +20,7 @@ from typing_extensions import TypeVar
 
 from d2rl.common.errors import CheckpointError, ConfigError, first_line
 from d2rl.config import schema as keys
-from d2rl.config.defaults import STAGES, Config, RunConfig, TrainerConfig
+from d2rl.config.defaults import AUTO, STAGES, Config, RunConfig, TrainerConfig, first_epoch
 from d2rl.config.schema import Leaf, either, leaves, show, unknown
 
 T = TypeVar("T", default=Config)
@@ -157,14 +157,7 @@ def check(config: RunConfig) -> None:
         )
     if config.reward.risk == "cvar" and config.reward.samples < 2:
         raise ConfigError("reward.risk=cvar needs reward.samples of 2 at least, got 1: one sample has no worst part.")
-    begun = [f"stages.{name}" for name in STAGES]
-    begun = [key for key in begun if known[key].value is not None]
-    for first, second in pairwise(begun):
-        if known[first].value > known[second].value:
-            raise ConfigError(
-                f"impossible order: {named(first)} would begin after {named(second)}; the epochs of action, reward "
-                "and state must not fall. null leaves a stage out."
-            )
+    check_stages(config)
     if config.stages.action is not None and config.action.objective == "weighted" and config.action.candidates < 2:
         raise ConfigError(
             "action.objective=weighted needs action.candidates of 2 at least, got 1: it learns from which of a "
@@ -187,6 +180,26 @@ def check(config: RunConfig) -> None:
         raise ConfigError(
             "logger.mode=online needs a W&B key: run `wandb login` or set WANDB_API_KEY, "
             "or keep logger.mode=offline and run `wandb sync` later."
+        )
+
+
+def check_stages(config: RunConfig) -> None:
+    """Refuse stages that cannot begin as they are asked to. :raises ConfigError: names the keys"""
+    begun = []
+    for name in STAGES:
+        value, epoch = getattr(config.stages, name), first_epoch(config, name)
+        if epoch is not None:
+            begun.append((epoch, f"stages.{name} ({value}{f': epoch {epoch}' if value == AUTO else ''})"))
+    for (before, first), (after, second) in pairwise(begun):
+        if before > after:
+            raise ConfigError(
+                f"impossible order: {first} would begin after {second}; the epochs of action, reward and state must "
+                "not fall. null leaves a stage out."
+            )
+    if AUTO in (config.stages.reward, config.stages.state) and config.trainer.epochs < 2:
+        raise ConfigError(
+            f"stages of auto are decided after the first epoch at the earliest, and trainer.epochs="
+            f"{config.trainer.epochs} ends there; raise it, or give their epoch."
         )
 
 

@@ -38,8 +38,14 @@ class Leaf:
         """What the value may be, beyond its type."""
         if choices := self.metadata.get("choices"):
             return f"one of {', '.join(choices)}"
+        word = f", or {self.word}" if self.word else ""
         given = ((words, self.metadata.get(name)) for name, words in LIMITS.items())
-        return " and ".join(f"{words} {limit:g}" for words, limit in given if limit is not None)
+        return " and ".join(f"{words} {limit:g}" for words, limit in given if limit is not None) + word
+
+    @property
+    def word(self) -> str | None:
+        """What a number may be instead."""
+        return self.metadata.get("word")
 
     def convert(self, value: Any, origin: str = "") -> Any:
         """The value as the field's type. :raises ConfigError: wrong type or out of range"""
@@ -55,6 +61,8 @@ class Leaf:
         """The value converted, or NotImplemented. Numbers of a YAML file arrive as text, see :mod:`.load`."""
         if value is None:
             return None if self.optional else NotImplemented
+        if self.word is not None and value == self.word:
+            return value
         if self.kind is bool:
             return value if isinstance(value, bool) else BOOLEANS.get(str(value).lower(), NotImplemented)
         if self.kind in (int, float, str):
@@ -82,7 +90,7 @@ class Leaf:
 
     def _within(self, value: Any) -> bool:
         choices = self.metadata.get("choices")
-        if value is None or isinstance(value, bool | list) or (choices and value in choices):
+        if value is None or value == self.word or isinstance(value, bool | list) or (choices and value in choices):
             return True
         low, above, high, below = (self.metadata.get(name) for name in LIMITS)
         return not choices and not (
@@ -104,7 +112,8 @@ def leaves(schema: Any, prefix: str = "") -> dict[str, Leaf]:
             found |= leaves(value, f"{key}.")
             continue
         union = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-        kinds = [one for one in union if one is not types.NoneType]
+        left_out = (types.NoneType, str) if field.metadata.get("word") else (types.NoneType,)
+        kinds = [one for one in union if one not in left_out]
         found[key] = Leaf(key, kinds[0] if len(kinds) == 1 else Any, len(kinds) < len(union), value, field.metadata)
     return found
 

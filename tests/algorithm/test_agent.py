@@ -72,9 +72,7 @@ def distinct_channels(first: ChannelState, second: ChannelState) -> Tensor:
 
 def latest(agent: D2RL) -> Transition:
     """The transitions of the last interaction."""
-    count, ring = agent.world.batch, agent.replay
-    index = (torch.arange(count) + ring.position - count) % ring.capacity
-    return ring.form.with_tensors({name: tensor[index] for name, tensor in ring.storage.items()})
+    return agent.replay.newest(agent.world.batch)
 
 
 # ------------------------------------------------------------------ the same bits
@@ -306,6 +304,7 @@ def test_only_real_states_judge_generated_rewards(tiny, fit):
         (("stages.state=null",), "this run has none"),
         (("reward.case=raw",), "set reward.generated=true"),
         (("stages.reward=3", "stages.state=2"), "stages.reward to 2 at most, got stages.reward=3"),
+        (("stages.reward=auto", "stages.state=auto"), "stages.reward to 1 at most, got stages.reward=auto"),
         (("chi.policy=fixed", "chi.maximum=1"), "lower chi.maximum"),
     ],
 )

@@ -48,6 +48,8 @@ def test_the_latest_transitions_are_kept(batches):
         written += count
         assert len(buffer) == min(written, 10)
         assert contents(buffer) == list(range(max(0, written - 10), written))
+        newest = buffer.newest(min(len(buffer), 4)).action[:, 0, 0].tolist()
+        assert newest == list(range(written - len(newest), written))
 
 
 def test_parts_of_a_transition_stay_together():

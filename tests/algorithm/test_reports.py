@@ -9,6 +9,7 @@ import torch
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.capturable import Waits
+from d2rl.algorithm.diagnostics import reward_lead
 from d2rl.algorithm.replay import ReplayBuffer
 from d2rl.algorithm.reports import ReportWindows, beyond_baselines
 from d2rl.common.errors import ConfigError, InputError
@@ -182,6 +183,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, fit, tmp_path):
     whole, first, resumed = (agent.state_dict() for agent in agents)
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     assert not all(torch.equal(tensor, first[name]) for name, tensor in whole.items())
+
+
+def test_the_lead_on_reports_is_that_of_sums_over_whole_windows(tiny, fit, monkeypatch):
+    """A critic that says the share that every slot was given knows the reports, RENPNN their opposite."""
+    agent = D2RL(tiny(*TRAFFIC, "stages.reward=9"))
+    fit(agent, epochs=2)
+
+    def shares(seen, view):
+        kept = agent.replay.storage
+        same = (kept["view"].flatten(1).unsqueeze(0) == view.flatten(1).unsqueeze(1)).all(-1).int().argmax(1)
+        return kept["utility"][same].sum(-1)
+
+    def denied(seen, view, samples, generator):
+        beyond = shares(seen, view) - seen.baseline.sum(-1, keepdim=True)
+        return -beyond.unsqueeze(-1).expand(-1, -1, view.shape[2]) / view.shape[2]
+
+    scale = agent.config.ddpg.reward_scale
+    monkeypatch.setattr(agent, "critic_value", lambda seen, view: shares(seen, view) / scale)
+    monkeypatch.setattr(agent.renpnn, "generate", denied)
+    assert reward_lead(agent).item() == pytest.approx(-2, abs=1e-4)
+    monkeypatch.setattr(agent.renpnn, "generate", lambda *given: -denied(*given))
+    assert reward_lead(agent).item() == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize(

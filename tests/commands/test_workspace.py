@@ -40,7 +40,7 @@ def test_every_metric_of_a_whole_run_has_a_panel_and_every_panel_its_metrics(tin
     columns: set[str] = set()
     runs = (
         ("reward.case=designed_gdm", "action.objective=mixed", "stages.action=0", "stages.reward=0", "stages.state=0"),
-        ("stages.action=null", "stages.reward=null", "stages.state=null"),
+        ("stages.action=null", "stages.reward=auto", "reward.generated=true", "stages.state=auto"),
     )
     for number, overrides in enumerate(runs):
         more = (

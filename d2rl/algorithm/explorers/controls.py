@@ -58,15 +58,7 @@ class Mix(SENPNN):
     @torch.no_grad()
     def generate(self, rows: KindsOfRows, step: int | None = None, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Rows of several states beside each other."""
-        made = {}
-        for name, real in self._checked(rows).items():
-            numbers = self.stored[name].numbers
-            shape, device = real.numbers.shape[:2], numbers.device
-            chosen = torch.randint(len(numbers), shape, generator=generator, device=device)
-            made[name] = turned(
-                replace(real, numbers=numbers[chosen, torch.arange(shape[1], device=device)]), generator
-            )
-        return made
+        return {name: mixed(real, self.stored[name], generator) for name, real in self._checked(rows).items()}
 
 
 class Gaussian(Mix):
@@ -93,6 +85,16 @@ class Gaussian(Mix):
             row = mean + torch.einsum("nij,bnj->bni", factor, noise)
             made[name] = torch.view_as_real(row).flatten(-2) if row.is_complex() else row
         return made
+
+
+def mixed(rows: Rows, others: Rows, generator: torch.Generator) -> Tensor:
+    """Numbers [B, n, d] for rows, each those in its place of another state, under another common phase.
+
+    :param others: rows of the states to take them from
+    """
+    shape, device = rows.numbers.shape[:2], rows.numbers.device
+    chosen = torch.randint(others.batch, shape, generator=generator, device=device)
+    return turned(replace(rows, numbers=others.numbers[chosen, torch.arange(shape[1], device=device)]), generator)
 
 
 def _moments(rows: Rows) -> tuple[Tensor, Tensor]:

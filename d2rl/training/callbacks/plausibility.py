@@ -28,7 +28,7 @@ class StatePlausibility(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, agent: D2RL) -> None:
         """Compare when due, once the state stage is planned; of several processes the first does."""
         due = (trainer.current_epoch + 1) % self.every == 0 and trainer.is_global_zero
-        if agent.config.stages.state is None or not due:
+        if agent.config.stages.state is None or agent.rejects("state") or not due:
             return
         problem: Any = agent.problem  # whose states can be diffused, or the stage would be refused
         explorer: Any = agent.senpnn

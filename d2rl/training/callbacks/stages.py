@@ -3,26 +3,52 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.algorithm.diagnostics import reward_lead, unseen_loss
+from d2rl.common.distributed import mean
 from d2rl.common.files import keeping_on
-from d2rl.config.defaults import STAGES, StagesConfig
+from d2rl.config.defaults import AUTO, STAGES, StagesConfig, first_epoch
 from d2rl.runs.tracking import log
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What predicts whether a stage pays, before it begins.
+
+    :param number: of the agent
+    :param least: the stage begins if the number is above it
+    :param meaning: of the number, in words
+    """
+
+    number: Callable[[D2RL], Tensor]
+    least: float
+    meaning: str
+
+
+FORECASTS = {
+    "reward": Forecast(reward_lead, 0.0, "RENPNN's rank correlation with rewards, less the critic's,"),
+    "state": Forecast(unseen_loss, 0.02, "the share of its utility that the policy loses on mixed states"),
+}
 
 
 class StagedIntegration(Callback):
     """Switches on action, reward and state exploration, in this order.
 
     A stage begins at its epoch, or, with ``plateau``, as soon as that many evaluations in a row have not
-    beaten the best one before them; one that the agent's initial checkpoint brought begins with the run. Every
-    change is logged and, given a directory, checkpointed.
+    beaten the best one before them; one that the agent's initial checkpoint brought begins with the run. With ``auto``
+    it begins only if its :class:`Forecast` says so, and is left out for good otherwise. Every change is logged and,
+    given a directory, checkpointed.
 
     Example::
 
@@ -43,8 +69,15 @@ class StagedIntegration(Callback):
         # Lightning clears its count of batches only after this hook; a checkpoint of now must not carry the old one
         trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         for name, epoch in self.planned.items():
-            if not agent.stages[name] and (trainer.current_epoch >= epoch or agent.initial_stages[name]):
+            due = agent.decided.get(name, False) if epoch == AUTO else trainer.current_epoch >= epoch
+            if not agent.stages[name] and (due or agent.initial_stages[name]):
                 self._begin(name, trainer, agent)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, agent: D2RL) -> None:
+        """Decide what may begin with the next epoch; at its start a resumed replay would have to wait for a slot."""
+        for name in self.planned:
+            if self._undecided(name, agent) and trainer.current_epoch + 1 >= first_epoch(agent.config, name):
+                self._decide(name, trainer, agent)
 
     def evaluated(self, sum_rate: float, trainer: L.Trainer, agent: D2RL) -> None:
         """Told by the evaluation; begins the next stage when the policy has levelled off."""
@@ -52,9 +85,12 @@ class StagedIntegration(Callback):
             return
         self.idle = 0 if sum_rate > self.best else self.idle + 1
         self.best = max(self.best, sum_rate)
-        waiting = [name for name in self.planned if not agent.stages[name]]
+        waiting = [name for name in self.planned if not (agent.stages[name] or agent.rejects(name))]
         if waiting and self.idle >= self.config.plateau:
-            self._begin(waiting[0], trainer, agent)
+            if self._undecided(waiting[0], agent):
+                self._decide(waiting[0], trainer, agent)
+            if not agent.rejects(waiting[0]):
+                self._begin(waiting[0], trainer, agent)
 
     def state_dict(self) -> dict[str, Any]:
         """What the plateau rule remembers."""
@@ -62,6 +98,21 @@ class StagedIntegration(Callback):
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.best, self.idle = saved["best"], saved["idle"]
+
+    def _undecided(self, name: str, agent: D2RL) -> bool:
+        return self.planned[name] == AUTO and not agent.stages[name] and name not in agent.decided
+
+    def _decide(self, name: str, trainer: L.Trainer, agent: D2RL) -> None:
+        forecast = FORECASTS[name]
+        number = mean(float(forecast.number(agent)), agent.device)
+        agent.decided[name] = number > forecast.least
+        self.idle = 0
+        begins, than = ("begins it", "more") if agent.decided[name] else ("leaves it out", "not more")
+        logger.info(
+            f"stage {name}: auto {begins} after update {agent.updates}: {forecast.meaning} is {number:.3f}, {than} "
+            f"than {forecast.least:g}"
+        )
+        log(trainer.loggers, {f"charts/forecast_{name}": number}, agent.environment_steps)
 
     def _begin(self, name: str, trainer: L.Trainer, agent: D2RL) -> None:
         agent.begin_stage(name)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import logging
 
 import pytest
+import torch
 
 from d2rl.algorithm.agent import D2RL
+from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import StagesConfig
+from d2rl.problems import load_config
 from d2rl.runs.tracking import CsvLogger
-from d2rl.training.callbacks import StagedIntegration
+from d2rl.training.callbacks import StagedIntegration, stages
 from d2rl.training.checkpoint import load_checkpoint
 
 NAMES = ("action", "reward", "state")
@@ -106,3 +110,116 @@ def test_the_plateau_rule_goes_on_where_it_was(tiny, fit):
     second, resumed = plateau(tiny, fit, config, rates[3:], saved)
     assert whole == [*first, *second] == ["", "", "", "", "a", "a"]
     assert end == resumed
+
+
+def decided(tiny, fit, monkeypatch, numbers: dict[str, float], *overrides: str, **fitting) -> tuple[D2RL, list[str]]:
+    """The agent, and the stages that are on in each of four epochs, where auto is told these numbers."""
+    for name, number in numbers.items():
+        told = stages.Forecast(lambda agent, number=number: torch.tensor(number), 0.5, "a number")
+        monkeypatch.setitem(stages.FORECASTS, name, told)
+    agent, seen = D2RL(tiny("trainer.updates_per_epoch=2", "trainer.epochs=4", "stages.state=auto", *overrides)), []
+
+    def look(_, agent):
+        seen.append("".join(name[0] for name in NAMES if agent.stages[name]))
+
+    fit(agent, StagedIntegration(agent.config.stages), look, **{"epochs": 4, **fitting})
+    return agent, seen
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ({"reward": 0.6, "state": 0.6}, ["a", "ars", "ars", "ars"]),
+        ({"reward": 0.4, "state": 0.6}, ["a", "as", "as", "as"]),
+        ({"reward": 0.6, "state": 0.5}, ["a", "ar", "ar", "ar"]),
+        ({"reward": 0.4, "state": float("nan")}, ["a", "a", "a", "a"]),
+    ],
+    ids=str,
+)
+def test_auto_begins_a_stage_only_if_its_number_is_high_enough(tiny, fit, monkeypatch, caplog, numbers, expected):
+    with caplog.at_level(logging.INFO):
+        _, seen = decided(tiny, fit, monkeypatch, numbers, "stages.reward=auto", "reward.generated=true")
+    assert seen == expected
+    for name, number in numbers.items():
+        verdict = "begins it" if name[0] in expected[-1] else "leaves it out"
+        (told,) = [text for text in caplog.messages if text.startswith(f"stage {name}: auto")]
+        assert f"auto {verdict} after update 2: a number is {number:.3f}, " in told
+
+
+def test_an_explorer_rests_once_auto_has_left_its_stage_out(tiny, fit, monkeypatch):
+    numbers = {"reward": 0.0, "state": 0.0}
+    agent, _ = decided(tiny, fit, monkeypatch, numbers, "stages.reward=auto", "reward.generated=true", epochs=1)
+    before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
+    fit(agent, StagedIntegration(agent.config.stages), epochs=2)
+    after = agent.state_dict()
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed >= {"critic", "aenpnn"}
+    assert not changed & {"renpnn", "senpnn"}
+
+
+def test_the_plateau_rule_asks_the_number_of_auto(tiny, fit, monkeypatch):
+    for number, expected in ((1.0, ["", "s", "s"]), (0.0, ["", "", ""])):
+        told = stages.Forecast(lambda agent, number=number: torch.tensor(number), 0.5, "a number")
+        monkeypatch.setitem(stages.FORECASTS, "state", told)
+        config = StagesConfig(action=None, reward=None, state="auto", plateau=1)
+        agent, callback, seen = (
+            D2RL(tiny("trainer.updates_per_epoch=6", "stages.state=auto")),
+            StagedIntegration(config),
+            [],
+        )
+
+        def evaluate(trainer, agent, callback=callback, seen=seen):
+            callback.evaluated(1.0, trainer, agent)
+            seen.append("s" if agent.stages["state"] else "")
+
+        fit(agent, callback, evaluate)
+        assert seen == expected
+
+
+def test_the_number_of_auto_is_logged_where_it_decides(tiny, fit, tmp_path):
+    agent, logger = D2RL(tiny("trainer.epochs=5", "stages.state=auto")), CsvLogger(tmp_path / "metrics.csv")
+    fit(agent, StagedIntegration(agent.config.stages), epochs=2, logger=logger)
+    with open(tmp_path / "metrics.csv") as file:
+        found = [
+            (row["environment_steps"], float(row["charts/forecast_state"]))
+            for row in csv.DictReader(file)
+            if row["charts/forecast_state"]
+        ]
+    assert [steps for steps, _ in found] == ["32"]
+    assert agent.decided == {"state": found[0][1] > stages.FORECASTS["state"].least}
+
+
+@pytest.mark.parametrize("epochs", [5, 10])
+def test_a_resumed_run_decides_as_an_uninterrupted_one(tiny, fit, tmp_path, epochs):
+    """Saved after the first epoch: where auto has decided, and an epoch before it does."""
+    config, agents = tiny(f"trainer.epochs={epochs}", "stages.state=auto", "chi.policy=fixed"), []
+    for length, checkpoint in ((3, None), (1, None), (3, tmp_path / "one.ckpt")):
+        agents.append(D2RL(config))
+        trainer = fit(agents[-1], StagedIntegration(config.stages), epochs=length, checkpoint=checkpoint)
+        if length == 1:
+            assert bool(agents[-1].decided) == (epochs == 5)
+            trainer.save_checkpoint(tmp_path / "one.ckpt")
+    whole, _, resumed = agents
+    assert whole.decided == resumed.decided != {}
+    assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["stages.reward=auto"], r"reward\.generated=false leaves it nothing to decide"),
+        (["stages.reward=auto", "reward.generated=true", "ddpg.gamma=0.5"], r"set ddpg\.gamma=0"),
+        (["stages.reward=auto", "reward.generated=true", "ddpg.analytic=true"], r"set stages\.reward=null"),
+        (["stages.state=auto", "problem=traffic", "action.candidates=1"], r"problem=traffic has no rows to diffuse"),
+    ],
+    ids=str,
+)
+def test_auto_with_nothing_to_decide_is_refused(tiny, asked, told):
+    with pytest.raises(ConfigError, match=told):
+        D2RL(tiny(*asked))
+
+
+def test_auto_refuses_a_state_stage_whose_states_cannot_be_replaced():
+    asked = ["problem=gymnasium", "gymnasium.id=Pendulum-v1", "action.candidates=1", "stages.state=auto"]
+    with pytest.raises(ConfigError, match=r"cannot be put into a synthetic one; set stages\.state to an epoch"):
+        D2RL(load_config(asked))
