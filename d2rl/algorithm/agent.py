@@ -254,7 +254,7 @@ class D2RL(Losses):
         batch = windows.judged(JUDGED, self.generator)
         with self.sections("renpnn"), self.autocast():
             generated = self.renpnn.generate(batch.observation, batch.view, self.config.reward.samples, self.generator)
-        made = generated.sum(-1).unflatten(0, (-1, windows.slots)).sum(1)
+        made = to_scalar(generated, batch.observation.weights).unflatten(0, (-1, windows.slots)).sum(1)
         ranked = [
             one.unflatten(0, (JUDGED, -1)).mT.flatten(0, 1) for one in (made, beyond_baselines(batch, windows.slots))
         ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from d2rl.algorithm.replay import ReplayBuffer
+from d2rl.algorithm.rewards import to_scalar
 from d2rl.common.errors import ConfigError, InputError, counted
 from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Problem, Step, Transition
@@ -137,9 +138,9 @@ class ReportWindows:
 
 
 def beyond_baselines(batch: Transition, slots: int) -> Tensor:
-    """[W, M], what reports are beyond the sum of their links' and slots' baselines, which are known.
+    """[W, M], what reports are beyond the weighted sum of their links' and slots' baselines, which are known.
 
     :param batch: of whole windows, a window's slots side by side
     """
-    own = batch.utility - batch.observation.baseline.unsqueeze(1)
-    return own.sum(-1).unflatten(0, (len(own) // slots, slots)).sum(1)
+    own = to_scalar(batch.utility - batch.observation.baseline.unsqueeze(1), batch.observation.weights)
+    return own.unflatten(0, (len(own) // slots, slots)).sum(1)

@@ -72,6 +72,11 @@ class FullDuplexConfig:
         None, "number of the place where users stay, fading alone varies; null: they are dropped anew", low=0
     )
     csi_error: float = option(0.0, "e of the channel estimate sqrt(1-e) h + sqrt(e) n", low=0, high=1)
+    feedback: str = option(
+        "dense",
+        "what the learner is told: dense, the rate of every link; scalar, their weighted sum alone",
+        choices=("dense", "scalar"),
+    )
     stored_states: int = option(
         0, "train on this many stored states (scarce CSI); 0: new drops without end", low=0, high=10**7
     )

@@ -9,7 +9,7 @@ from d2rl.config.defaults import Config
 from d2rl.config.schema import leaves
 
 LEARNING = (  # what only a training has a use for; a name that ends with a dot is that of a section
-    *("scenario.stored_states", "scenario.loads", "network.critic"),
+    *("scenario.feedback", "scenario.stored_states", "scenario.loads", "network.critic"),
     *("ddpg.", "reward.", "state.", "chi.", "stages.", "logger."),
     *("action.objective", "action.samples", "action.gradient_steps", "action.candidates", "action.temperature"),
     *("action.weighted_scale", "evaluation.every", "problem", "seed", "run_dir", "resume", "initial"),

@@ -287,6 +287,20 @@ def test_rewards_of_synthetic_states_that_nobody_measures_are_generated(tiny, fi
     assert made.generated.std() > 0
 
 
+def test_rewards_of_links_are_generated_where_their_sum_alone_is_told(tiny, fit):
+    """RENPNN learns from sums, and the critic from what it makes of them, for each link."""
+    agent = build(tiny("scenario.feedback=scalar", "reward.case=raw_gdm", "ddpg.replay=512", "action.candidates=4"))
+    agent.stages["reward"] = True
+    before = weights(agent)
+    fit(agent)
+    assert "renpnn" in changed(agent, before)
+    batch = agent.replay.sample(64, seeded())
+    assert batch.utility.std(-1).max() < 1e-5
+    assert not agent.trusts_generated or agent.learns_per_entity
+    agent.fallback = False
+    assert agent.reward_of(batch).std(-1).min() > 1e-3
+
+
 def test_only_real_states_judge_generated_rewards(tiny, fit):
     agent = build(tiny("stages.state=0", "reward.case=raw_gdm", "state.measured=false", "ddpg.replay=512"))
     agent.stages["reward"] = agent.stages["state"] = True

@@ -48,7 +48,7 @@ USES = {
         evaluation.drops evaluation.priority_spread evaluation.weights""",
     "train eval": "evaluation.slots evaluation.references",
     "train benchmark": """
-        problem scenario.stored_states scenario.loads network.critic
+        problem scenario.feedback scenario.stored_states scenario.loads network.critic
         ddpg.gamma ddpg.steps ddpg.batch ddpg.critic_batch ddpg.replay ddpg.actor_rate ddpg.critic_rate ddpg.target_rate
         ddpg.warmup_updates ddpg.warmup_critic_updates ddpg.noise ddpg.noise_end ddpg.noise_correlation ddpg.rate_end
         ddpg.analytic ddpg.saturation_penalty ddpg.reward_scale

@@ -23,11 +23,12 @@ MIDDLE = -3.0
 class SplitRENPNN(RENPNN):
     r"""Reward explorer that learns from sums of rewards alone.
 
-    A report T is the sum of the rewards of all links in the n slots of a window. Mean and variance C of every one are
-    fitted to the reports: sums of means by regression, sums of variances by likelihood. Then rewards of the window are
-    drawn and conditioned on their sum, by which those that are less sure take more of what is left over,
+    A report T is the sum of the rewards of all links in the n slots of a window, weighted by their priorities w. Mean
+    and variance C of every one are fitted to the reports: sums of means by regression, sums of variances by likelihood.
+    Then rewards of the window are drawn and conditioned on their sum, by which those that are less sure take more of
+    what is left over,
 
-    .. math:: r_i \leftarrow r_i + \frac{C_i}{\sum_j C_j} \Big(T - \sum_j r_j\Big)
+    .. math:: r_i \leftarrow r_i + \frac{w_i C_i}{\sum_j w_j^2 C_j} \Big(T - \sum_j w_j r_j\Big)
 
     and the chain learns to denoise towards these draws, in units of their own deviation from their mean (after CARD,
     Han et al., NeurIPS 2022). Draws of the chain itself would feed on their own errors: a report moves each of its many
@@ -69,19 +70,21 @@ class SplitRENPNN(RENPNN):
         embedding = self._embed(observation, view)
         windows, shape = len(total), embedding.shape[:3]
         elements = math.prod(shape) / total.numel()
-        target = (total - self.centre * elements) / self.spread
+        weights = observation.weights.unsqueeze(1).expand(shape)
+        target = (total - self.centre * added(weights, windows)) / self.spread
         mean, variance = self._moments(embedding)
-        sums = added(mean, windows)
+        deviation = weights * variance.sqrt()
+        sums = added(weights * mean, windows)
         left = (target - sums).detach()
         loss = F.smooth_l1_loss(sums / elements**0.5, target / elements**0.5)
         metrics = {"loss": loss.detach(), "left_over": left.square().mean().sqrt() * self.spread / elements}
         if self.regresses:
             return loss, metrics
-        total_variance = added(variance, windows)
+        total_variance = added(deviation.square(), windows)
         likelihood = (total_variance.log() + left.square() / total_variance).mean() / 2
         with torch.no_grad():
             noise = torch.randn((2, *shape), generator=generator, device=mean.device)
-            drawn = adding_up(variance.sqrt() * noise[0], variance, left) / variance.sqrt()
+            drawn = adding_up(noise[0], deviation, left)
             step = torch.randint(1, self.schedule.steps + 1, shape[:2], generator=generator, device=mean.device)
         estimate = self.denoiser(embedding.detach(), self.schedule.corrupt(drawn, step, noise[1]), step).float()
         return loss + likelihood + F.mse_loss(estimate, drawn), metrics
@@ -124,8 +127,8 @@ def added(values: Tensor, windows: int) -> Tensor:
     return values.sum(-1).unflatten(0, (windows, len(values) // windows)).sum(1)
 
 
-def adding_up(drawn: Tensor, variance: Tensor, total: Tensor) -> Tensor:
-    """Independent Gaussian draws [W n, M, K] as draws under the condition that windows add up to totals [W, M]."""
-    missing = (total - added(drawn, len(total))) / added(variance, len(total))
-    slots = len(drawn) // len(total)
-    return drawn + variance * missing.repeat_interleave(slots, 0).unsqueeze(-1)
+def adding_up(noise: Tensor, deviation: Tensor, total: Tensor) -> Tensor:
+    """White noise [W n, M, K] under the condition that noise times deviation adds up to totals [W, M] of windows."""
+    missing = (total - added(deviation * noise, len(total))) / added(deviation.square(), len(total))
+    slots = len(noise) // len(total)
+    return noise + deviation * missing.repeat_interleave(slots, 0).unsqueeze(-1)

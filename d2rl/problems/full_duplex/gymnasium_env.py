@@ -253,6 +253,8 @@ def scenario_of(options: dict[str, Any]) -> FullDuplexConfig:
     config = from_keywords(plain, FullDuplexConfig)
     if config.objective != "weighted_sum":
         raise ConfigError(f"objective={config.objective} is for policies; rewards here are weighted sums of rates.")
+    if config.feedback != "dense":
+        raise ConfigError(f"feedback={config.feedback} is for training; rewards here are sums, and info has the rates.")
     check_cell(Config(scenario=config))
     return config
 

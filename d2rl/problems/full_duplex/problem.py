@@ -98,10 +98,18 @@ class FullDuplexProblem:
         return self.cells.reset(batch, generator)
 
     def step(self, state: CellState, decision: Decision, generator: torch.Generator) -> Step[CellState]:
-        """Rates on the true channels, then the next slot."""
+        """Rates on the true channels, then the next slot. Where the sum alone is told, every link has the mean."""
         rates = self.measure(state, decision)
+        if self.tells_sums:
+            weights = state.weights.unsqueeze(1)
+            rates = ((rates * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)).expand_as(rates)
         following, fresh, truncated = self.cells.advance(state, generator)
         return Step(rates, following, fresh, truncated, torch.zeros_like(truncated))
+
+    @property
+    def tells_sums(self) -> bool:
+        """Whether the learner is told of the cell alone, and not of its links."""
+        return self.config.feedback == "scalar"
 
     def observe(self, state: CellState) -> Observation:
         """Features of the estimated channels."""

@@ -28,6 +28,11 @@ def check_traffic(traffic: TrafficConfig, scenario: FullDuplexConfig) -> None:
                 f"traffic.{direction}_deadline ({deadline}) must be below traffic.ages ({t.ages}), the slots for which "
                 "the age of a bit is followed."
             )
+    if scenario.feedback != FullDuplexConfig().feedback:
+        raise ConfigError(
+            f"scenario.feedback={scenario.feedback} is of rates without queues; set "
+            f"traffic.feedback={scenario.feedback} instead."
+        )
     if scenario.objective != FullDuplexConfig().objective:
         raise ConfigError(
             f"scenario.objective={scenario.objective} is of the rates of one slot, which problem=traffic does not "

@@ -22,7 +22,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def world(noise: float, seed: int) -> tuple[Observation, Tensor, Tensor]:
+def world(noise: float, seed: int, weighted: bool = False) -> tuple[Observation, Tensor, Tensor]:
     """States, views, and rewards [W n, 1, K] that depend on a link's own numbers and on luck."""
     generator = seeded(seed)
     nodes = torch.rand(WINDOWS * SLOTS, LINKS, 2, generator=generator) * 2 - 1
@@ -30,21 +30,24 @@ def world(noise: float, seed: int) -> tuple[Observation, Tensor, Tensor]:
     luck = torch.randn(WINDOWS * SLOTS, 1, LINKS, generator=generator)
     reward = 3 * nodes[..., 0].unsqueeze(1) + 2 * view[..., 0].abs() - 5 + noise * luck
     weights = torch.ones(len(nodes), LINKS)
-    return Observation(nodes, nodes.unsqueeze(1), weights, weights, None, Layout((LINKS,), (1,))), view, reward
+    if weighted:  # in a fifth of the cases nobody asks for a link
+        weights = (torch.rand(len(nodes), LINKS, generator=generator) * 2.5 - 0.5).clamp_min(0)
+    baseline = torch.ones(len(nodes), LINKS)
+    return Observation(nodes, nodes.unsqueeze(1), weights, baseline, None, Layout((LINKS,), (1,))), view, reward
 
 
-def sums(reward: Tensor) -> Tensor:
-    return reward.sum(-1).unflatten(0, (WINDOWS, SLOTS)).sum(1)
+def sums(observation: Observation, reward: Tensor) -> Tensor:
+    return (reward * observation.weights.unsqueeze(1)).sum(-1).unflatten(0, (WINDOWS, SLOTS)).sum(1)
 
 
 @cache
-def trained(noise: float, regresses: bool = False) -> SplitRENPNN:
+def trained(noise: float, regresses: bool = False, weighted: bool = False) -> SplitRENPNN:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transition = LinkTransition(SIZES, 2, 16, alone=True)  # of the view and the baseline
         explorer = SplitRENPNN(transition, 16, 6, True, rate=1e-2, regresses=regresses)
-    observation, view, reward = world(noise, 1)
-    total, generator, optimizer = sums(reward), seeded(2), explorer.configure_optimizers()
+    observation, view, reward = world(noise, 1, weighted)
+    total, generator, optimizer = sums(observation, reward), seeded(2), explorer.configure_optimizers()
     explorer.calibrate(total / (SLOTS * LINKS))
     rows = torch.arange(WINDOWS * SLOTS).unflatten(0, (WINDOWS, SLOTS))
     for _ in range(400):
@@ -57,10 +60,14 @@ def trained(noise: float, regresses: bool = False) -> SplitRENPNN:
     return explorer
 
 
-@pytest.mark.parametrize("regresses", [False, True], ids=["renpnn", "regression"])
-def test_rewards_of_links_are_found_from_sums_of_windows(regresses):
+@pytest.mark.parametrize(
+    ("regresses", "weighted"),
+    [(False, False), (True, False), (False, True)],
+    ids=["renpnn", "regression", "weighted sums"],
+)
+def test_rewards_of_links_are_found_from_sums_of_windows(regresses, weighted):
     """On other states: the error is small beside what rewards of links and slots differ by."""
-    explorer = trained(0.0, regresses)
+    explorer = trained(0.0, regresses, weighted)
     observation, view, reward = world(0.0, 3)
     with torch.no_grad():
         made = explorer.generate(observation, view, 4, seeded(4))
@@ -98,10 +105,10 @@ def test_the_spread_of_rewards_without_luck_is_smaller():
 
 def test_draws_add_up_and_the_doubtful_give_way():
     generator = seeded()
-    drawn, variance = (torch.rand(10, 1, 3, generator=generator) + 0.1 for _ in range(2))
+    noise, deviation = (torch.rand(10, 1, 3, generator=generator) + 0.1 for _ in range(2))
     total = torch.tensor([[7.0], [-2.0]])
-    made = adding_up(drawn, variance, total)
-    torch.testing.assert_close(made.sum(-1).unflatten(0, (2, 5)).sum(1), total)
-    moved = (made - drawn) / variance
+    made = adding_up(noise, deviation, total)
+    torch.testing.assert_close((deviation * made).sum(-1).unflatten(0, (2, 5)).sum(1), total)
+    moved = (made - noise) / deviation
     for window in moved.unflatten(0, (2, 5)):
         torch.testing.assert_close(window, window.mean().expand_as(window))

@@ -305,3 +305,8 @@ def test_actions_that_cannot_be_used_are_refused_and_large_ones_clipped():
     edge.reset(seed=0)
     corners = np.sign(np.random.default_rng(0).normal(size=(2, 10)))
     assert same(far.step(7 * corners), edge.step(corners))
+
+
+def test_what_a_learner_is_told_is_no_option_of_an_environment():
+    with pytest.raises(ConfigError, match=r"feedback=scalar is for training"):
+        vector(2, feedback="scalar")

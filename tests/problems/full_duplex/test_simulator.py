@@ -539,3 +539,16 @@ def test_a_fixed_drop_is_one_place_for_every_seed_and_for_the_evaluation():
     assert all(torch.equal(place, places[0]) for place in places)
     other = evaluation_states(replace(config, fixed_drop=4), 4, 9).positions.downlink[2]
     assert (other - places[0]).norm(dim=-1).min() > 0.1
+
+
+def test_where_the_sum_alone_is_told_every_link_has_the_weighted_mean():
+    told = {}
+    for feedback in ("dense", "scalar"):
+        env = build(feedback=feedback, priority_user=0.5, priority_zero=0.3)
+        state = env.state
+        decision = env.problem.decode(env.problem.observe(state), random_actions(env, 6, 3))
+        told[feedback] = env.problem.step(state, decision, torch.Generator().manual_seed(0)).utility
+        assert torch.equal(env.problem.measure(state, decision), told["dense"])  # evaluations see all
+    weights = state.weights.unsqueeze(1)
+    assert torch.equal(told["scalar"], told["scalar"][..., :1].expand_as(told["scalar"]))
+    torch.testing.assert_close((weights * told["scalar"]).sum(-1), (weights * told["dense"]).sum(-1))
