@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,10 @@ from d2rl.runs.tracking import log
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What predicts whether a stage pays, before it begins.
-
-    :param number: of the agent
-    :param least: the stage begins if the number is above it
-    :param meaning: of the number, in words
-    """
-
-    number: Callable[[D2RL], Tensor]
-    least: float
-    meaning: str
-
-
-FORECASTS = {
-    "reward": Forecast(reward_lead, 0.0, "RENPNN's rank correlation with rewards, less the critic's,"),
-    "state": Forecast(unseen_loss, 0.02, "the share of its utility that the policy loses on mixed states"),
+# what predicts, before a stage begins, whether it pays, which it does above 0; and that in words
+FORECASTS: dict[str, tuple[Callable[[D2RL], Tensor], str]] = {
+    "reward": (reward_lead, "RENPNN's rank correlation with rewards, less the critic's,"),
+    "state": (unseen_loss, "the share of its utility that the policy loses on mixed states"),
 }
 
 
@@ -47,8 +33,8 @@ class StagedIntegration(Callback):
 
     A stage begins at its epoch, or, with ``plateau``, as soon as that many evaluations in a row have not
     beaten the best one before them; one that the agent's initial checkpoint brought begins with the run. With ``auto``
-    it begins only if its :class:`Forecast` says so, and is left out for good otherwise. Every change is logged and,
-    given a directory, checkpointed.
+    it begins only if its number among ``FORECASTS`` is above 0, and is left out for good otherwise. Every change is
+    logged and, given a directory, checkpointed.
 
     Example::
 
@@ -103,15 +89,12 @@ class StagedIntegration(Callback):
         return self.planned[name] == AUTO and not agent.stages[name] and name not in agent.decided
 
     def _decide(self, name: str, trainer: L.Trainer, agent: D2RL) -> None:
-        forecast = FORECASTS[name]
-        number = mean(float(forecast.number(agent)), agent.device)
-        agent.decided[name] = number > forecast.least
+        forecast, meaning = FORECASTS[name]
+        number = mean(float(forecast(agent)), agent.device)
+        agent.decided[name] = number > 0
         self.idle = 0
-        begins, than = ("begins it", "more") if agent.decided[name] else ("leaves it out", "not more")
-        logger.info(
-            f"stage {name}: auto {begins} after update {agent.updates}: {forecast.meaning} is {number:.3f}, {than} "
-            f"than {forecast.least:g}"
-        )
+        verdict = "begins it" if agent.decided[name] else "leaves it out"
+        logger.info(f"stage {name}: auto {verdict} after update {agent.updates}: {meaning} is {number:.3f}")
         log(trainer.loggers, {f"charts/forecast_{name}": number}, agent.environment_steps)
 
     def _begin(self, name: str, trainer: L.Trainer, agent: D2RL) -> None:
