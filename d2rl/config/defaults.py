@@ -304,8 +304,12 @@ class StagesConfig:
     """
 
     action: int | None = option(0, "AENPNN replaces the deterministic actor", low=0)
-    reward: int | str | None = option(0, "RENPNN's reward case replaces the raw sum rate", low=0, word=AUTO)
-    state: int | str | None = option(None, "SENPNN begins to replace states", low=0, word=AUTO)
+    reward: int | str | None = option(
+        0, "RENPNN's reward case replaces the raw sum rate; auto: if that is predicted to pay", low=0, word=AUTO
+    )
+    state: int | str | None = option(
+        None, "SENPNN begins to replace states; auto: if that is predicted to pay", low=0, word=AUTO
+    )
     plateau: int = option(0, "begin the next stage earlier when this many evaluations brought nothing; 0: never", low=0)
 
 
