@@ -65,13 +65,14 @@ class Losses(RLModule):
             with torch.no_grad():
                 beyond = self.renpnn.generate(batch.observation, batch.view, self.config.reward.samples, self.generator)
             return self.case_reward(batch.observation.baseline.unsqueeze(1) + beyond, batch.observation)
-        measured, generated = self.measured_reward(batch), batch.generated
         if self.trusts_generated:
-            assert generated is not None  # every transition has one where rewards are generated
-            return generated
-        if batch.measured is None or generated is None or not self.stages["reward"]:
+            assert batch.generated is not None  # every transition has one where rewards are generated
+            return batch.generated
+        measured = self.measured_reward(batch)
+        if batch.measured is None or not self.stages["reward"]:
             return measured
-        return torch.where(batch.measured[:, None, None], measured, generated)
+        assert batch.generated is not None  # in the place of what nobody measures
+        return torch.where(batch.measured[:, None, None], measured, batch.generated)
 
     @property
     def learns_per_entity(self) -> bool:

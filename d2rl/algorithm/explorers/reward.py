@@ -120,12 +120,14 @@ class RENPNN(L.LightningModule):
         noise = torch.randn(shape, generator=generator, device=device)
         estimate = self.denoiser(embedding, self.schedule.corrupt(target, step, noise), step).float()
         errors = (estimate - target).square().mean(-1)
-        counted = (
-            torch.ones_like(errors) if measured is None else measured.unsqueeze(-1).to(errors.dtype).expand_as(errors)
-        )
-        loss = (errors * counted).sum() / counted.sum().clamp_min(1)
+        if measured is None:
+            loss = errors.mean()
+        else:
+            counted = measured.unsqueeze(-1).expand_as(errors)
+            loss = (errors * counted).sum() / counted.sum().clamp_min(1)
+            step = step.masked_fill(~counted, -1)  # no step of the chain
         if self.risk == "cvar":
-            self._remember(errors.detach(), step, counted)
+            self._remember(errors.detach(), step)
         return loss, {"loss": loss.detach()}
 
     def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
@@ -181,10 +183,9 @@ class RENPNN(L.LightningModule):
         return FusedAdam(self.parameters(), lr=self.rate)
 
     @torch.no_grad()
-    def _remember(self, error: Tensor, step: Tensor, counted: Tensor) -> None:
-        """Take squared errors of estimates into the means of their steps, [B, M] all; those with 0 do not count."""
-        own = step.unsqueeze(-1) == torch.arange(len(self.errors), device=step.device)
-        own = own * counted.unsqueeze(-1)
+    def _remember(self, error: Tensor, step: Tensor) -> None:
+        """Take squared errors of estimates into the means of their steps, [B, M] both."""
+        own = (step.unsqueeze(-1) == torch.arange(len(self.errors), device=step.device)).to(error.dtype)
         newest = (own * error.unsqueeze(-1)).sum((0, 1)) / own.sum((0, 1))
         self.errors.lerp_(torch.where(newest.isfinite(), newest, self.errors), NEWEST)  # NaN of steps not drawn
 
