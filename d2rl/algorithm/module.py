@@ -131,10 +131,10 @@ class RLModule(L.LightningModule):
             parameter.grad = None
         self.manual_backward(loss)
         checked = [loss.detach(), *(parameter.grad for parameter in parameters if parameter.grad is not None)]
+        distributed.average_(*checked)  # what is not finite in one process is so in all of them then
         broken, one = torch.zeros((), device=loss.device), torch.ones((), device=loss.device)
         # GradScaler's own check, here with a scale of 1: sets ``broken`` and never waits for the device
         torch._amp_foreach_non_finite_check_and_unscale_(checked, broken, one)
-        distributed.largest_(broken)
         adam.grad_scale, adam.found_inf = None, broken  # fused Adam then skips the step by itself
         optimizer.step()
         self.skipped.add_(broken)

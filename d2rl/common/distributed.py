@@ -1,8 +1,7 @@
 """One run in several processes, each with its share of the cells, the replay and the batches.
 
-Gradients are averaged by Lightning's DDP. What else decides how the run goes on (judgements of callbacks, skipped
-steps, running moments) goes through the functions here, so that every process decides alike. In a run of one process
-they change nothing.
+Gradients and what else decides how the run goes on (judgements of callbacks, skipped steps, running moments) go through
+the functions here, so that every process decides alike. In a run of one process they change nothing.
 """
 
 from __future__ import annotations
@@ -59,14 +58,8 @@ def launch_rank(config: TrainerConfig) -> int:
 
 
 def strategy(config: TrainerConfig) -> Any:
-    """Lightning's strategy: DDP when asked for or when there is more than one process.
-
-    An update steps one optimizer after the other, each on a part of the module: DDP has to look for the parameters
-    that a loss leaves out.
-    """
-    if config.strategy == "auto" and processes(config) == 1:
-        return "auto"
-    return _Together(find_unused_parameters=True)
+    """Lightning's strategy: one process, or several that meet as for DDP, when asked for or when there are several."""
+    return "auto" if config.strategy == "auto" and processes(config) == 1 else _Together()
 
 
 def plugins(config: TrainerConfig) -> list[Any]:
@@ -75,6 +68,16 @@ def plugins(config: TrainerConfig) -> list[Any]:
 
 
 class _Together(DDPStrategy):
+    """Processes that meet as for DDP. A learner's step averages its own gradients (:func:`average_`); DDP, which knows
+    one loss for the whole module, would exchange those of all learners in the step of each.
+    """
+
+    def configure_ddp(self) -> None:
+        """Begin with the weights of the first process."""
+        assert self.model is not None
+        for tensor in self.model.state_dict().values():
+            dist.broadcast(tensor, 0)
+
     def _configure_launcher(self) -> None:
         self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
