@@ -50,8 +50,11 @@ class ComplexPair:
         parts = torch.view_as_real(numbers.resolve_conj()) if numbers.is_complex() else numbers
         if parts.dim() < 4:
             return cls(*parts.unbind(-1))
-        blocks = parts @ parts.new_tensor([[1.0, 0.0, 0.0, 1.0], [0.0, -1.0, 1.0, 0.0]])
-        return cls(matrix=_assembled(blocks))
+        *leading, rows, columns, _ = parts.shape
+        blocks = parts.new_tensor([[1.0, 0.0], [0.0, -1.0]]), parts.new_tensor([[0.0, 1.0], [1.0, 0.0]])
+        identity = torch.eye(columns, dtype=parts.dtype, device=parts.device)
+        both = torch.cat([torch.kron(identity, row) for row in blocks], dim=-1)
+        return cls(matrix=(parts.flatten(-2) @ both).reshape(*leading, 2 * rows, 2 * columns))
 
     @property
     def parts(self) -> tuple[Tensor, Tensor]:
@@ -66,7 +69,9 @@ class ComplexPair:
         """The other form, [..., 2 n, 2 m]."""
         if self._matrix is None:
             real, imag = self.parts
-            self._matrix = _assembled(torch.stack([real, -imag, imag, real], dim=-1))
+            blocks = torch.stack([real, -imag, imag, real], dim=-1).unflatten(-1, (2, 2))
+            *leading, rows, columns = real.shape
+            self._matrix = blocks.transpose(-3, -2).reshape(*leading, 2 * rows, 2 * columns)
         return self._matrix
 
     @property
@@ -230,17 +235,13 @@ class Factor:
 
     def whiten(self, right: ComplexPair | Tensor) -> ComplexPair:
         """L^-1 right."""
-        right = right if isinstance(right, ComplexPair) else ComplexPair(right, torch.zeros_like(right))
+        if isinstance(right, Tensor):
+            blocks = torch.eye(2, dtype=right.dtype, device=right.device).repeat(*right.shape[-2:])
+            right = ComplexPair(matrix=_for_blocks(right) * blocks)
         size = 2 * self.shape[-1]
         rows, _ = eliminate(self.system.matrix, right.matrix)
         pivots = rows[..., :size].diagonal(dim1=-2, dim2=-1)
         return ComplexPair(matrix=rows[..., size:] / pivots.sqrt().unsqueeze(-1))
-
-
-def _assembled(blocks: Tensor) -> Tensor:
-    """[..., 2 n, 2 m] from blocks [..., n, m, 4]."""
-    *leading, rows, columns, _ = blocks.shape
-    return blocks.unflatten(-1, (2, 2)).transpose(-3, -2).reshape(*leading, 2 * rows, 2 * columns)
 
 
 def _for_blocks(scale: Any) -> Any:
@@ -249,8 +250,8 @@ def _for_blocks(scale: Any) -> Any:
         return scale
     for dim in range(-min(scale.dim(), 2), 0):
         if scale.shape[dim] != 1:
-            both = torch.eye(scale.shape[dim], dtype=scale.dtype).repeat_interleave(2, dim=0)
-            scale = both @ scale if dim == -2 else scale @ both.mT
+            both = torch.arange(scale.shape[dim], device=scale.device).repeat_interleave(2)
+            scale = scale.index_select(dim, both)
     return scale
 
 

@@ -15,6 +15,8 @@ def within(values: Tensor, low: float = -math.inf, high: float = math.inf) -> Te
 
     :param values: of any shape, real
     """
+    if not values.requires_grad:
+        return values.clamp(low, high)
     if low > -math.inf:
         values = torch.where(values < low, low, values)
     return torch.where(values > high, high, values) if high < math.inf else values

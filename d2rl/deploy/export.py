@@ -146,6 +146,7 @@ def make_session(runtime: Any, content: bytes) -> Any:
     """An onnxruntime session on one thread of the CPU."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_mem_reuse = False  # small tensors: to give their memory back costs more than it saves
     return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 

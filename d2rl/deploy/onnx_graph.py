@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,18 @@ import torch
 
 import d2rl.common.elimination  # noqa: F401  defines the operator
 
+FEW = 100  # runs of numbers that Gather copies in less time than Slice takes to begin
+
 
 def tidy(graph: Any) -> None:
     """All of what follows, in place."""
     _forget_sources(graph)
     _shape_what_is_empty(graph)
     _sum_squares(graph)
+    _gather_what_is_sliced(graph)
+    used = {name for node in graph.node for name in node.input}
+    for unused in [one for one in graph.initializer if one.name not in used]:
+        graph.initializer.remove(unused)
 
 
 def _forget_sources(graph: Any) -> None:
@@ -54,9 +61,6 @@ def _shape_what_is_empty(graph: Any) -> None:
         del graph.node[index]
         for node in reversed(made):
             graph.node.insert(index, node)
-    used = {name for node in graph.node for name in node.input}
-    for unused in [one for one in graph.initializer if one.name not in used]:
-        graph.initializer.remove(unused)
 
 
 def _sum_squares(graph: Any) -> None:
@@ -68,6 +72,29 @@ def _sum_squares(graph: Any) -> None:
     used = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
     for unused in [node for name, node in squares.items() if name not in used]:
         graph.node.remove(unused)
+
+
+def _gather_what_is_sliced(graph: Any) -> None:
+    """Gather what is sliced along one axis, where that is little: it takes half the time."""
+    from onnx import helper, numpy_helper
+
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    shapes = {info.name: info.type.tensor_type.shape.dim for info in (*graph.value_info, *graph.input)}
+    made: dict[tuple[int, ...], str] = {}
+    for node in graph.node:
+        source, *limits = node.input
+        if node.op_type != "Slice" or source not in shapes or not all(name in constants for name in limits):
+            continue
+        start, end, axes, *steps = (constants[name].tolist() for name in limits)
+        sizes = [dim.dim_value for dim in shapes[source]]  # 0: for any batch
+        axis = axes[0] % len(sizes)
+        places = tuple(range(sizes[axis])[start[0] : end[0] : steps[0][0] if steps else 1])
+        if len(axes) > 1 or not 0 < len(places) * math.prod(size or 1 for size in sizes[:axis]) <= FEW:
+            continue
+        if places not in made:
+            made[places] = f"places_{len(made)}"
+            graph.initializer.append(numpy_helper.from_array(np.array(places), made[places]))
+        node.CopyFrom(helper.make_node("Gather", [source, made[places]], node.output, node.name, axis=axis))
 
 
 def eliminate(system, right):

@@ -62,7 +62,7 @@ def told_apart(received: Tensor, own: Tensor, crossed: Tensor, uplink_power: Ten
     :param crossed: [B, K_U, K_D], gains from uplink to downlink users
     :param uplink_power: [B, K_U]
     """
-    others = received.masked_fill(own, 0)
+    others = received * ~own
     cross = (uplink_power.unsqueeze(-2) @ crossed).squeeze(-2)
     return received.diagonal(dim1=-2, dim2=-1), others.sum(-1) + cross + 1
 
@@ -97,13 +97,15 @@ def column_powers(values: Tensor) -> Tensor:
 
 
 def column_norms(values: Tensor) -> Tensor:
-    """||x|| of every column, [..., m], as a divisor: above 0 for one that is zero."""
-    return column_powers(values).clamp_min(1e-30).sqrt()
+    """||x|| of every column, [..., 1, m], as a divisor: above 0 for one that is zero."""
+    return squared_magnitude(values).sum(-2, keepdim=True).clamp_min(1e-30).sqrt()
 
 
 def unit_columns(values: Tensor) -> Tensor:
     """Columns scaled to norm 1; one that is zero stays so."""
-    return values / column_norms(values).unsqueeze(-2)
+    if isinstance(values, ComplexPair):  # both columns of a block have its norm
+        return ComplexPair(matrix=unit_columns(values.matrix))
+    return values / column_norms(values)
 
 
 def real_diagonal(matrix: Tensor) -> Tensor:

@@ -56,9 +56,9 @@ def regularised_inverses(*systems: tuple[Tensor, float]) -> list[Tensor]:
         missing = size - gram.shape[-1]
         padded = F.pad(gram, (0, missing, 0, missing)) if missing else gram
         loaded.append(add_noise(padded, loading))
-    inverses = torch.linalg.inv_ex(torch.stack(loaded, dim=1))[0].unbind(1)
+    inverses = torch.linalg.inv_ex(torch.stack(loaded, dim=1))[0]
     counts = [gram.shape[-1] for gram, _ in systems]
-    return [inverse[:, :count, :count] for inverse, count in zip(inverses, counts, strict=True)]
+    return [inverses[:, index, :count, :count] for index, count in enumerate(counts)]
 
 
 def random_decision(channels: ChannelState, generator: torch.Generator) -> tuple[Tensor, Tensor]:

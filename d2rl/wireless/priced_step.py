@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import add_identity, column_powers, inner, real_diagonal, solve, squared_magnitude
-from d2rl.wireless.wmmse import off_diagonal, receivers
+from d2rl.wireless.link_rates import add_identity, column_powers, inner, real_diagonal, solve
+from d2rl.wireless.wmmse import receivers
 
 FULL = 1 - 1e-9  # downlink power that is at the limit
 TINY = 1e-30  # divides what is 0; an export rounds it to single precision
@@ -41,15 +41,13 @@ def priced_step(
         at which g_j^H w_j is positive, and amplitude
     """
     at = receivers(channels, precoder, amplitude, weights)
-    priority_up = weights[..., channels.downlink_users :]
-    paid_up = (at.b.unsqueeze(-1) * off_diagonal(at.passed)).sum(-2)
-    paid_up = paid_up + (squared_magnitude(channels.cross) @ at.price.unsqueeze(-1)).squeeze(-1)
+    users = channels.downlink_users, channels.uplink_users
+    priority_up, (paid, paid_up) = weights[..., users[0] :], at.costs.split(users, dim=-1)
     if cost is not None:
         paid_up = paid_up + cost[1].unsqueeze(-1)
     power = priority_up * amplitude * at.correlation / paid_up.clamp_min(TINY)  # what costs nothing is given all
 
     # the multiplier of the power limit, by stationarity: what the power earns minus what it costs the others
-    paid = inner(precoder, at.quadratic @ precoder) - at.price * at.signal
     spent = column_powers(precoder).sum(-1, keepdim=True)
     mu = (at.earned - paid).sum(-1, keepdim=True) / spent.clamp_min(TINY)
     floor = (1e-10 * real_diagonal(at.quadratic).sum(-1, keepdim=True)).clamp_min(TINY)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from d2rl.wireless.link_rates import add_identity, column_norms, solve
+from d2rl.wireless.link_rates import add_identity, column_norms, solve, unit_columns
 
 
 def shaped_beams(basis: Tensor, strength: Tensor, amplitude: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def shaped_beams(basis: Tensor, strength: Tensor, amplitude: Tensor) -> Tensor:
         shape = solve(add_identity(scaled @ scaled.mH), basis[..., :users])
     else:  # (I + B B^H)^-1 B = B (I + B^H B)^-1
         shape = scaled @ torch.linalg.inv_ex(add_identity(scaled.mH @ scaled))[0][..., :users]
-    return shape * (amplitude / column_norms(shape)).unsqueeze(-2)
+    return unit_columns(shape) * amplitude.unsqueeze(-2)
 
 
 class ShapedBeams(torch.autograd.Function):
@@ -45,7 +45,7 @@ class ShapedBeams(torch.autograd.Function):
         factor = torch.linalg.cholesky_ex(system)[0]
         half = torch.linalg.solve_triangular(factor, basis[..., :users], upper=False)
         shape = torch.linalg.solve_triangular(factor.mH, half, upper=True)
-        norm = column_norms(shape).unsqueeze(-2)
+        norm = column_norms(shape)
         direction = shape / norm
         ctx.save_for_backward(basis, strength, amplitude, factor, shape, direction, norm)
         return direction * amplitude.unsqueeze(-2)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from d2rl.common.errors import InputError
 from d2rl.wireless.channel_state import ChannelState
@@ -19,11 +18,9 @@ from d2rl.wireless.link_rates import (
     column_powers,
     identity_like,
     link_rates,
-    own_beams,
     real_diagonal,
     solve,
     squared_magnitude,
-    told_apart,
 )
 from d2rl.wireless.starting_points import MAXIMUM_STARTS, starting_points
 
@@ -134,27 +131,25 @@ def improve(
 class Receivers:
     """What both ends of every link make of a decision, and what a change of it would cost (docs/method.md, WMMSE).
 
-    :param signal: [B, K_D], |g_j^H w_j|^2
-    :param earned: [B, K_D], priority times SINR / (1 + SINR), what the signal's power earns, nats
+    :param earned: [B, K_D], priority times SINR / (1 + SINR), what the power of a user's beam earns, nats
     :param u: [B, K_D], complex, receiver of a downlink user
     :param a: [B, K_D], weight of its error
     :param v: [B, N_r, K_U], complex, MMSE combiners
     :param b: [B, K_U], weight of an uplink user's error
     :param correlation: [B, K_U], v_k^H h_k
-    :param passed: [B, K_U, K_U], |v_i^H h_k|^2
+    :param costs: [B, K_D + K_U], nats that a downlink user's beam, or a user's p at 1, costs all other links
     :param price: [B, K_D], a_j |u_j|^2, what a unit of interference costs a downlink user
     :param quadratic: [B, N_t, N_t], complex, A
     :param objective: [B], weighted sum rate, bit/s/Hz
     """
 
-    signal: Tensor
     earned: Tensor
     u: Tensor
     a: Tensor
     v: Tensor
     b: Tensor
     correlation: Tensor
-    passed: Tensor
+    costs: Tensor
     price: Tensor
     quadratic: Tensor
     objective: Tensor
@@ -168,37 +163,40 @@ def receivers(channels: ChannelState, precoder: Tensor, amplitude: Tensor, weigh
     :param amplitude: [B, K_U], q_k = sqrt(p_k)
     :param weights: [B, K_D + K_U]
     """
-    h_s, g, h = channels.self_interference, channels.downlink, channels.uplink.mT
-    priority_down, priority_up = weights.split([channels.downlink_users, channels.uplink_users], dim=-1)
+    h_s, g, h = channels.self_interference, channels.downlink.mT, channels.uplink.mT
+    users = channels.downlink_users, channels.uplink_users
+    priority_down, priority_up = weights.split(users, dim=-1)
 
-    received = g.conj() @ precoder
-    power = amplitude.square()
-    # errors are sums over the others: 1 minus what is received would be lost in rounding for a strong link
-    heard = squared_magnitude(received)
-    signal, disturbance = told_apart(heard, own_beams(heard), squared_magnitude(channels.cross), power)
-    total = signal + disturbance
-    own = received.diagonal(dim1=-2, dim2=-1)
-    u = own / total
-    a = priority_down * total / disturbance
-
-    leakage = h_s @ precoder
     streams = h * amplitude.unsqueeze(-2)
-    arriving = torch.cat([leakage, streams], dim=-1)
+    arriving = torch.cat([h_s @ precoder, streams], dim=-1)
     v = solve(add_noise(arriving @ arriving.mH), streams)
     combined = v.mH @ h
     correlation = real_diagonal(combined)
-    passed = squared_magnitude(combined)
-    others = 1 - F.pad(identity_like(passed), (0, 0, leakage.shape[-1], 0))
-    caught = (arriving.mH @ v) * others
-    error = (1 - amplitude * correlation).square() + column_powers(caught) + column_powers(v)
+    listening = torch.cat([g, h_s.mH @ v], dim=-1)  # how each link hears the base station
+
+    # errors are sums over the others: 1 minus what is received would be lost in rounding for a strong link
+    beams = listening.mH @ precoder
+    streams_heard = torch.cat([squared_magnitude(channels.cross).mT, squared_magnitude(combined)], dim=-2)
+    received = torch.cat([squared_magnitude(beams), streams_heard], dim=-1)
+    interference = received * (1 - identity_like(received))
+    sent = torch.cat([torch.ones_like(priority_down), amplitude.square()], dim=-1)
+    at_users, at_combiners = (interference @ sent.unsqueeze(-1)).squeeze(-1).split(users, dim=-1)
+
+    own, signal = (each.diagonal(dim1=-2, dim2=-1)[..., : users[0]] for each in (beams, received))
+    disturbance = at_users + 1
+    total = signal + disturbance
+    u = own / total
+    a = priority_down * total / disturbance
+    error = (1 - amplitude * correlation).square() + at_combiners + column_powers(v)
     b = priority_up / error
 
     earned = priority_down * signal / total
     price = earned / disturbance
-    disturbed = torch.cat([g.mT, h_s.mH @ v], dim=-1)
-    quadratic = (disturbed * torch.cat([price, b], dim=-1).unsqueeze(-2)) @ disturbed.mH
+    prices = torch.cat([price, b], dim=-1).unsqueeze(-2)
+    costs = (prices @ interference).squeeze(-2)
+    quadratic = (listening * prices) @ listening.mH
     objective = (priority_down * torch.log2(total / disturbance)).sum(-1) - (priority_up * torch.log2(error)).sum(-1)
-    return Receivers(signal, earned, u, a, v, b, correlation, passed, price, quadratic, objective)
+    return Receivers(earned, u, a, v, b, correlation, costs, price, quadratic, objective)
 
 
 def wmmse_iteration(
@@ -220,8 +218,7 @@ def wmmse_iteration(
     at = receivers(channels, precoder, amplitude, weights)
     target = channels.downlink.mT * (at.a * at.u).unsqueeze(-2)
     next_precoder = (constrained or _power_constrained)(at.quadratic, target)
-    heard = (at.b.unsqueeze(-1) * at.passed).sum(-2)
-    heard = heard + (squared_magnitude(channels.cross) @ at.price.unsqueeze(-1)).squeeze(-1)
+    heard = at.costs[..., channels.downlink_users :] + at.b * at.correlation.square()
     next_amplitude = (at.b * at.correlation / heard.clamp_min(1e-300)).clamp(0, 1)
     return next_precoder, next_amplitude
 
@@ -293,8 +290,3 @@ def _power_constrained(quadratic: Tensor, target: Tensor) -> Tensor:
     precoder = vectors @ (rotated * shifted.unsqueeze(-1))
     norm = squared_magnitude(precoder).sum((-2, -1), keepdim=True).sqrt()
     return precoder / norm.clamp_min(1)
-
-
-def off_diagonal(matrix: Tensor) -> Tensor:
-    """Square matrices with zeros on their diagonal."""
-    return matrix.masked_fill(torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device), 0)

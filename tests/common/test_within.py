@@ -26,5 +26,9 @@ def test_what_stands_on_a_limit_has_a_gradient_and_what_is_beyond_has_none(limit
     assert values.grad.tolist() == slope
 
 
-def test_what_is_no_number_stays_visible():
-    assert math.isnan(within(torch.tensor(math.nan), -1, 1))
+@pytest.mark.parametrize("gradient", [False, True])
+def test_limits_are_the_same_with_and_without_a_gradient_and_what_is_no_number_stays_visible(gradient):
+    values = torch.tensor([-math.inf, -1, -0.5, 1, math.inf, math.nan], requires_grad=gradient)
+    assert within(values, -1, 1)[:-1].tolist() == [-1, -1, -0.5, 1, 1]
+    assert within(values, low=0)[:-1].tolist() == [0, 0, 0, 1, math.inf]
+    assert math.isnan(within(values, -1, 1)[-1])

@@ -116,7 +116,7 @@ MUTANTS = (
     # what critics see, and the estimates of the action explorer
     Mutant("interference with the noise in it", PROBLEM, "[signal + 1, disturbance]", "[signal + 1, disturbance + 1]"),
     Mutant("numbers of both directions alike", NUMBERS, "numbers * (kinds == kind)", "numbers * (kinds == 0)"),
-    Mutant("estimate of the step before", ACTION, "stop=step,", "stop=step - 1,"),
+    Mutant("estimate of the step before", ACTION, "stop=step)", "stop=step - 1)"),
     # layouts of actions
     Mutant("every entity of the last kind", BASE, "(index >= boundary)", "(index >= 0)"),
     Mutant("flat numbers with their padding", BASE, "part[..., :own].flatten(-2)", "part.flatten(-2)"),
@@ -127,10 +127,7 @@ MUTANTS = (
     ),
     Mutant("beams without unit norm", SHAPED, "direction = shape / norm", "direction = shape"),
     Mutant("settled for other priorities", HEADS, "amplitude, priority)", "amplitude, torch.ones_like(priority))"),
-    Mutant(
-        "a priced step that forgets cross channels", PRICED, "squared_magnitude(channels.cross) @",
-        "0 * squared_magnitude(channels.cross) @",
-    ),
+    Mutant("a priced step in which power costs nobody", PRICED, "at.costs.split", "(0 * at.costs).split"),
     Mutant("a wish for the foot of the hill", ASCENT, "* slope.sign()", "* -slope.sign()"),
     Mutant("no power ball", HEADS, "return precoder / norm, (power", "return precoder, (power"),
     Mutant("uplink power up to 2", HEADS, "(power.squeeze(-1) + 1) / 2", "(power.squeeze(-1) + 1)"),
@@ -153,8 +150,8 @@ MUTANTS = (
     ),
     Mutant("WMMSE precoder blind to self-interference", WMMSE, "torch.cat([price, b]", "torch.cat([price, 0 * b]"),
     Mutant(
-        "WMMSE uplink blind to the downlink users", WMMSE, "heard + (squared_magnitude(channels.cross)",
-        "heard + 0 * (squared_magnitude(channels.cross)",
+        "WMMSE uplink blind to the downlink users", WMMSE, "at.costs[..., channels.downlink_users :]",
+        "(at.b.unsqueeze(-1) * squared_magnitude(at.v.mH @ channels.uplink.mT)).sum(-2)",
     ),
     Mutant(
         "WMMSE covariance without self-interference", WMMSE, "add_noise(arriving @ arriving.mH)",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -120,17 +122,18 @@ class ActionChain(nn.Module):
         :returns: [B, count, size]
         """
         embedding = self.encode(observation) if embedding is None else embedding
-        layout, schedule = observation.layout, self.schedule
         noises = self.draw(observation, count, generator) if noises is None else noises
         with torch.no_grad():
-            noisy = schedule.reverse(
-                self.denoiser.conditioned(embedding, count),
-                None,
-                sampler=self.config.sampler,
-                noises=noises.movedim(-1, 1).contiguous(),
-                stop=step,
-            )
-        return layout.to_flat(self.denoiser(embedding, noisy.movedim(0, -1), step).float())
+            noisy = self._noisy(embedding, noises, step)
+        return observation.layout.to_flat(self.denoiser(embedding, noisy, step).float())
+
+    def _noisy(self, embedding: Tensor, noises: Tensor, step: int) -> Tensor:
+        """The chain's x_p from noises [P or 1, B, M, K, numbers]: [B, M, K, numbers]."""
+        chain = partial(self.schedule.reverse, start_or_shape=None, sampler=self.config.sampler, stop=step)
+        if torch.compiler.is_compiling():  # an exported graph pays for every operator, and not for thin products
+            return chain(lambda noisy, p: self.denoiser(embedding, noisy, p).float().tanh(), noises=noises)
+        estimate = self.denoiser.conditioned(embedding, noises.shape[2])
+        return chain(estimate, noises=noises.movedim(-1, 1).contiguous()).movedim(0, -1)
 
     def draw(self, observation: Observation, count: int, generator: torch.Generator | None) -> Tensor:
         """Noise of ``count`` chains, that of the first 0 with ``calm_first``: [P or 1, B, count, K, width]."""

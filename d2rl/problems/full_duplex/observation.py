@@ -58,7 +58,7 @@ def observe(channels: ChannelState, weights: Tensor, numbers: tuple[int, int] = 
     combiners = uplink_combiners(channels, inverse_up)
     basis = beam_basis(channels, combiners).to(g.dtype)
     beams = basis[..., :k_d]
-    received = log_gain(_received(channels, combiners, beams, full_uplink_power(channels)))
+    received = log_gain(_received(channels, combiners, beams))
     matched = unit_columns(h.mT)
     parallel = _blocks(squared_magnitude(beams.mH @ beams), squared_magnitude(matched.mH @ matched))
     layout = Layout((k_d, channels.uplink_users), numbers)
@@ -70,19 +70,12 @@ def observe(channels: ChannelState, weights: Tensor, numbers: tuple[int, int] = 
     leaks_in = column_powers(channels.self_interference.mH @ combiners)
     leaks = torch.cat([leaks_out, leaks_in], dim=-1)
     gain = torch.cat([column_powers(g.mT), column_powers(h.mT)], dim=-1)
-    suppressed = torch.cat([suppressed_gain(inverse_down), suppressed_gain(inverse_up)], dim=-1).to(gain.dtype)
+    suppressed = suppressed_gain(inverse_down, inverse_up).to(gain.dtype)
     reference = link_rates(channels, rzf(channels, inverse_rzf), full_uplink_power(channels))
-    is_downlink = (kinds.squeeze(-1) == 0).to(gain.dtype).expand_as(gain)
-    features = [
-        is_downlink,
-        1 - is_downlink,
-        log_gain(gain),
-        log_gain(suppressed),
-        torch.zeros_like(leaks) if channels.half_duplex else log_gain(leaks),
-        reference / BITS,
-        log_weight(weights),
-    ]
-    nodes = torch.stack(features, dim=-1)
+    direction = torch.cat([kinds == 0, kinds != 0], dim=-1).to(gain.dtype).expand(*gain.shape, -1)
+    gains = [gain, suppressed, torch.zeros_like(leaks) if channels.half_duplex else leaks]
+    others = torch.stack([reference / BITS, log_weight(weights)], dim=-1)
+    nodes = torch.cat([direction, log_gain(torch.stack(gains, dim=-1)), others], dim=-1)
     return Observation(nodes, edges, weights, reference, KnownCell(channels, basis), layout)
 
 
@@ -115,24 +108,21 @@ def flat_cell(observation: Observation) -> Tensor:
     return torch.cat([torch.view_as_real(compressed.resolve_conj()).flatten(1), log_weight(observation.weights)], -1)
 
 
-def suppressed_gain(inverse: Tensor) -> Tensor:
-    """Signal-to-noise ratio of each user after linear MMSE suppression of the others: [B, K].
+def suppressed_gain(*inverses: Tensor) -> Tensor:
+    """Signal-to-noise ratio of each user after linear MMSE suppression of the others: [B, K], set after set of users.
 
-    :param inverse: [B, K, K], (I + H^H H)^-1 of the users' channels
+    :param inverses: [B, n, n] each, (I + H^H H)^-1 of the channels of a set of n users
     """
-    return (1 / real_diagonal(inverse) - 1).clamp_min(0)
+    errors = torch.cat([real_diagonal(inverse) for inverse in inverses], dim=-1)
+    return (1 / errors - 1).clamp_min(0)
 
 
-def _received(channels: ChannelState, combiners: Tensor, precoder: Tensor, power: Tensor) -> Tensor:
-    """Power that link i (row) receives from link j (column), noise 1: [B, K, K]."""
-    fraction = power.unsqueeze(-2)
-    to_downlink = [
-        squared_magnitude(channels.downlink.conj() @ precoder),
-        squared_magnitude(channels.cross).mT * fraction,
-    ]
+def _received(channels: ChannelState, combiners: Tensor, precoder: Tensor) -> Tensor:
+    """Power that link i (row) receives from link j (column) at full uplink power, noise 1: [B, K, K]."""
+    to_downlink = [squared_magnitude(channels.downlink.conj() @ precoder), squared_magnitude(channels.cross).mT]
     to_uplink = [
         squared_magnitude(combiners.mH @ channels.self_interference @ precoder),
-        squared_magnitude(combiners.mH @ channels.uplink.mT) * fraction,
+        squared_magnitude(combiners.mH @ channels.uplink.mT),
     ]
     return torch.cat([torch.cat(to_downlink, dim=-1), torch.cat(to_uplink, dim=-1)], dim=-2)
 
