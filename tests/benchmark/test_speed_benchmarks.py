@@ -184,3 +184,19 @@ def test_failures_of_the_paper_are_provoked(script, tmp_path, tiny_arguments):
     rows = read_csv(tmp_path / "failures.csv")
     assert [row["case"] for row in rows] == [failures.CASES[name][0] for name in ("stopped", "early")]
     assert (tmp_path / "failures.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_processes_exchange_in_a_step_the_gradients_of_its_learner_alone(
+    script, tmp_path, tiny, tiny_arguments, monkeypatch
+):
+    processes = script("processes")
+    monkeypatch.setattr(processes, "CASES", {"tiny": ([], 1.0)})
+    processes.processes_command(["devices=1,2", "updates=50", "rounds=1", f"out={tmp_path / 'p.csv'}", *tiny_arguments])
+    alone, both = read_csv(tmp_path / "p.csv")
+    assert float(alone["messages / update"]) == float(alone["kB / update"]) == 0
+    agent = D2RL(tiny("conf=full_duplex"))
+    learning = sum(
+        weight.nbytes for name, one in agent.learners.items() for weight in one.module.parameters() if name != "actor"
+    )
+    assert learning / 1e3 <= float(both["kB / update"]) < 1.1 * learning / 1e3
