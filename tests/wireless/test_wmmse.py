@@ -11,7 +11,7 @@ from torch import Tensor
 
 from d2rl.common.errors import InputError
 from d2rl.wireless import ChannelState, full_uplink_power, link_rates, random_decision, rzf, wmmse
-from d2rl.wireless.wmmse import _power_constrained, starting_points, wmmse_iteration
+from d2rl.wireless.wmmse import _power_constrained, receivers, starting_points, wmmse_iteration
 
 
 def total_power(precoder: Tensor) -> Tensor:
@@ -331,3 +331,16 @@ def test_a_start_above_the_limit_by_rounding_is_taken(channels, generator):
 def test_channels_without_a_batch_are_refused_before_anything_is_read_off_them(channels):
     with pytest.raises(InputError, match="needs 3 dimensions"):
         wmmse(replace(channels, downlink=channels.downlink[0, 0]))
+
+
+def test_costs_are_what_the_quadratic_forms_of_wmmse_say_without_the_own_part(channels, generator):
+    precoder, power = random_decision(channels, generator)
+    exact, weights = channels.double(), torch.rand(16, 10, generator=generator, dtype=torch.float64)
+    beams = precoder.to(torch.complex128)
+    at = receivers(exact, beams, power.double().sqrt(), weights)
+    own = at.price * (exact.downlink.conj() * beams.mT).sum(-1).abs().square()
+    torch.testing.assert_close(at.costs[:, :6], (beams.conj() * (at.quadratic @ beams)).real.sum(-2) - own)
+    heard = (at.v.mH @ exact.uplink.mT).abs().square()
+    at_combiners = (at.b.unsqueeze(-1) * heard).sum(-2) - at.b * at.correlation.square()
+    at_users = (exact.cross.abs().square() * at.price.unsqueeze(-2)).sum(-1)
+    torch.testing.assert_close(at.costs[:, 6:], at_combiners + at_users)
