@@ -12,6 +12,7 @@ import csv
 import io
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -140,13 +141,15 @@ class Work(TorchDispatchMode):
     factorisations and solves (textbook counts, Golub and Van Loan, *Matrix Computations*); elementwise arithmetic is
     left out, and double precision counts like single. Bytes are the inputs and outputs of every operator, as if
     each were read from memory and written back once: parameters, activations, gradients and optimizer states. What
-    stays in a cache between two operators is counted all the same, so a share of the bandwidth may exceed 1.
+    stays in a cache between two operators is counted all the same, so a share of the bandwidth may exceed 1. ``peak``
+    is the most bytes of tensors made within that were there at once; what a kernel needs for itself is not seen.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = self.bytes = self.operators = 0
+        self.flops = self.bytes = self.operators = self.peak = 0
         self.uncounted: set[str] = set()
+        self._there: dict[int, int] = {}  # bytes of each storage that was made
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Count, and run, one operator."""
@@ -154,6 +157,7 @@ class Work(TorchDispatchMode):
         out = func(*args, **kwargs)
         name, made = func.overloadpacket.__name__, _tensors(out)
         given = _tensors((args, kwargs))
+        self._note(given, made)
         if name in ALLOCATIONS or (not func._schema.is_mutable and _is_view(given, made)):
             return out
         self.operators += 1
@@ -165,6 +169,16 @@ class Work(TorchDispatchMode):
         else:
             self.bytes += sum(map(_size, given)) + sum(map(_size, made or _changed(func, args)))
         return out
+
+    def _note(self, given: Sequence[Tensor], made: Sequence[Tensor]) -> None:
+        """Count the storages that an operator made, until they are freed."""
+        old = {tensor.untyped_storage()._cdata for tensor in given}
+        for tensor in made:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in old and storage._cdata not in self._there:
+                self._there[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self._there.pop, storage._cdata, None)
+                self.peak = max(self.peak, sum(self._there.values()))
 
     def _flops(self, func: Any, name: str, args: tuple, kwargs: dict, out: Any) -> int:
         first = next(iter(_tensors(args)), None)

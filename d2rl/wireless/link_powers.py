@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.link_rates import add_noise, own_beams, squared_magnitude, told_apart
+from d2rl.wireless.link_rates import add_noise, own_beams, squared_magnitude, suppressed, told_apart, whitened
 
 HEARD_POWER = 1e-10  # added where a user's signal is divided by its SINR, which a silent user would make 0 / 0
 
@@ -49,11 +49,10 @@ class LinkPowers(torch.autograd.Function):
 
         leakage = (leak @ precoder).to(torch.complex128)
         streams = uplink.to(torch.complex128).mT
-        factor = torch.linalg.cholesky_ex(add_noise(leakage @ leakage.mH))[0]
-        whitened = torch.linalg.solve_triangular(factor, streams, upper=False)
+        white, factor = whitened(streams, leakage)
         heard = power.double().clamp_min(0) + HEARD_POWER
         amplitude = heard.sqrt()
-        scaled = whitened * amplitude.unsqueeze(-2)
+        scaled = white * amplitude.unsqueeze(-2)
         gram = scaled.mH @ scaled
         triangular = torch.linalg.cholesky_ex(add_noise(gram.clone()))[0]
         identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device).expand_as(gram)
@@ -64,7 +63,7 @@ class LinkPowers(torch.autograd.Function):
         gain = squared_magnitude(uplink).sum(-1)
         lost = heard * gain * error / caught
         ctx.save_for_backward(
-            *(received, own, downlink, crossed, leak, leakage, factor, whitened, amplitude, gram, half),
+            *(received, own, downlink, crossed, leak, leakage, factor, white, amplitude, gram, half),
             *(caught, lost, gain, power),
         )
         sent = (power.clamp_min(0) * gain).to(wanted.dtype)
@@ -75,9 +74,7 @@ class LinkPowers(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_signal: Tensor, by_disturbance: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of precoder and power."""
-        received, own, downlink, crossed, leak, leakage, factor, whitened, amplitude, gram, half, *rest = (
-            ctx.saved_tensors
-        )
+        received, own, downlink, crossed, leak, leakage, factor, white, amplitude, gram, half, *rest = ctx.saved_tensors
         caught, lost, gain, power = rest
         users = received.shape[-1]
         by_wanted, by_sent = by_signal[..., :users], by_signal[..., users:]
@@ -94,7 +91,7 @@ class LinkPowers(torch.autograd.Function):
         by_scale = (by_gram.conj() * gram).real.sum(-1) / heard
         by_power = by_power + (slope * lost / heard - by_scale).to(by_power.dtype)
         scaled = amplitude.unsqueeze(-1) * amplitude.unsqueeze(-2)
-        combined = torch.linalg.solve_triangular(factor.mH, whitened, upper=True)
-        by_leakage = (combined @ (by_gram * scaled)) @ (combined.mH @ leakage)
+        combined, leaked = suppressed(white, leakage, factor)
+        by_leakage = (combined @ (by_gram * scaled)) @ leaked
         by_precoder = by_precoder + leak.mH @ (2 * by_leakage).to(by_precoder.dtype)
         return by_precoder, torch.where(power >= 0, by_power, 0), None, None, None, None

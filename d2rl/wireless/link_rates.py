@@ -151,15 +151,47 @@ def identity_like(matrix: Tensor) -> Tensor:
     return torch.eye(matrix.shape[-1], dtype=matrix.real.dtype, device=matrix.device)
 
 
+def far_fewer(columns: int, antennas: int) -> bool:
+    """Whether the quicker system is that of a matrix's columns, and not of its rows, the antennas."""
+    return 3 * columns <= 2 * antennas
+
+
+def whitened(streams: Tensor, leakage: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Y with Y^H Y = X^H C^-1 X where C = I + L L^H: [B, N_r, m], or [B, N_r + n, m] where beams are far fewer.
+
+    Then, with :math:`U = (I + L^H L)^{-1} L^H X` and :math:`Z = X - L U = C^{-1} X`, it is :math:`Y = [Z; U]`, since
+    :math:`L^H Z = U`: a sum of squares, which loses nothing where nearly all of X is suppressed.
+
+    :param streams: X, [B, N_r, m], in double
+    :param leakage: L, [B, N_r, n], in double
+    :returns: Y; the Cholesky factor of the system
+    """
+    if isinstance(leakage, ComplexPair) or not far_fewer(leakage.shape[-1], leakage.shape[-2]):
+        factor = _factor(leakage @ leakage.mH)
+        return torch.linalg.solve_triangular(factor, streams, upper=False), factor
+    factor = _factor(leakage.mH @ leakage)
+    seen = torch.cholesky_solve(leakage.mH @ streams, factor)
+    return torch.cat([streams - leakage @ seen, seen], dim=-2), factor
+
+
+def suppressed(white: Tensor, leakage: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """C^-1 X and X^H C^-1 L, of what :func:`whitened` gave: [B, N_r, m] and [B, m, n]."""
+    antennas = leakage.shape[-2]
+    if far_fewer(leakage.shape[-1], antennas):
+        return white[..., :antennas, :], white[..., antennas:, :].mH
+    combined = torch.linalg.solve_triangular(factor.mH, white, upper=True)
+    return combined, combined.mH @ leakage
+
+
 def _combined(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> tuple[Tensor, Tensor]:
-    """Whitened streams Y = C^-1/2 X [B, N_r, K_U], and F^-1 [B, K_U, K_U] with F F^H = I + Y^H Y, in double."""
+    """Streams Y of :func:`whitened`, and F^-1 [B, K_U, K_U] with F F^H = I + Y^H Y, in double."""
     leakage = channels.self_interference.to(torch.complex128) @ precoder.to(torch.complex128)
     amplitude = (within(uplink_power.double(), low=0) + FAINT_POWER).sqrt().unsqueeze(-2)
     streams = channels.uplink.to(torch.complex128).mT * amplitude
-    whitened = torch.linalg.solve_triangular(_factor(leakage @ leakage.mH), streams, upper=False)
-    factor = _factor(whitened.mH @ whitened)
+    white = whitened(streams, leakage)[0]
+    factor = _factor(white.mH @ white)
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    return whitened, torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+    return white, torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
 
 
 def _factor(gram: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import problem_of
+from conftest import draw_channels, problem_of
 from torch import Tensor
 
 from d2rl.wireless.heads import beam_basis
@@ -33,6 +33,20 @@ def test_beams_and_their_gradients_are_those_of_the_formula(numbers, generator):
     def results(function) -> list[Tensor]:
         given = [tensor.clone().requires_grad_() for tensor in numbers]
         beams = function(*given)
+        return [beams.detach(), *torch.autograd.grad((beams * towards.conj()).real.sum(), given)]
+
+    torch.testing.assert_close(results(shaped_beams), results(plain_beams), rtol=1e-5, atol=1e-8)
+
+
+def test_more_antennas_than_links_change_the_system_and_not_the_beams(generator):
+    channels, _ = draw_channels(transmit_antennas=24, receive_antennas=24)
+    strength = 10 ** (8 * torch.rand(16, 10, generator=generator, dtype=torch.float64) - 1)
+    basis, amplitude = beam_basis(channels), torch.rand(16, 6, generator=generator, dtype=torch.float64)
+    towards = torch.randn(16, 24, 6, dtype=torch.complex128, generator=generator)
+
+    def results(function) -> list[Tensor]:
+        given = [tensor.clone().requires_grad_() for tensor in (strength, amplitude)]
+        beams = function(basis, *given)
         return [beams.detach(), *torch.autograd.grad((beams * towards.conj()).real.sum(), given)]
 
     torch.testing.assert_close(results(shaped_beams), results(plain_beams), rtol=1e-5, atol=1e-8)
