@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from machine import Measurement, Work, axes, cell, measure, medians, report
+from machine import Measurement, Work, along, axes, measure, medians, report
 from rich.progress import track
 
 from d2rl.algorithm.agent import D2RL
@@ -32,7 +32,7 @@ from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.wireless.convergence import converged_wmmse, refined
 from d2rl.wireless.wmmse import wmmse
 
-AXES = ("batch", "users", "antennas")
+AXES = ("batch", "users", "antennas", "both")
 RULES = {
     "policy": DecisionRule(),
     f"best of {BEST_OF}": DecisionRule(best_of=BEST_OF, priority_spread=0.3),
@@ -56,10 +56,12 @@ COLUMNS = {
     "ms": ",.2f",
     "us / cell": ",.1f",
     "growth": ".2f",
+    "over FLOPs'": ".2f",
     "WMMSE's / its": ".1f",
     "operators": ".0f",
     "MFLOP": ",.2f",
     "MB": ",.2f",
+    "peak MB": ",.2f",
     "of matrix rate": ".1%",
     "of bandwidth": ".1%",
 }
@@ -69,10 +71,12 @@ COLUMNS = {
 class DecisionConfig(Measurement):
     """What the command takes."""
 
-    only: str = option(",".join(AXES), "axes, with commas")
+    only: str = option(",".join(AXES[:3]), "axes, with commas")
     batch: str = option("1,1024", "cells decided at once")
     users: str = option("10,20,40,80,160", "links, six of ten downlink, one cell")
     antennas: str = option("8,16,32,64", "antennas in each direction, one cell")
+    both: str = option("10,40,160", "links, with 0.8 antennas for each in each direction, one cell")
+    wmmse: bool = option(True, "also WMMSE, and decisions that it refines")
     onnx: bool = option(True, "also what is exported to ONNX, for one cell, on a CPU")
 
 
@@ -82,19 +86,20 @@ def decision_command(arguments: list[str]) -> None:
     Measures the latency of decisions along each axis.
     """
     asked = load(arguments, DecisionConfig)
-    points, rows, first = axes(asked, asked.only, AXES), [], {}
+    points, rows = axes(asked, asked.only, AXES), []
+    first: dict[tuple[str, str], tuple[float, float]] = {}
     machine = measure(asked)
     for axis, value in track(points, "points", transient=True):
         batch = value if axis == "batch" else 1
-        given = [] if axis == "batch" else cell(**{"links" if axis == "users" else axis: value})
+        given = [] if axis == "batch" else along(axis, value)
         config = load_config(["conf=full_duplex", "trainer.num_envs=1", *given])
         agent = D2RL(config).to(machine.device).eval()
         agent.begin_stage("action")
         state = evaluation_states(config.scenario, batch, 0, machine.device)
-        policies = {name: policy_of(agent, rule) for name, rule in RULES.items()}
+        policies = {name: policy_of(agent, rule) for name, rule in RULES.items() if asked.wmmse or not rule.refine}
         if axis == "batch" and batch == 1 and asked.onnx and machine.device.type == "cpu":
             policies |= exported(agent, state)
-        policies |= REFERENCES
+        policies |= REFERENCES if asked.wmmse else {}
         subjects = {name: lambda policy=policy, state=state: policy(state) for name, policy in policies.items()}
         with torch.inference_mode():  # as a base station would, for the policy and for WMMSE
             times = medians(subjects, asked.rounds, asked.seconds, machine.device)
@@ -102,11 +107,12 @@ def decision_command(arguments: list[str]) -> None:
             with Work() as work:
                 subject()
             if name in EXPORTED:
-                work.operators = work.flops = work.bytes = math.nan
+                work.operators = work.flops = work.bytes = work.peak = math.nan
             seconds = times[name]
-            growth, gain = seconds / first.setdefault((axis, name), seconds), times[REFERENCE] / seconds
-            each = (1e3 * seconds, 1e6 * seconds / batch, growth, gain)
-            counts = (work.operators, work.flops / 1e6, work.bytes / 1e6)
+            least, fewest = first.setdefault((axis, name), (seconds, work.flops))
+            growth, gain = seconds / least, times.get(REFERENCE, math.nan) / seconds
+            each = (1e3 * seconds, 1e6 * seconds / batch, growth, growth * fewest / work.flops, gain)
+            counts = (work.operators, work.flops / 1e6, work.bytes / 1e6, work.peak / 1e6)
             rows.append([axis, str(value), name, *each, *counts, *machine.shares(work, seconds)])
     report(f"Latency of a decision, {machine}", COLUMNS, rows, asked.out)
 

@@ -154,6 +154,10 @@ class Work(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Count, and run, one operator."""
         kwargs = kwargs or {}
+        with self:  # in inference mode a linear map arrives whole, not as the product that is counted
+            out = func.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
         out = func(*args, **kwargs)
         name, made = func.overloadpacket.__name__, _tensors(out)
         given = _tensors((args, kwargs))
@@ -259,6 +263,13 @@ def cell(links: int | None = None, antennas: int | None = None) -> list[str]:
     if antennas is not None:
         given += [f"scenario.{side}_antennas={antennas}" for side in ("transmit", "receive")]
     return given
+
+
+def along(axis: str, value: int) -> list[str]:
+    """Overrides for a cell with this many links, antennas in each direction, or both: 0.8 antennas for each link."""
+    if axis == "both":
+        return cell(links=value, antennas=max(1, round(0.8 * value)))
+    return cell(links=value) if axis == "users" else cell(antennas=value)
 
 
 def report(title: str, columns: Mapping[str, str], rows: Sequence[Sequence[str | float]], out: str | None) -> None:

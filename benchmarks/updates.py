@@ -1,11 +1,12 @@
 """Updates per second of D2RL and of what it is compared with, and how they grow with batch, users and antennas.
 
-    python benchmarks/updates.py [device=auto] [threads=1] [setting=cell|paper] [only=batch,users,...] [out=FILE.csv]
+    python benchmarks/updates.py [device=auto] [threads=1] [setting=cell|paper|large] [only=users,...] [out=FILE.csv]
 
 An update is one step of everything that learns and its part of a slot of every cell, without Lightning
 (``lightning_overhead.py`` says what that adds). Each point repeats training steps of ten updates, as in training, in
 rounds that alternate between the variants. FLOPs and bytes are counted as :class:`machine.Work` says, and compared
-with the limits that were measured just before.
+with the limits that were measured just before; beside the growth of the time stands what is left of it when it is
+divided by that of the FLOPs. ``setting=large`` has batches of a few states, so that cells of many links fit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightning_overhead import plain_agent
-from machine import Machine, Measurement, Work, axes, cell, measure, medians, report
+from machine import Machine, Measurement, Work, along, axes, measure, medians, report
 from rich.progress import track
 
 from d2rl.algorithm.agent import D2RL
@@ -42,18 +43,22 @@ PAPER = {
     "+A+R designed GDM": ["conf=paper", "stages.state=null"],
     "+A+R+S": ["conf=paper"],
 }
+FEW = [*("ddpg.batch=4", "ddpg.critic_batch=4", "trainer.num_envs=4")]
+LARGE = {name: [*VARIANTS[name], *FEW] for name in ("D2RL", "deterministic, designed")}
 GRAPHS = {"D2RL, CUDA graphs": [*VARIANTS["D2RL"], "trainer.cuda_graphs=true"]}  # on a GPU, besides
-AXES = ("batch", "users", "antennas")
+AXES = ("batch", "users", "antennas", "both")
 COLUMNS = {
     "axis": "",
     "value": "",
     "variant": "",
     "ms / update": ".2f",
     "growth": ".2f",
+    "over FLOPs'": ".2f",
     "updates / s": ".1f",
     "operators": ".0f",
     "MFLOP": ".1f",
     "MB": ".1f",
+    "peak MB": ".1f",
     "of matrix rate": ".1%",
     "of bandwidth": ".1%",
 }
@@ -65,29 +70,37 @@ class UpdatesConfig(Measurement):
 
     rounds: int = option(3, "timed rounds, of which the median counts; the first is left out besides", low=1)
     seconds: float = option(3.0, "fewer rounds of what takes longer than this in all", above=0)
-    setting: str = option("cell", "variants of the default cell or of the paper's setting", choices=("cell", "paper"))
-    only: str | None = option(",".join(AXES), "axes with commas; null: each variant as configured alone")
+    setting: str = option(
+        "cell",
+        "variants of the default cell, of the paper's setting, or for large cells",
+        choices=("cell", "paper", "large"),
+    )
+    only: str | None = option(",".join(AXES[:3]), "axes with commas; null: each variant as configured alone")
     batch: str = option("16,128,1024", "states in an update of policy and critic")
     users: str = option("10,40,160", "links, six of ten downlink")
     antennas: str = option("8,16,64", "antennas in each direction")
+    both: str = option("10,40,160", "links, with 0.8 antennas for each in each direction")
     replay: int = option(256, "states kept, or the batch where that is more: wide cells need room", low=1)
 
 
 def updates_command(arguments: list[str]) -> None:
-    """python benchmarks/updates.py [device=auto] [threads=1] [setting=cell|paper] [only=AXIS,...] [out=FILE.csv]
+    """python benchmarks/updates.py [device=auto] [threads=1] [setting=cell|paper|large] [only=AXIS,...] [out=FILE.csv]
 
     Measures updates per second of every variant, as configured and along each axis.
     """
     asked = load(arguments, UpdatesConfig)
     points = [("as configured", "", [])]
     points += [(axis, str(value), overrides(axis, value)) for axis, value in axes(asked, asked.only, AXES)]
-    machine, rows, first = measure(asked), [], {}
+    machine, rows = measure(asked), []
+    first: dict[tuple[str, str], tuple[float, int]] = {}
     for axis, value, given in track(points, "points", transient=True):
         for name, seconds, work in point(asked, given, machine):
-            growth = seconds / first.setdefault((axis, name), seconds)
-            counts = (work.operators / UPDATES, work.flops / UPDATES / 1e6, work.bytes / UPDATES / 1e6)
+            least, fewest = first.setdefault((axis, name), (seconds, work.flops))
+            growth = seconds / least
+            grown = (growth, growth * fewest / work.flops)
+            counts = (work.operators / UPDATES, work.flops / UPDATES / 1e6, work.bytes / UPDATES / 1e6, work.peak / 1e6)
             shares = machine.shares(work, seconds * UPDATES)
-            rows.append([axis, value, name, 1e3 * seconds, growth, 1 / seconds, *counts, *shares])
+            rows.append([axis, value, name, 1e3 * seconds, *grown, 1 / seconds, *counts, *shares])
     report(f"Updates per second, {machine}", COLUMNS, rows, asked.out)
 
 
@@ -95,13 +108,14 @@ def overrides(axis: str, value: int) -> list[str]:
     """What a point changes of each variant."""
     if axis == "batch":
         return [f"ddpg.batch={value}", f"ddpg.critic_batch={value}"]
-    return cell(links=value) if axis == "users" else cell(antennas=value)
+    return along(axis, value)
 
 
 def point(asked: UpdatesConfig, given: list[str], machine: Machine) -> list[tuple[str, float, Work]]:
     """Seconds of an update and the work of a training step, by variant."""
     agents = {}
-    variants = PAPER if asked.setting == "paper" else VARIANTS | (GRAPHS if machine.device.type == "cuda" else {})
+    graphs = GRAPHS if machine.device.type == "cuda" else {}
+    variants = {"cell": VARIANTS | graphs, "paper": PAPER, "large": LARGE}[asked.setting]
     for name, variant in variants.items():
         config = load_config([*variant, "ddpg.warmup_updates=0", f"trainer.updates_per_step={UPDATES}", *given])
         config.ddpg.replay = max(asked.replay, config.ddpg.batch, config.ddpg.critic_batch, config.trainer.num_envs)

@@ -139,6 +139,15 @@ def test_a_product_counts_two_flops_a_term_and_eight_for_complex_numbers(script)
     assert count(script, lambda: left.cfloat() @ right.cfloat()).flops == 8 * 3 * 4 * 5
 
 
+def test_inference_mode_hides_no_product(script):
+    layer, numbers = torch.nn.Linear(4, 5), torch.ones(3, 4)
+    expected = count(script, lambda: layer(numbers))
+    with torch.inference_mode():
+        found = count(script, lambda: layer(numbers))
+    assert (found.flops, found.operators) == (expected.flops, expected.operators)
+    assert found.flops == 2 * 3 * 4 * 5
+
+
 def test_solves_and_factorisations_count_for_every_matrix_of_a_batch(script):
     matrix, right = torch.eye(6).expand(2, 6, 6).contiguous(), torch.ones(2, 6, 3)
     assert count(script, lambda: torch.linalg.cholesky_ex(matrix)).flops == 2 * 6**3 / 3
@@ -156,6 +165,18 @@ def test_bytes_are_what_goes_in_and_comes_out_and_views_are_free(script):
     assert count(script, lambda: values.add_(1)).bytes == 2 * 40
     large = torch.ones(1000, 10)
     assert count(script, lambda: large.index_select(0, torch.tensor([3]))).bytes <= 2 * 40 + 2 * 8
+
+
+def test_the_most_bytes_at_once_are_those_that_nothing_has_freed(script):
+    def chain() -> None:
+        for _ in range(5):
+            torch.ones(100) + 1
+
+    assert count(script, chain).peak == 2 * 400
+    kept: list[torch.Tensor] = []
+    assert count(script, lambda: kept.extend(torch.ones(100) for _ in range(5))).peak == 5 * 400
+    given = torch.ones(100)
+    assert count(script, lambda: given.add_(1).view(10, 10)).peak == 0
 
 
 def test_no_factorisation_of_a_training_step_is_left_uncounted(script, tiny):
