@@ -1,7 +1,7 @@
 """DDPG, TD3 and SAC of Stable-Baselines3 on the cell with queues: mean delay over the time of training.
 
-    python benchmarks/traffic_peers.py [algorithms=td3,sac] [seeds=1] [seconds=240] [load=1] [out=DIR]
-        [sac.gradient_steps=8 ...]
+    python benchmarks/traffic_peers.py [algorithms=td3,sac] [seeds=1] [seed=0] [seconds=240] [load=1]
+        [out=DIR] [sac.gradient_steps=8 ...]
 
 Features, action head, reward and evaluation are those of ``conf=traffic``; the reward is one number for the cell, which
 is all that the library can learn from. Needs the extra ``peers``.
@@ -34,6 +34,7 @@ class TrafficPeers(EachPeer):
 
     algorithms: str = option("td3,sac", "with commas")
     seeds: int = option(1, "how many", low=1)
+    seed: int = option(0, "the first of them", low=0)
     seconds: float = option(240.0, "process time of training, evaluation excluded", above=0)
     every: float = option(60.0, "seconds of training between two evaluations", above=0)
     load: float = option(1.0, "of evaluations", above=0)
@@ -43,7 +44,7 @@ class TrafficPeers(EachPeer):
 
 
 def traffic_peers_command(arguments: list[str]) -> None:
-    """python benchmarks/traffic_peers.py [algorithms=td3,sac] [seeds=1] [seconds=240] [load=1] [out=DIR]
+    """python benchmarks/traffic_peers.py [algorithms=td3,sac] [seeds=1] [seed=0] [seconds=240] [load=1] [out=DIR]
 
     Trains one after the other on one CPU thread, and writes peers.csv.
     """
@@ -71,7 +72,7 @@ def traffic_peers_command(arguments: list[str]) -> None:
     for name in asked.algorithms.split(","):
         if name not in CLASSES:
             raise ConfigError(f"algorithms={asked.algorithms}: {name} is none of {', '.join(CLASSES)}.")
-        for seed in range(asked.seeds):
+        for seed in range(asked.seed, asked.seed + asked.seeds):
             own: PeerConfig = getattr(asked, name)
             span = {"load_low": config.traffic.load_low, "load_high": config.traffic.load_high}
             cells = CellVecEnv(own.num_envs, TrafficVectorEnv, reward_scale=own.reward_scale, **span)
