@@ -102,7 +102,7 @@ def decision_command(arguments: list[str]) -> None:
         policies |= REFERENCES if asked.wmmse else {}
         subjects = {name: lambda policy=policy, state=state: policy(state) for name, policy in policies.items()}
         with torch.inference_mode():  # as a base station would, for the policy and for WMMSE
-            times = medians(subjects, asked.rounds, asked.seconds, machine.device)
+            times = medians(subjects, asked.rounds, asked.seconds, machine.device, asked.clock)
         for name, subject in subjects.items():
             with Work() as work:
                 subject()

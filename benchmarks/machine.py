@@ -46,6 +46,9 @@ class Measurement:
     threads: int = option(1, "CPU threads", low=1, high=1024)
     rounds: int = option(5, "timed rounds, of which the median counts; the first is left out besides", low=1)
     seconds: float = option(4.0, "fewer rounds of what takes longer than this in all", above=0)
+    clock: str = option(
+        "wall", "process: time of this process alone, on a CPU that others use", choices=("wall", "process")
+    )
     matrix: int = option(2048, "size of the square matrices that measure the matrix rate", low=8)
     megabytes: int = option(256, "size of the array whose copy measures the bandwidth", low=1)
     out: str | None = option(None, "CSV file to write")
@@ -99,19 +102,24 @@ def measure(asked: Measurement) -> Machine:
         "matrix": lambda: torch.mm(left, right, out=product),
         "copy": lambda: target.copy_(source),
     }
-    times = medians(limits, asked.rounds, asked.seconds, device)
+    times = medians(limits, asked.rounds, asked.seconds, device, asked.clock)
     return Machine(device, name, 2 * asked.matrix**3 / times["matrix"], 2 * source.nbytes / times["copy"])
 
 
 def medians(
-    subjects: Mapping[str, Callable[[], object]], rounds: int, seconds: float, device: torch.device
+    subjects: Mapping[str, Callable[[], object]],
+    rounds: int,
+    seconds: float,
+    device: torch.device,
+    clock: str = "wall",
 ) -> dict[str, float]:
-    """Median wall-clock seconds of a call of each subject, in rounds that alternate between them.
+    """Median seconds of a call of each subject, in rounds that alternate between them.
 
     Noise of the machine falls on all of them. The first round is left out.
 
     :param seconds: of all timed rounds together, after which no new one begins beyond ``ENOUGH_ROUNDS``
     """
+    read = time.process_time if clock == "process" else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in subjects}
     began = None
     for number in range(rounds + 1):
@@ -119,11 +127,11 @@ def medians(
             break
         for name, subject in subjects.items():
             wait(device)
-            begin = time.perf_counter()
+            begin = read()
             subject()
             wait(device)
             if number:
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(read() - begin)
         began = began or time.perf_counter()
     return {name: statistics.median(values) for name, values in times.items()}
 

@@ -124,7 +124,9 @@ def point(asked: UpdatesConfig, given: list[str], machine: Machine) -> list[tupl
     def step(agent: D2RL):
         return lambda: agent.training_step(0, 0)
 
-    times = medians({n: step(agent) for n, agent in agents.items()}, asked.rounds, asked.seconds, machine.device)
+    times = medians(
+        {n: step(agent) for n, agent in agents.items()}, asked.rounds, asked.seconds, machine.device, asked.clock
+    )
     results = []
     for name, agent in agents.items():
         agent.captured = None  # a replay does the same work, and shows no operators
