@@ -30,7 +30,7 @@ CELL, ENV = "problems/full_duplex/simulator.py", "problems/full_duplex/env.py"
 PROBLEM, BANK = "problems/full_duplex/problem.py", "problems/full_duplex/scenario_bank.py"
 SIMULATOR, VIEWS = "tests/problems/full_duplex/test_simulator.py", "tests/problems/full_duplex/test_views.py"
 TESTS = {  # of a part; the first file that fails ends a mutant
-    RATES: "tests/wireless/test_link_rates.py",
+    RATES: "tests/wireless/test_link_rates.py tests/wireless/test_whitened.py",
     POWERS: "tests/wireless/test_link_rates.py tests/wireless/test_channel_levels.py",
     HEADS: "tests/wireless/test_heads.py",
     SHAPED: "tests/wireless/test_shaped_beams.py tests/wireless/test_heads.py",
@@ -73,6 +73,8 @@ class Mutant:
 DISTURBANCE = "others.sum(-1) + cross + 1"
 COVARIANCE = "_factor(leakage @ leakage.mH)"
 OWN_POWER = "(within(uplink_power.double(), low=0) + FAINT_POWER).sqrt()"
+UNIT = "direction = shape / norm\n        ctx.save_for_backward"
+NO_UNIT = UNIT.replace(" / norm", "")
 # fmt: off
 MUTANTS = (
     # the SINR
@@ -95,9 +97,10 @@ MUTANTS = (
         "(channels.self_interference.conj() @ precoder)",
     ),
     Mutant("half of the self-interference", RATES, COVARIANCE, "_factor(0.5 * leakage @ leakage.mH)"),
+    Mutant("the same of far fewer beams", RATES, "_factor(leakage.mH @", "_factor(0.5 * leakage.mH @"),
     Mutant(
-        "no interference between uplink users", RATES, "factor = _factor(whitened.mH @ whitened)",
-        "factor = _factor(torch.diag_embed((whitened.mH @ whitened).diagonal(dim1=-2, dim2=-1)))",
+        "no interference between uplink users", RATES, "factor = _factor(white.mH @ white)",
+        "factor = _factor(torch.diag_embed((white.mH @ white).diagonal(dim1=-2, dim2=-1)))",
     ),
     Mutant("power instead of amplitude of the uplink", RATES, OWN_POWER, OWN_POWER.removesuffix(".sqrt()")),
     Mutant("MMSE combiner without its own power", RATES, OWN_POWER, "torch.ones_like(uplink_power).double()"),
@@ -125,7 +128,8 @@ MUTANTS = (
     Mutant(
         "power share as amplitude", HEADS, "(share.double() + FAINT_POWER).sqrt()", "(share.double() + FAINT_POWER)"
     ),
-    Mutant("beams without unit norm", SHAPED, "direction = shape / norm", "direction = shape"),
+    Mutant("beams without unit norm", SHAPED, f"{UNIT}(basis, strength", f"{NO_UNIT}(basis, strength"),
+    Mutant("beams by links without unit norm", SHAPED, f"{UNIT}(basis, root", f"{NO_UNIT}(basis, root"),
     Mutant("settled for other priorities", HEADS, "amplitude, priority)", "amplitude, torch.ones_like(priority))"),
     Mutant("a priced step in which power costs nobody", PRICED, "at.costs.split", "(0 * at.costs).split"),
     Mutant("a wish for the foot of the hill", ASCENT, "* slope.sign()", "* -slope.sign()"),
