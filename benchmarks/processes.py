@@ -24,12 +24,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from machine import cell, report
+from machine import axes, cell, report
 from rich.progress import track
 
 from d2rl.common.command_line import run
 from d2rl.common.distributed import launch_rank
-from d2rl.common.errors import ConfigError, RunError
+from d2rl.common.errors import RunError
 from d2rl.config.defaults import option
 from d2rl.config.load import load
 from d2rl.problems import load_config
@@ -118,9 +118,7 @@ def processes_command(arguments: list[str]) -> None:
     own = tuple(f"{name}=" for name in ProcessesConfig.__dataclass_fields__)
     asked = load([one for one in arguments if one.startswith(own)], ProcessesConfig)
     given = [one for one in arguments if not one.startswith(own)]
-    if not all(count.isdecimal() and int(count) for count in asked.devices.split(",")):
-        raise ConfigError(f"devices={asked.devices} must be whole numbers from 1 on, with commas.")
-    points = [(name, int(count)) for name in CASES for count in asked.devices.split(",")]
+    points = [(name, count) for name in CASES for _, count in axes(asked, "devices", ("devices",))]
     found: dict[tuple[str, int], list[list[float]]] = {point: [] for point in points}
     for name, count in track(points * asked.rounds, "trainings", transient=True):
         changed, part = CASES[name]

@@ -43,7 +43,7 @@ PAPER = {
     "+A+R designed GDM": ["conf=paper", "stages.state=null"],
     "+A+R+S": ["conf=paper"],
 }
-FEW = [*("ddpg.batch=4", "ddpg.critic_batch=4", "trainer.num_envs=4")]
+FEW = ["ddpg.batch=4", "ddpg.critic_batch=4", "trainer.num_envs=4"]
 LARGE = {name: [*VARIANTS[name], *FEW] for name in ("D2RL", "deterministic, designed")}
 GRAPHS = {"D2RL, CUDA graphs": [*VARIANTS["D2RL"], "trainer.cuda_graphs=true"]}  # on a GPU, besides
 AXES = ("batch", "users", "antennas", "both")

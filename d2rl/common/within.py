@@ -15,7 +15,7 @@ def within(values: Tensor, low: float = -math.inf, high: float = math.inf) -> Te
 
     :param values: of any shape, real
     """
-    if not values.requires_grad:
+    if not values.requires_grad:  # one operator, and the same numbers
         return values.clamp(low, high)
     if low > -math.inf:
         values = torch.where(values < low, low, values)
