@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import InputError
+from d2rl.common.errors import InputError, counted
 from d2rl.common.notices import notice_once
 from d2rl.wireless.channel_state import ChannelState
 from d2rl.wireless.link_rates import solve, squared_magnitude
@@ -44,8 +44,8 @@ def converged_wmmse(
 ) -> tuple[Tensor, Tensor]:
     """Local optimum of the weighted sum rate, the best over several starting points, each run until it has converged.
 
-    A state has converged when its objective rose by less than ``tolerance``, relatively, over 50 iterations. A notice
-    says how many had not within ``limit`` iterations.
+    A state has converged when its objective rose by less than ``tolerance``, relatively, over 50 iterations from every
+    start. A notice says how many states had not within ``limit`` iterations.
 
     :param channels: B states
     :param starts: starting points, 1 to 12, as of :func:`~d2rl.wireless.wmmse`
@@ -62,17 +62,18 @@ def converged_wmmse(
     if limit < 1:
         raise InputError(f"WMMSE needs a limit of 1 iteration or more, got {limit}")
     start = prepare(channels, starts, weights, initial)
-    ends, moving = [], 0
+    ends, moving = [], []
     together = max(1, VALUES // max(1, start.precoder[0].numel()))
     for begin in range(0, start.channels.batch, together):
         part = slice(begin, begin + together)
         ascent = Ascent(start.channels[part].double(), start.precoder[part], start.power[part], start.weights[part])
         done = None if watch is None else partial(_watched, watch, begin, len(ascent.places), start.channels.batch)
-        moving += ascent.run(tolerance, limit, done)
+        moving.append(begin + ascent.run(tolerance, limit, done))
         ends.append(ascent.decision())
-    if moving:
+    states = len((torch.cat(moving) // start.starts).unique()) if moving else 0
+    if states:
         notice_once(
-            f"WMMSE had not converged after {limit} iterations from {moving} of {start.channels.batch} starts; "
+            f"WMMSE had not converged after {limit} iterations in {states} of {counted(channels.batch, 'state')}; "
             "their decisions are used as they are"
         )
     precoder, power = (torch.cat(parts) for parts in zip(*ends, strict=True))
@@ -123,8 +124,8 @@ class Ascent:
         self.highest, self.reached = self.point, self.objective  # the best point so far, and its objective
         self.ends = self.point.clone()
 
-    def run(self, tolerance: float, limit: int, left: Callable[[int], None] | None = None) -> int:
-        """Iterate until all have converged; the number of states that have not.
+    def run(self, tolerance: float, limit: int, left: Callable[[int], None] | None = None) -> Tensor:
+        """Iterate until all have converged; which states have not, [n], int64.
 
         :param left: called now and then with the number of states that are still on the way
         """
@@ -144,12 +145,12 @@ class Ascent:
             if left is not None:
                 left(count)
             if count == 0:
-                return 0
+                return self.places[:0]
             if count < len(moving):
                 self._keep(moving)
                 candidate = candidate[moving]
                 history = [past[moving] for past in history]
-        return len(self.places)
+        return self.places
 
     def decision(self) -> tuple[Tensor, Tensor]:
         """Precoder and uplink power where all states are."""

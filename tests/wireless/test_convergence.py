@@ -10,12 +10,13 @@ import torch
 
 from d2rl.common.errors import InputError
 from d2rl.common.notices import notice_once
-from d2rl.wireless import converged_wmmse, full_uplink_power, link_rates, random_decision, rzf, wmmse
+from d2rl.wireless import convergence, converged_wmmse, full_uplink_power, link_rates, random_decision, rzf, wmmse
 from d2rl.wireless.convergence import Ascent, refined
 from d2rl.wireless.priced_step import priced_step
 from d2rl.wireless.wmmse import improve, wmmse_iteration
 
 KINDS = torch.complex128, torch.float64
+LARGE = {"transmit_antennas": 64, "receive_antennas": 64, "downlink_users": 24, "uplink_users": 24}
 
 
 @pytest.fixture
@@ -81,15 +82,25 @@ def test_never_worse_than_its_start_at_any_level(make_channels, generator, level
         assert (after >= before - 1e-4 * (1 + before)).all()
 
 
+@pytest.mark.parametrize("level", [-40, 0, 60, 100])
+def test_never_worse_than_its_start_at_any_level_with_64_antennas_and_48_links(make_channels, generator, level):
+    channels = make_channels(1, **LARGE).map(lambda tensor: tensor * 10 ** (level / 20))
+    for start in ((rzf(channels), full_uplink_power(channels)), random_decision(channels, generator)):
+        precoder, power = converged_wmmse(channels, initial=start, limit=5)
+        assert (precoder.abs().square().sum((-2, -1)) <= 1 + 1e-5).all()
+        assert ((power >= 0) & (power <= 1)).all()
+        before, after = (weighted(channels, decision) for decision in (start, (precoder, power)))
+        assert (after >= before - 1e-4 * (1 + before)).all()
+
+
 def test_64_antennas_and_48_links(make_channels):
-    cell = {"transmit_antennas": 64, "receive_antennas": 64, "downlink_users": 24, "uplink_users": 24}
-    channels = make_channels(1, **cell)
+    channels = make_channels(1, **LARGE)
     start = rzf(channels), full_uplink_power(channels)
     decision = converged_wmmse(channels, initial=start, limit=20)
     assert (weighted(channels, decision) > weighted(channels, start) + 1).all()
 
 
-@pytest.mark.parametrize("level", [-40, 0, 60])
+@pytest.mark.parametrize("level", [-40, 0, 60, 100])
 @pytest.mark.parametrize("link", [0, 5, 6, 9])
 def test_a_single_wanted_link_gets_its_matched_beam_and_full_power(make_channels, level, link):
     channels = make_channels(8).map(lambda tensor: tensor * 10 ** (level / 20))
@@ -124,15 +135,28 @@ def test_all_that_is_extrapolated_keeps_the_limits(channels, generator):
     assert ((amplitude > 0) & (amplitude <= 1)).all()
 
 
-def test_states_that_do_not_converge_are_counted_once(channels, caplog):
+@pytest.mark.parametrize("starts", [1, 2])
+def test_states_that_do_not_converge_are_counted_once(channels, caplog, starts):
+    """States, however many starts each of them has."""
     notice_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            decision = converged_wmmse(channels, starts=2, limit=3)
+            decision = converged_wmmse(channels, starts=starts, limit=3)
     assert [record.getMessage() for record in caplog.records] == [
-        "WMMSE had not converged after 3 iterations from 16 of 16 starts; their decisions are used as they are"
+        "WMMSE had not converged after 3 iterations in 8 of 8 states; their decisions are used as they are"
     ]
     assert (weighted(channels, decision) > weighted(channels, (rzf(channels), full_uplink_power(channels)))).all()
+
+
+def test_a_state_of_which_one_start_does_not_converge_counts_once(channels, caplog, monkeypatch):
+    """Also where the states are worked on in several parts."""
+    monkeypatch.setattr(convergence, "VALUES", 3 * 8 * 6)  # three decisions at a time
+    monkeypatch.setattr(Ascent, "run", lambda self, *_: self.places[-1:])  # of 3, 3, 3, 3, 3 and 1 decisions
+    notice_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        converged_wmmse(channels, starts=2, limit=7)
+    # decisions 2, 5, 8, 11, 14 and 15 are of states 1, 2, 4, 5, 7 and 7
+    assert "after 7 iterations in 5 of 8 states" in caplog.text
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -1e-5, float("nan")])
