@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from d2rl.algorithm.explorers.action import IMITATING
-from d2rl.algorithm.reports import REGRESSION, splits_reports
+from d2rl.algorithm.reports import splits_reports
 from d2rl.algorithm.rewards import reward_case
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import AUTO, Config, EvaluationConfig, RunConfig, first_epoch
@@ -95,12 +95,6 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
         raise ConfigError(
             f"reward.generated=true needs trainer.num_envs of 4 at least for each process, got "
             f"{config.trainer.num_envs}: of some cells the reports are kept to judge what is generated of the others."
-        )
-    if config.reward.explorer == REGRESSION and not splits:
-        raise ConfigError(
-            f"reward.explorer={REGRESSION} splits what is told of all links at once, and with reward.generated="
-            f"{str(config.reward.generated).lower()} {name} does not ask for that; set reward.explorer=renpnn, or "
-            "reward.generated=true where sums are told, as with traffic.feedback=report."
         )
     check_evaluation(config, problem)
 

@@ -13,7 +13,7 @@ from d2rl.common.errors import ConfigError, InputError, counted
 from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Problem, Step, Transition
 
-REGRESSION = "regression"  # reward.explorer: splits reports without diffusion, a control
+REGRESSION = "regression"  # reward.explorer: rewards without diffusion, a control
 HELD_OUT = 8  # one of this many cells is kept from RENPNN, to judge it by
 
 

@@ -228,7 +228,7 @@ class RENPNNConfig:
 
     explorer: str = option(
         "renpnn",
-        "renpnn; regression: of reports, the mean of what links and slots had, without diffusion; or MODULE:CLASS",
+        "renpnn; regression: a control without diffusion, means and variances with Gaussian draws; or MODULE:CLASS",
     )
     case: str = option(
         "designed",

@@ -210,8 +210,6 @@ def test_the_lead_on_reports_is_that_of_sums_over_whole_windows(tiny, fit, monke
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (["reward.explorer=regression", "reward.case=designed"], r"set reward\.explorer=renpnn"),
-        (["reward.explorer=regression", "traffic.feedback=dense"], r"as with traffic\.feedback=report"),
         (["trainer.num_envs=3"], r"trainer\.num_envs of 4 at least .* got 3"),
         (["reward.share_reports=true"], r"set ddpg\.steps=1 and reward\.share_reports=false"),
     ],

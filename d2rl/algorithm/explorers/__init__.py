@@ -10,6 +10,7 @@ from typing import Any
 
 from d2rl.algorithm.explorers.action import AENPNN
 from d2rl.algorithm.explorers.controls import Gaussian, Mix, Noise, Turn
+from d2rl.algorithm.explorers.regression import RegressedRewards
 from d2rl.algorithm.explorers.reward import RENPNN
 from d2rl.algorithm.explorers.split import SplitRENPNN
 from d2rl.algorithm.explorers.state import SENPNN
@@ -19,7 +20,7 @@ from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Problem
 
 CONTROLS = {"gaussian": Gaussian, "noise": Noise, "mix": Mix, "turn": Turn}
-EXPLORERS = {"aenpnn": AENPNN, "renpnn": RENPNN, "senpnn": SENPNN, **CONTROLS}
+EXPLORERS = {"aenpnn": AENPNN, "renpnn": RENPNN, REGRESSION: RegressedRewards, "senpnn": SENPNN, **CONTROLS}
 SPLITTERS = ("renpnn", REGRESSION)
 
 
@@ -41,4 +42,13 @@ def reward_explorer(config: RunConfig, problem: Problem) -> Any:
     return (SplitRENPNN if own else explorer_class(config, "reward")).build(config, problem)
 
 
-__all__ = ["AENPNN", "EXPLORERS", "RENPNN", "SENPNN", "SplitRENPNN", "explorer_class", "reward_explorer"]
+__all__ = [
+    "AENPNN",
+    "EXPLORERS",
+    "RENPNN",
+    "SENPNN",
+    "RegressedRewards",
+    "SplitRENPNN",
+    "explorer_class",
+    "reward_explorer",
+]

@@ -120,12 +120,9 @@ class RENPNN(L.LightningModule):
         noise = torch.randn(shape, generator=generator, device=device)
         estimate = self.denoiser(embedding, self.schedule.corrupt(target, step, noise), step).float()
         errors = (estimate - target).square().mean(-1)
-        if measured is None:
-            loss = errors.mean()
-        else:
-            counted = measured.unsqueeze(-1).expand_as(errors)
-            loss = (errors * counted).sum() / counted.sum().clamp_min(1)
-            step = step.masked_fill(~counted, -1)  # no step of the chain
+        loss = counted_mean(errors, measured)
+        if measured is not None:
+            step = step.masked_fill(~measured.unsqueeze(-1), -1)  # no step of the chain
         if self.risk == "cvar":
             self._remember(errors.detach(), step)
         return loss, {"loss": loss.detach()}
@@ -196,6 +193,14 @@ class RENPNN(L.LightningModule):
     def _embed(self, observation: Observation, view: Tensor) -> Tensor:
         embedding = self.transition(observation, view)
         return embedding if self.per_link else embedding.mean(-2, keepdim=True)
+
+
+def counted_mean(values: Tensor, measured: Tensor | None) -> Tensor:
+    """The mean of values [B, M] over the states whose rewards were measured, [B] bool, or None where all were."""
+    if measured is None:
+        return values.mean()
+    counted = measured.unsqueeze(-1).expand_as(values)
+    return (values * counted).sum() / counted.sum().clamp_min(1)
 
 
 def rank_correlation(generated: Tensor, measured: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from d2rl.algorithm.explorers.regression import Moments
 from d2rl.algorithm.explorers.reward import RENPNN
 from d2rl.algorithm.networks import make_transition, make_view
 from d2rl.algorithm.reports import REGRESSION
@@ -16,8 +17,6 @@ from d2rl.config.defaults import RunConfig
 from d2rl.problems.base import Observation, Problem
 
 FAR = 4.0  # baselines, in units of their scale, are told as far as this
-DOUBT = 7.0  # logarithms of variances, in squared units of diffusion, lie within this of the middle one
-MIDDLE = -3.0
 
 
 class SplitRENPNN(RENPNN):
@@ -38,7 +37,7 @@ class SplitRENPNN(RENPNN):
     Links are also told their baselines: what a report is beyond them bends where they do, and windows are few.
 
     :param scale: of the baselines
-    :param regresses: the same network says the mean, and nothing is drawn (a control)
+    :param regresses: draws are Gaussian, with the same means and variances, and no chain learns (a control)
     """
 
     def __init__(self, *args: Any, scale: float = 10.0, regresses: bool = False, **kwargs: Any):
@@ -47,7 +46,7 @@ class SplitRENPNN(RENPNN):
         width = self.denoiser.out.in_features
         unexplained = 1 - self.schedule.alphas_bar  # of a Gaussian of unit variance, at each step
         self.register_buffer("factors", self.schedule.noise_factors(unexplained[:, None, None]), persistent=False)
-        self.hidden, self.mean, self.doubt = nn.Linear(width, width), nn.Linear(width, 1), nn.Linear(width, 1)
+        self.moments = Moments(width, shared=False)
 
     @classmethod
     def build(cls, config: RunConfig, problem: Problem) -> SplitRENPNN:
@@ -72,16 +71,16 @@ class SplitRENPNN(RENPNN):
         elements = math.prod(shape) / total.numel()
         weights = observation.weights.unsqueeze(1).expand(shape)
         target = (total - self.centre * added(weights, windows)) / self.spread
-        mean, variance = self._moments(embedding)
+        mean, variance = self.moments(embedding)
         deviation = weights * variance.sqrt()
         sums = added(weights * mean, windows)
         left = (target - sums).detach()
         loss = F.smooth_l1_loss(sums / elements**0.5, target / elements**0.5)
         metrics = {"loss": loss.detach(), "left_over": left.square().mean().sqrt() * self.spread / elements}
-        if self.regresses:
-            return loss, metrics
         total_variance = added(deviation.square(), windows)
         likelihood = (total_variance.log() + left.square() / total_variance).mean() / 2
+        if self.regresses:
+            return loss + likelihood, metrics
         with torch.no_grad():
             noise = torch.randn((2, *shape), generator=generator, device=mean.device)
             drawn = adding_up(noise[0], deviation, left)
@@ -91,15 +90,19 @@ class SplitRENPNN(RENPNN):
 
     def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
         """Generated rewards after ``risk``: [B, M, K], in the unit of the reports; their mean is that of no draws."""
-        if self.risk == "mean" or self.regresses:
-            return self._moments(self._embed(observation, view))[0] * self.spread + self.centre
+        if self.risk == "mean":
+            return self.moments(self._embed(observation, view))[0] * self.spread + self.centre
         return self._risked(self.draw(observation, view, samples, generator))
 
     def draw(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
         """Several rewards of each link, [B, M, samples, K], in the unit of the reports."""
         embedding = self._embed(observation, view)
-        mean, variance = (moment.unsqueeze(2) for moment in self._moments(embedding))
-        drawn = self._chain(embedding.detach(), samples, generator, self.factors)
+        mean, variance = (moment.unsqueeze(2) for moment in self.moments(embedding))
+        if self.regresses:
+            shape = (*mean.shape[:2], samples, mean.shape[-1])
+            drawn = torch.randn(shape, generator=generator, device=mean.device)
+        else:
+            drawn = self._chain(embedding.detach(), samples, generator, self.factors)
         return (mean + variance.sqrt() * drawn) * self.spread + self.centre
 
     @torch.no_grad()
@@ -114,12 +117,6 @@ class SplitRENPNN(RENPNN):
     def _embed(self, observation: Observation, view: Tensor) -> Tensor:
         baseline = (observation.baseline / self.scale).clamp(-FAR, FAR).unsqueeze(1).unsqueeze(-1)
         return super()._embed(observation, torch.cat([view, baseline.expand(*view.shape[:-1], 1)], dim=-1))
-
-    def _moments(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of every reward, [B, M, K] both, in units of diffusion."""
-        hidden = F.relu(self.hidden(embedding))
-        doubt = self.doubt(hidden.detach()).squeeze(-1).float()
-        return self.mean(hidden).squeeze(-1).float(), (MIDDLE + DOUBT * (doubt / DOUBT).tanh()).exp()
 
 
 def added(values: Tensor, windows: int) -> Tensor:

@@ -75,9 +75,10 @@ def test_rewards_of_links_are_found_from_sums_of_windows(regresses, weighted):
     assert (made - reward).square().mean() < 0.05 * reward.var()
 
 
-def test_intervals_hold_what_they_promise():
+@pytest.mark.parametrize("regresses", [False, True], ids=["renpnn", "regression"])
+def test_intervals_hold_what_they_promise(regresses):
     """Rewards with luck of deviation 1: of 100 draws, the middle 80 hold the true reward in about 80 % of all cases."""
-    explorer = trained(1.0)
+    explorer = trained(1.0, regresses)
     observation, view, reward = world(1.0, 3)
     with torch.no_grad():
         drawn = explorer.draw(observation, view, 100, seeded(9))

@@ -1,0 +1,74 @@
+"""The control of RENPNN: rewards by regression, with a Gaussian spread, without diffusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d2rl.algorithm.explorers.reward import RENPNN, counted_mean
+from d2rl.problems.base import Observation
+
+DOUBT = 7.0  # logarithms of variances, in squared units of diffusion, lie within this of the middle one
+MIDDLE = -3.0
+
+
+class Moments(nn.Module):
+    """Mean and variance of rewards from embeddings.
+
+    :param width: of the embeddings
+    :param shared: the variance shapes what both are made of, too; else it takes that as the mean has learned it
+    """
+
+    def __init__(self, width: int, shared: bool):
+        super().__init__()
+        self.shared = shared
+        self.hidden, self.mean, self.doubt = nn.Linear(width, width), nn.Linear(width, 1), nn.Linear(width, 1)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance, [..., K] both, in units of diffusion, from [..., K, width]."""
+        hidden = F.relu(self.hidden(embedding))
+        doubt = self.doubt(hidden if self.shared else hidden.detach()).squeeze(-1).float()
+        return self.mean(hidden).squeeze(-1).float(), (MIDDLE + DOUBT * (doubt / DOUBT).tanh()).exp()
+
+
+class RegressedRewards(RENPNN):
+    """Measured rewards by regression: their mean by least squares, their variance by likelihood, Gaussian draws.
+
+    What RENPNN is compared with: the same conditioning network, ``risk`` and guard.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.moments = Moments(self.denoiser.out.in_features, shared=True)
+        del self.denoiser
+
+    def loss(
+        self,
+        observation: Observation,
+        view: Tensor,
+        reward: Tensor,
+        generator: torch.Generator,
+        measured: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared error of the mean, and the likelihood of what it leaves; as :meth:`RENPNN.loss`."""
+        mean, variance = self.moments(self._embed(observation, view))
+        error = (mean - (reward - self.centre) / self.spread).square()
+        likelihood = (variance.log() + error.detach() / variance) / 2
+        loss = counted_mean(error.mean(-1), measured)
+        return loss + counted_mean(likelihood.mean(-1), measured), {"loss": loss.detach()}
+
+    def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Rewards after ``risk``, [B, M, K or 1], in the unit of the measured ones; their mean is that of no draws."""
+        if self.risk == "mean":
+            return self.moments(self._embed(observation, view))[0] * self.spread + self.centre
+        return self._risked(self.draw(observation, view, samples, generator))
+
+    def draw(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Several rewards of each link or state, [B, M, samples, K or 1], in the unit of the measured ones."""
+        mean, variance = (moment.unsqueeze(2) for moment in self.moments(self._embed(observation, view)))
+        shape = (*mean.shape[:2], samples, mean.shape[-1])
+        noise = torch.randn(shape, generator=generator, device=mean.device)
+        return (mean + variance.sqrt() * noise) * self.spread + self.centre
