@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"(?ms)^```(\w*)\n(.*?)^```$")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+NAMED = re.compile(r"(?<![\w./-])((?:d2rl|tests|benchmarks|examples)/[\w./-]*\.\w+)")
+YOURS = {"d2rl/training/callbacks/mine.py"}  # what the pages ask a reader to write
 
 
 class Resources(HTMLParser):
@@ -40,6 +42,12 @@ def test_links_within_the_repository_lead_somewhere(page):
     text = FENCE.sub("", page.read_text())
     links = [one.partition("#")[0] for one in LINK.findall(text) if not one.startswith(("http", "#", "mailto:"))]
     assert [one for one in links if not (page.parent / one).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_files_that_a_page_names_are_there(page):
+    named = set(NAMED.findall(page.read_text())) - YOURS
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
 
 
 def test_the_tests_that_the_first_week_names_are_there():
