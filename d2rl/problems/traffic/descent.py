@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from d2rl.problems.traffic.schedulers import Decision, max_weight
+from d2rl.problems.traffic.queues import DUST
+from d2rl.problems.traffic.schedulers import Decision, full_power
 from d2rl.wireless.channel_state import ChannelState, concatenate
 from d2rl.wireless.link_rates import link_rates
+from d2rl.wireless.wmmse import improve
 
+ITERATIONS = 40  # of plain WMMSE before the descent of the drift; from where WMMSE has converged it ends no lower
 STEPS = 80  # of the descent of the drift
 BEAM_STEP, AMPLITUDE_STEP = 0.04, 0.1  # of Adam at first; the steps shrink along a cosine
 LAST_STEP = 0.05  # the last step over the first
@@ -43,9 +46,9 @@ def drift_descent(
     exponent: float = 2.0,
     virtual: Tensor | None = None,
 ) -> Decision:
-    """The drift after service, descended from the decision of MaxWeight, and never above that one's.
+    """The drift after service, descended from some iterations of WMMSE with queues as weights, never above theirs.
 
-    MaxWeight gives links more than they have to send; the drift counts only what is left.
+    WMMSE gives links more than they have to send; the drift counts only what is left.
 
     :param queues: [B, K], bit/s/Hz-slots
     :param rates: [B, K] that channels and a decision bring, differentiable
@@ -55,7 +58,8 @@ def drift_descent(
     with torch.inference_mode(False), torch.enable_grad():
         channels, queues = channels.map(torch.clone), queues.clone()  # tensors of inference mode have no gradient
         virtual = torch.zeros_like(queues) if virtual is None else virtual.clone()
-        start = max_weight(channels, queues + virtual)
+        weights = (queues + virtual) * (queues + virtual > DUST)
+        start = improve(channels, *full_power(channels, weights > 0), weights, ITERATIONS)
 
         def left(decision: Decision) -> Tensor:
             served = rates(channels, *decision)

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from d2rl.problems.traffic.queues import DUST
 from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.convergence import refined
 from d2rl.wireless.link_rates import squared_magnitude
 from d2rl.wireless.precoders import full_uplink_power, rzf
-from d2rl.wireless.wmmse import improve
 
 Decision = tuple[Tensor, Tensor]
 
-ITERATIONS = 40  # of WMMSE
+ITERATIONS = 200  # of accelerated WMMSE at most; with 500 MaxWeight's delay is 0.3 % shorter
 GROUP = 4  # links of each direction in a slot: of 1, 2, 3, 4 and 6 the one of the smallest delays at load 1
 SMALLEST_THROUGHPUT = 1e-2  # bit/s/Hz: a link that was never served does not get an infinite weight
 PATIENCE = 1e3  # slots: slack of a packet without a deadline
@@ -37,11 +37,15 @@ def round_robin(channels: ChannelState, queues: Tensor, slot: int | Tensor, grou
 
 
 def weighted_wmmse(channels: ChannelState, weights: Tensor, iterations: int = ITERATIONS) -> Decision:
-    """WMMSE from RZF at full power of the links that have a weight; silence where none has.
+    """Accelerated WMMSE from RZF at full power of the links that have a weight; silence where none has.
 
     :param weights: [B, K], not negative; their scale does not matter
+    :param iterations: at most; a cell that has converged takes no more
     """
-    return improve(channels, *full_power(channels, weights > 0), weights, iterations)
+    served = weights > 0
+    precoder, power = refined(channels, *full_power(channels, served), weights, iterations)
+    down, up = served.split([channels.downlink_users, channels.uplink_users], dim=-1)
+    return precoder * down.unsqueeze(-2), power * up
 
 
 def full_power(channels: ChannelState, served: Tensor) -> Decision:
