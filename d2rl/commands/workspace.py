@@ -71,7 +71,7 @@ SECTIONS = (
             Panel("Return", _metrics("eval", "return"), "bit/s/Hz-slots"),
             Panel("Mean delay", _metrics("eval", "mean_delay"), "slots", log=True),
             Panel("95 % delay", _metrics("eval", "delay_p95"), "slots"),
-            Panel("Share of bits dropped", _metrics("eval", "dropped")),
+            Panel("Share of bits dropped", _metrics("eval", "dropped", "dropped_late", "dropped_full")),
             Panel("Throughput of a cell", _metrics("eval", "throughput"), RATE),
             Panel("Energy efficiency", _metrics("eval", "energy_efficiency"), "bit/J"),
             Panel("Slots below the minimum rate", _metrics("eval", "short")),

@@ -26,7 +26,10 @@ ONLY_WHEN_SOMETHING_IS_WRONG = {
 ONLY_ON_A_GPU = {"time/update"}
 OF_TRAFFIC = {
     f"eval/{name}"
-    for name in ("return", "mean_delay", "delay_p95", "dropped", "throughput", "energy_efficiency", "jain", "short")
+    for name in (
+        *("return", "mean_delay", "delay_p95", "dropped", "dropped_late", "dropped_full"),
+        *("throughput", "energy_efficiency", "jain", "short"),
+    )
 }
 
 

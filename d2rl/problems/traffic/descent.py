@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from d2rl.problems.traffic.queues import DUST
-from d2rl.problems.traffic.schedulers import Decision, full_power
+from d2rl.problems.traffic.schedulers import Decision, weighted_wmmse
 from d2rl.wireless.channel_state import ChannelState, concatenate
 from d2rl.wireless.link_rates import link_rates
-from d2rl.wireless.wmmse import improve
 
-ITERATIONS = 40  # of plain WMMSE before the descent of the drift; from where WMMSE has converged it ends no lower
 STEPS = 80  # of the descent of the drift
 BEAM_STEP, AMPLITUDE_STEP = 0.04, 0.1  # of Adam at first; the steps shrink along a cosine
 LAST_STEP = 0.05  # the last step over the first
@@ -46,9 +44,10 @@ def drift_descent(
     exponent: float = 2.0,
     virtual: Tensor | None = None,
 ) -> Decision:
-    """The drift after service, descended from some iterations of WMMSE with queues as weights, never above theirs.
+    """The drift after service, descended from a few iterations of WMMSE with queues as weights, never above theirs.
 
-    WMMSE gives links more than they have to send; the drift counts only what is left.
+    WMMSE gives links more than they have to send; the drift counts only what is left. From where WMMSE has converged
+    delays end no shorter.
 
     :param queues: [B, K], bit/s/Hz-slots
     :param rates: [B, K] that channels and a decision bring, differentiable
@@ -58,8 +57,8 @@ def drift_descent(
     with torch.inference_mode(False), torch.enable_grad():
         channels, queues = channels.map(torch.clone), queues.clone()  # tensors of inference mode have no gradient
         virtual = torch.zeros_like(queues) if virtual is None else virtual.clone()
-        weights = (queues + virtual) * (queues + virtual > DUST)
-        start = improve(channels, *full_power(channels, weights > 0), weights, ITERATIONS)
+        waiting = queues + virtual
+        start = weighted_wmmse(channels, (waiting > DUST) * waiting)
 
         def left(decision: Decision) -> Tensor:
             served = rates(channels, *decision)

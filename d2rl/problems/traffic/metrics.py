@@ -14,6 +14,8 @@ UNITS = {
     "mean_delay": "slots",
     "delay_p95": "slots",
     "dropped": "share of bits",
+    "dropped_late": "share of bits",
+    "dropped_full": "share of bits",
     "throughput": "bit/s/Hz",
     "energy_efficiency": "bit/J",
     "jain": "1",
@@ -26,8 +28,8 @@ def summary(total: Record, slots: int, bits: float) -> dict[str, float]:
     """Metrics of B episodes.
 
     ``mean_delay``: bits that waited over bits that arrived, slots (Little). ``delay_p95``: slots within which 95 % of
-    what was served came. ``dropped``: share of the bits. ``throughput``: of a cell, bit/s/Hz. ``energy_efficiency``:
-    bits for each radiated J. ``jain``: Jain's index of what a link was served over what arrived for it, averaged over
+    what was served came. ``dropped``: share of the bits, and of it ``dropped_late`` at a deadline, ``dropped_full`` at a
+    full buffer. ``throughput``: of a cell, bit/s/Hz. ``energy_efficiency``: bits for each radiated J. ``jain``: Jain's index of what a link was served over what arrived for it, averaged over
     cells. ``short``: share of slots and links below the minimum rate while something waited.
 
     :param total: summed over ``slots``      :param bits: of a bit/s/Hz-slot
@@ -45,6 +47,8 @@ def summary(total: Record, slots: int, bits: float) -> dict[str, float]:
         "mean_delay": float(total.backlog.double().sum() / offered),
         "delay_p95": delay_quantile(total.delays, 0.95),
         "dropped": float(dropped.sum() / offered),
+        "dropped_late": float(total.late.double().sum() / offered),
+        "dropped_full": float(total.refused.double().sum() / offered),
         "throughput": float(served.sum(-1).mean() / slots),
         "energy_efficiency": float(served.sum() * bits / total.energy.double().sum().clamp_min(1e-30)),
         "jain": float(jain.mean()),

@@ -49,7 +49,6 @@ class TrafficProblem:
     settings = TrafficConfig
     beside: ClassVar = {"scenario": FullDuplexConfig}
     exogenous = False
-    shown = ("mean_delay", "delay_p95", "dropped", "throughput", "jain")
     units: ClassVar = UNITS
 
     def __init__(self, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int = 0):
@@ -57,6 +56,9 @@ class TrafficProblem:
         self.links = FullDuplexProblem(scenario, seed)
         self.cells = TrafficCells(traffic, scenario, seed)
         self.worth = self.cells.objective
+        both = self.cells.has_deadlines and self.cells.has_buffers
+        drops = ("dropped", "dropped_late", "dropped_full") if both else ("dropped",)
+        self.shown = ("mean_delay", "delay_p95", *drops, "throughput", "jain")
         self.layout: Layout = self.links.layout
         flat = self.links.sizes.flat + QUEUE_FEATURES * self.layout.entities
         self.sizes = Sizes(NODE_FEATURES, EDGE_FEATURES, view=2, flat=flat)

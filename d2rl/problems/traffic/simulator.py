@@ -68,7 +68,8 @@ class TrafficState(TensorStruct):
 class Record(TensorStruct):
     """What one slot brought, or the sum of several.
 
-    :param arrived: [B, K], at its end      :param dropped: [B, K], at a deadline or a full buffer
+    :param arrived: [B, K], at its end      :param late: [B, K], dropped at a deadline
+    :param refused: [B, K], dropped at a full buffer
     :param backlog: [B, K], what waited after service
     :param delays: [B, K, A], what was served by its delay, from A - 1 slots or more down to 0
     :param energy: [B], radiated by base station and users, J
@@ -76,11 +77,17 @@ class Record(TensorStruct):
     """
 
     arrived: Tensor
-    dropped: Tensor
+    late: Tensor
+    refused: Tensor
     backlog: Tensor
     delays: Tensor
     energy: Tensor
     short: Tensor
+
+    @property
+    def dropped(self) -> Tensor:
+        """[B, K], at a deadline or a full buffer."""
+        return self.late + self.refused
 
     def plus(self, other: Record) -> Record:
         """The sum of both."""
@@ -120,10 +127,10 @@ class TrafficCells:
         can_send = self.transmission.sent(state.cell.channels, state.known, decision, generator)
         utility = self.objective(self.waiting(state), can_send.unsqueeze(1), decision)
         remaining, served = serve(state.bits, can_send)
-        dropped = torch.zeros_like(state.arrived)
+        late = refused = torch.zeros_like(state.arrived)
         if self.has_deadlines:
             expired = remaining * self._expires(remaining)
-            remaining, dropped = remaining - expired, expired.sum(-1)
+            remaining, late = remaining - expired, expired.sum(-1)
         backlog, sent = remaining.sum(-1), served.sum(-1)
         throughput = state.throughput.lerp(sent, 1 / self.traffic.window)
         short = (throughput < self.traffic.minimum_rate) & (backlog > DUST)
@@ -133,11 +140,11 @@ class TrafficCells:
         sources, arrived = self.arrivals.advance(state.sources, generator)
         if self.traffic.arrivals == "full_buffer":
             arrived = FULL - backlog
-        record = Record(arrived, dropped, backlog, served, energy, short.to(backlog.dtype))
+        came = arrived
         if self.has_buffers:
-            arrived, overflow = self._admitted(arrived, backlog)
-            record = replace(record, dropped=dropped + overflow)
-            utility = utility - self.traffic.drop_price * overflow.unsqueeze(1)
+            arrived, refused = self._admitted(arrived, backlog)
+            utility = utility - self.traffic.drop_price * refused.unsqueeze(1)
+        record = Record(came, late, refused, backlog, served, energy, short.to(backlog.dtype))
         if self.traffic.feedback == "ack":
             utility = sent.unsqueeze(1)
         told, untold, reported, unreported = self._told(utility, state, cell.slot, truncated)

@@ -135,7 +135,8 @@ def test_what_is_late_is_dropped_and_nothing_else():
     world = Simulation(problem(downlink_deadline=3).endless(), 4, 0)
     first = world.state.queues
     records = [world.step(silent(world.state)).record for _ in range(4)]
-    dropped = [record.dropped for record in records]
+    dropped = [record.late for record in records]
+    assert not any(record.refused.any() for record in records)
     assert not (dropped[0] + dropped[1]).any()
     assert torch.allclose(dropped[2][:, :6], first[:, :6])
     assert torch.allclose(dropped[3][:, :6], records[0].arrived[:, :6])
@@ -149,8 +150,24 @@ def test_what_a_buffer_has_no_room_for_is_dropped():
         record = world.step(silent(world.state)).record
         assert torch.allclose(world.state.queues, before + record.arrived - record.dropped, atol=1e-3)
         before = world.state.queues
+        assert not record.late.any()
     assert float(before[:, 6:].max()) <= 10.0
     assert float(before[:, :6].max()) > 10.0
+
+
+def test_drops_are_told_by_their_cause():
+    """In a cell that is silent what comes in is dropped in the end, late or for want of room."""
+    traffic = problem(downlink_deadline=2, uplink_buffer=10.0, load=3.0)
+    outcome = EpisodeEvaluation(traffic, 4, 0)
+    metrics = outcome.score("silent", silent)
+    total = outcome.outcomes["silent"].total
+    arrived = float(total.arrived.sum())
+    assert metrics["dropped_late"] == pytest.approx(float(total.dropped[:, :6].sum()) / arrived, rel=1e-4)
+    assert metrics["dropped_full"] == pytest.approx(float(total.dropped[:, 6:].sum()) / arrived, rel=1e-4)
+    assert min(metrics["dropped_late"], metrics["dropped_full"]) > 0.1
+    assert metrics["dropped_late"] + metrics["dropped_full"] == pytest.approx(metrics["dropped"])
+    assert set(outcome.report()["shown"]) >= {"dropped", "dropped_late", "dropped_full"}
+    assert "dropped_late" not in problem(downlink_deadline=2).shown
 
 
 def test_full_buffers_are_full_in_every_slot():
