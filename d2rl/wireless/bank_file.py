@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import InputError, counted, first_line, meant
+from d2rl.common.errors import InputError, counted, meant
 from d2rl.common.files import replacing, writing
 from d2rl.wireless.array_files import refuse_stand_in
 from d2rl.wireless.bank_axes import misfit, shown, suspicions
@@ -137,9 +137,11 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give the path of a channel bank.") from None
     except Exception as error:  # of a file from anywhere, any reader may raise anything
-        raise InputError(
-            f"{path} cannot be read: it is damaged, or holds more than plain arrays, which is never loaded "
-            f"({first_line(error)}). Write it with numpy.savez or torch.save of a dictionary of arrays."
+        if reason := getattr(error, "strerror", None):
+            raise InputError(f"{path} cannot be read: {reason}; give the path of a channel bank.") from None
+        raise InputError(  # without the readers' own advice, to load it whatever it holds
+            f"{path} cannot be read: it is damaged, or holds more than plain arrays, which is never loaded. Write it "
+            "with numpy.savez or torch.save of a dictionary of arrays."
         ) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} must hold a dictionary of arrays named {', '.join(COEFFICIENTS)}.")

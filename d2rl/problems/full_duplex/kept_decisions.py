@@ -48,7 +48,10 @@ def kept(method: str, limit: int, channels: ChannelState, weights: Tensor, find:
     try:
         write(cached, method, limit, sums, decision)
     except OSError as error:
-        notice_once(f"the cache of references {cached.parent} cannot be written: {error.strerror or error}")
+        notice_once(
+            f"the cache of references {cached.parent} cannot be written: {error.strerror or error}; they are computed "
+            f"anew every time. Set {DIRECTORY} to a folder that can be written."
+        )
     return decision
 
 
@@ -116,7 +119,7 @@ def _read(path: Path, method: str, limit: int, channels: ChannelState, sums: np.
         with np.load(path, allow_pickle=False) as content:
             if str(content["method"]) != method or not _same_states(content["sums"], sums):
                 if path.parent != SHIPPED:
-                    notice_once(f"the reference in {path} belongs to other drops; it is computed again")
+                    notice_once(f"the reference in {path} belongs to other drops; it is computed anew")
                 return None
             if int(content["limit"]) < limit:
                 return None
@@ -124,5 +127,7 @@ def _read(path: Path, method: str, limit: int, channels: ChannelState, sums: np.
         precoder, power = precoder.to(channels.downlink), power.to(channels.downlink.real)
         return check_decision(channels, precoder, power)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, InputError, TypeError) as error:
-        notice_once(f"the reference in {path} cannot be used ({error or type(error).__name__}); it is computed again")
+        reason = getattr(error, "strerror", None)  # what else NumPy says is of no use here
+        told = f"cannot be read: {reason}" if reason else "is damaged"
+        notice_once(f"the reference in {path} {told}; it is computed anew")
         return None

@@ -95,7 +95,8 @@ def test_a_damaged_file_is_told_once_and_replaced(cache, ask, found, caplog, dam
             for one, other in zip(ask(), good, strict=True):
                 torch.testing.assert_close(one, other)
     assert found.times == 2
-    assert [str(path) in record.getMessage() for record in caplog.records] == [True]
+    told = f"the reference in {path} is damaged; it is computed anew"
+    assert [record.getMessage() for record in caplog.records] == [told]
 
 
 def test_a_file_of_other_drops_under_this_name_is_not_used(cache, ask, found, caplog):
@@ -109,15 +110,17 @@ def test_a_file_of_other_drops_under_this_name_is_not_used(cache, ask, found, ca
     assert "belongs to other drops" in caplog.text
 
 
-def test_a_cache_that_cannot_be_written_is_told_and_does_without(tmp_path, monkeypatch, ask, found, caplog):
+@pytest.mark.parametrize("inside", ["", "cache"], ids=["a file", "in a file"])
+def test_a_cache_that_cannot_be_written_is_told_and_does_without(tmp_path, monkeypatch, ask, found, caplog, inside):
     notice_once.cache_clear()
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv(DIRECTORY, str(tmp_path / "file" / inside))
     with caplog.at_level(logging.WARNING):
         ask(), ask()
     assert found.times == 2
     assert len(caplog.records) == 1
     assert "cannot be written" in caplog.text
+    assert f"Set {DIRECTORY} to a folder that can be written." in caplog.text
 
 
 def test_nothing_half_written_is_left(cache, ask, monkeypatch):
