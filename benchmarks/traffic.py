@@ -33,7 +33,7 @@ from d2rl.config.schema import either
 from d2rl.deploy.pretrained import load_policy
 from d2rl.evaluation.episodes import EpisodeEvaluation, Episodes
 from d2rl.evaluation.evaluate import policy_of
-from d2rl.problems import check_config, load_config, make_problems
+from d2rl.problems import check_config, check_files, load_config, make_problems
 from d2rl.problems.base import Simulation, stream
 from d2rl.problems.traffic.descent import SLOTS, drift_descent, foresight
 from d2rl.problems.traffic.figures import draw_backlogs, draw_waiting
@@ -43,6 +43,7 @@ from d2rl.report.learning_curve import COLOURS
 DRIFT = "drift"  # delays are also given as a share of its
 RESAMPLES = 300
 LOADS, BISECTIONS = (0.1, 3.3), 6  # where the largest stable load is sought, to 0.05
+STEP = (LOADS[1] - LOADS[0]) / 2**BISECTIONS
 GROWTH = 0.02  # of what arrives, by which backlogs may grow in half an episode and still count as bounded
 METRICS = {
     "mean_delay": "mean delay (slots)",
@@ -106,6 +107,7 @@ def traffic_command(arguments: list[str]) -> None:
     for level in _loads(asked.loads):
         config = load_config(["conf=traffic", *keys, f"traffic.load={level:g}"])
         check_config(config)
+        check_files(config)
         problem: Any = make_problems(config)[0]
         world = asdict(replace(problem.config, load_low=None, load_high=None))  # those are for training
         setting = {"cells": asked.cells, "seed": asked.seed, **world, **asdict(problem.scenario)}
@@ -164,7 +166,9 @@ def stable_loads(problem: Any, policy: Policy, cells: int, seed: int) -> Tensor:
     for _ in range(BISECTIONS):
         load = (low + high) / 2
         world: Simulation[TrafficState] = Simulation(problem.endless(), cells, stream(f"evaluation/{seed}"))
-        sources = replace(world.state.sources, rate=world.state.sources.rate * (load / problem.config.load)[:, None])
+        factor = (load / problem.config.load)[:, None]
+        sources = world.state.sources
+        sources = replace(sources, rate=sources.rate * factor, load=sources.load * factor)
         world.state = replace(world.state, sources=sources)
         backlog = torch.stack([world.step(policy(world.state)).record.backlog.sum(-1) for _ in range(problem.slots)])
         growth = backlog[-quarter:].mean(0) - backlog[quarter : 2 * quarter].mean(0)
@@ -178,12 +182,39 @@ def _stable_loads(
 ) -> dict[str, Tensor]:
     config = load_config(["conf=traffic", *keys])
     check_config(config)
+    check_files(config)
     problem: Any = make_problems(config)[0]
+    names = [*_chosen(asked.policies, problem), *learned]
+    _check_stable(problem, names)
     found = {}
-    for name in [*_chosen(asked.policies, problem), *learned]:
+    for name in names:
         found[name] = stable_loads(problem, _policy(name, learned, problem, asked), asked.cells, asked.seed)
-        console.print(f"{_label(name)}: load {float(found[name].mean()):.3f}", highlight=False)
+        beyond = int((found[name] > LOADS[1] - 1.5 * STEP).sum() + (found[name] == LOADS[0]).sum())
+        ends = f"; of {beyond} of the cells at an end of what is tried, {LOADS[0]:g} to {LOADS[1]:g}" if beyond else ""
+        console.print(f"{_label(name)}: load {float(found[name].mean()):.3f}{ends}", highlight=False)
     return found
+
+
+def _check_stable(problem: Any, names: list[str]) -> None:
+    """Refuse to seek a stable load where queues never grow, or where it would not be that of the policy."""
+    bounds = [
+        f"traffic.{direction}_{kind}={value}"
+        for direction in ("downlink", "uplink")
+        for kind in ("deadline", "buffer")
+        if (value := getattr(problem.config, f"{direction}_{kind}"))
+    ]
+    if bounds:
+        raise ConfigError(
+            f"stable=true seeks the load at which queues begin to grow, and {bounds[0]} drops what waits longer; leave "
+            "it out, or leave out stable=true, which tells how much is dropped."
+        )
+    if problem.config.arrivals == "full_buffer":
+        raise ConfigError(
+            "stable=true seeks the load at which queues begin to grow, and full buffers have none; set "
+            "traffic.arrivals to another kind."
+        )
+    if "plan" in names:
+        raise ConfigError("stable=true tries many loads, and policies=plan is told what arrives at one; leave it out.")
 
 
 def _write_stable(out: Path, found: dict[str, Tensor]) -> None:

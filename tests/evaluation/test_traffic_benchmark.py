@@ -105,6 +105,43 @@ def test_bisection_finds_the_load_of_a_link_that_nothing_disturbs(traffic, probl
     assert (everything > silent).any()
 
 
+def test_a_trace_grows_with_the_load_that_is_tried(traffic, tmp_path, monkeypatch):
+    path, seen = tmp_path / "trace.csv", []
+    path.write_text("slot,link,bits\n" + "".join(f"{slot},{link},20000\n" for slot in range(4) for link in range(4)))
+    config = load_config(["conf=traffic", *SMALL, "traffic.arrivals=trace", f"traffic.trace={path}"])
+    problem = make_problems(config)[0]
+
+    def silent(state):
+        seen.append(state.arrived.sum())
+        return tuple(torch.zeros_like(part) for part in problem.references()["round_robin"](state))
+
+    monkeypatch.setattr(traffic, "BISECTIONS", 2)
+    traffic.stable_loads(problem, silent, 3, 5)
+    tried = [sum(traffic.LOADS) / 2, (3 * traffic.LOADS[0] + traffic.LOADS[1]) / 4]  # queues grow at any load
+    assert float(seen[3] / seen[7]) == pytest.approx(tried[0] / tried[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["traffic.arrivals=full_buffer"], "full buffers have none"),
+        (["traffic.uplink_deadline=5"], r"traffic\.uplink_deadline=5 drops what waits longer"),
+        (["traffic.downlink_buffer=10"], r"traffic\.downlink_buffer=10.* drops"),
+        (["policies=plan"], "policies=plan is told what arrives at one"),
+    ],
+)
+def test_a_stable_load_where_none_can_be_found_is_refused(traffic, tmp_path, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        traffic.traffic_command([f"out={tmp_path / 'none'}", "stable=true", *arguments, *SMALL])
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_stable_load_at_an_end_of_what_is_tried_is_told(traffic, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(traffic, "stable_loads", lambda *_: torch.tensor([traffic.LOADS[0], 1.0]))
+    traffic.traffic_command([f"out={tmp_path}", "stable=true", "policies=drift", *SMALL])
+    assert "of 1 of the cells at an end of what is tried, 0.1 to 3.3" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("argument", "message"), [("loads=high", "loads=high"), ("policies=fifo", "fifo is no scheduler")]
 )
