@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import shlex
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -56,6 +57,19 @@ class ConfigError(UserError):
     """A configuration key or value that cannot be used."""
 
     kind = "config"
+
+
+@contextmanager
+def named_by(key: str) -> Iterator[None]:
+    """Data that cannot be used inside is the mistake of a key, which the message then names.
+
+    :param key: with its section, such as ``traffic.trace``
+    :raises ConfigError: in the place of an :class:`InputError`
+    """
+    try:
+        yield
+    except InputError as error:
+        raise ConfigError(f"{key}: {error.args[0]}") from None
 
 
 class CheckpointError(UserError):

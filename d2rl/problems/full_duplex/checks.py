@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from d2rl.common.errors import ConfigError, InputError
+from d2rl.common.errors import ConfigError
 from d2rl.common.notices import notice_once
 from d2rl.config.defaults import Config, FullDuplexConfig
 from d2rl.problems.full_duplex.cell_sizes import check_loads
@@ -70,10 +70,7 @@ def check_schedule(scenario: FullDuplexConfig) -> None:
 def read_files(config: Config) -> None:
     """Read what the scenario names. :raises ConfigError: it cannot be used"""
     if config.scenario.channel_bank:
-        try:
-            scenario_bank(config.scenario)
-        except InputError as error:
-            raise ConfigError(f"scenario.channel_bank: {error.args[0]}") from None
+        scenario_bank(config.scenario)
     if config.scenario.objective == "minimum":
         check_minimum(config)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from d2rl.common.errors import ConfigError
+from d2rl.common.errors import ConfigError, named_by
 from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.wireless.bank_file import load_bank
@@ -38,11 +38,12 @@ def link_budget(config: FullDuplexConfig) -> LinkBudget:
 def scenario_bank(config: FullDuplexConfig) -> ChannelBank:
     """The whole bank of ``scenario.channel_bank``, noise-normalised.
 
-    :raises InputError: a file that cannot be used
-    :raises ConfigError: a bank of another cell, or too small to be split
+    :raises ConfigError: a file that cannot be used, a bank of another cell, or too small to be split
     """
     path = Path(str(config.channel_bank)).expanduser()
-    bank = _read(path, *_version(path)).with_idle_antennas(config.transmit_antennas, config.receive_antennas)
+    with named_by("scenario.channel_bank"):
+        bank = _read(path, *_version(path))
+    bank = bank.with_idle_antennas(config.transmit_antennas, config.receive_antennas)
     found, asked = cell_of(bank.channels), cell_of(config)
     if found != asked:
         remedy = " ".join(f"scenario.{key}={size}" for key, size in found.items() if size != asked[key])

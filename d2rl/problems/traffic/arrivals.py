@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from d2rl.common.errors import named_by
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.traffic.settings import TrafficConfig
@@ -93,10 +94,12 @@ def recorded(path: str, scenario: FullDuplexConfig, slots: int = 1) -> Tensor:
     """The trace of a file, [S, K], in bit/s/Hz-slots.
 
     :param slots: that it must have at least
-    :raises InputError: it cannot be used in this cell
+    :raises ConfigError: it cannot be used in this cell
     """
     links = scenario.downlink_users + scenario.uplink_users
-    return _read(path, links, slots) / (scenario.bandwidth * scenario.slot * 1e3)
+    with named_by("traffic.trace"):
+        bits = _read(path, links, slots)
+    return bits / (scenario.bandwidth * scenario.slot * 1e3)
 
 
 @lru_cache

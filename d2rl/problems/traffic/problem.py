@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import ConfigError, InputError
 from d2rl.config.defaults import Config, FullDuplexConfig
 from d2rl.problems.base import Drawing, Layout, Observation, Simulation, Sizes, Step
 from d2rl.problems.full_duplex.cell_sizes import cells_of
@@ -73,13 +71,9 @@ class TrafficProblem:
     def check_files(cls, config: Any) -> None:
         """Read the trace and the table of schemes. :raises ConfigError: one cannot be used"""
         t: TrafficConfig = config.traffic
-        trace = partial(recorded, scenario=config.scenario, slots=config.scenario.episode_length)
-        for key, read in (("mcs_table", mcs_table), ("trace", trace)):
-            if getattr(t, key) is not None:
-                try:
-                    read(getattr(t, key))
-                except InputError as error:
-                    raise ConfigError(f"traffic.{key}: {error.args[0]}") from None
+        mcs_table(t.mcs_table)
+        if t.trace is not None:
+            recorded(t.trace, config.scenario, config.scenario.episode_length)
 
     @classmethod
     def variants(cls, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int) -> list[TrafficProblem]:

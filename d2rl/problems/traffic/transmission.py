@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from d2rl.common.errors import named_by
 from d2rl.problems.full_duplex.simulator import rates_of
 from d2rl.problems.traffic.objective import Decision
 from d2rl.problems.traffic.settings import TrafficConfig
@@ -60,5 +61,8 @@ class Transmission:
 
 @lru_cache
 def mcs_table(path: str | None) -> McsTable:
-    """The table of a file, or the standard's. :raises InputError: it cannot be used"""
-    return McsTable.standard() if path is None else McsTable.load(path)
+    """The table of a file, or the standard's. :raises ConfigError: it cannot be used"""
+    if path is None:
+        return McsTable.standard()
+    with named_by("traffic.mcs_table"):
+        return McsTable.load(path)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2rl.common.errors import CheckpointError, ConfigError, InputError
+from d2rl.common.errors import CheckpointError, ConfigError
 from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.envs import FullDuplexEnv
@@ -243,7 +243,7 @@ def test_a_bank_whose_states_carry_nothing_is_refused(tmp_path, part):
 
 
 def test_a_bank_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none.npz does not exist"):
+    with pytest.raises(ConfigError, match=r"scenario\.channel_bank: .*none.npz does not exist"):
         build(tmp_path / "none.npz")
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from d2rl.algorithm.rewards import designed_reward
+from d2rl.commands.train_eval import train_command
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.evaluation.episodes import EpisodeEvaluation
@@ -241,6 +242,20 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path):
     config = load_config(["problem=traffic", f"traffic.mcs_table={file}"])
     with pytest.raises(ConfigError, match=r"traffic\.mcs_table: .*rising order"):
         check_files(config)
+
+
+@pytest.mark.parametrize("asked", ["transmission=mcs", "transmission=shannon"])
+def test_a_table_that_cannot_be_used_is_named_by_its_key_wherever_it_is_read_first(tmp_path, asked):
+    file = tmp_path / "table.csv"
+    file.write_text("order,code_rate\n4,0.5\n2,0.5")
+    with pytest.raises(ConfigError, match=r"^config error: traffic\.mcs_table: .*rising order"):
+        train_command(["conf=traffic", f"traffic.{asked}", f"traffic.mcs_table={file}", f"run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trace_is_named_by_its_key_where_cells_begin(tmp_path):
+    with pytest.raises(ConfigError, match=r"traffic\.trace: .*none\.csv cannot be read"):
+        problem(arrivals="trace", trace=str(tmp_path / "none.csv")).reset(2, torch.Generator())
 
 
 def test_blocks_of_a_known_channel_arrive_and_of_a_stale_one_are_lost():
