@@ -22,7 +22,7 @@ from d2rl.algorithm.losses import Losses
 from d2rl.algorithm.module import Learner
 from d2rl.algorithm.networks import make_transition, make_view
 from d2rl.algorithm.policy import make_actor
-from d2rl.algorithm.reports import beyond_baselines, splits_reports
+from d2rl.algorithm.reports import beyond_baselines, check_room, splits_reports
 from d2rl.algorithm.rewards import reward_case, to_scalar
 from d2rl.algorithm.state_weights import fits_state_explorer, holds_state_explorer, with_own_state_explorer
 from d2rl.common import distributed
@@ -113,10 +113,8 @@ class D2RL(Losses):
 
     def on_fit_start(self) -> None:
         """Room for reports, what is kept from SENPNN, and recorded updates where they are asked for."""
+        check_room(self.config, self.problem)
         super().on_fit_start()
-        for world in self.worlds:
-            if world.windows is not None:
-                world.windows.check_room()
         if isinstance(self.problem, Generative):
             self.held_out, self.stored = self.problem.held_out(HELD_OUT, self.device)
             if isinstance(self.senpnn, Mix):

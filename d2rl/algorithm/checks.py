@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
+from d2rl.algorithm.explorers import explorer_class
 from d2rl.algorithm.explorers.action import IMITATING
-from d2rl.algorithm.reports import splits_reports
+from d2rl.algorithm.explorers.controls import Mix
+from d2rl.algorithm.reports import check_room, splits_reports
 from d2rl.algorithm.rewards import reward_case
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import AUTO, Config, EvaluationConfig, RunConfig, first_epoch
@@ -15,7 +19,18 @@ from d2rl.problems.base import Generative, Measurable, Prioritised, Problem
 def check_run(config: RunConfig) -> None:
     """Refuse what cannot be trained. :raises ConfigError: names the key and the remedy"""
     check_config(config)
-    check_algorithm(config, make_problems(config)[0])
+    problem = make_problems(config)[0]
+    check_algorithm(config, problem)
+    check_room(config, problem)
+    check_stored(config, problem)
+
+
+def check_stored(config: RunConfig, problem: Problem) -> None:
+    """Refuse an explorer of stored states where none are. :raises ConfigError: names the key and the remedy"""
+    if config.stages.state is not None and isinstance(problem, Generative):
+        explorer = explorer_class(config, "state")
+        if issubclass(explorer, Mix):
+            explorer.given(problem.held_out(1, torch.device("cpu"))[1])
 
 
 def check_algorithm(config: RunConfig, problem: Problem) -> None:

@@ -23,6 +23,17 @@ def splits_reports(config: RunConfig, problem: Problem) -> bool:
     return generates and getattr(problem, "tells_sums", False)
 
 
+def check_room(config: RunConfig, problem: Problem) -> None:
+    """Make sure that whole windows of reports stay in the replay. :raises ConfigError: it holds no two of each cell"""
+    slots, cells = getattr(problem, "report_slots", 1), config.trainer.num_envs
+    needed = 2 * slots * cells
+    if splits_reports(config, problem) and needed > config.ddpg.replay:
+        raise ConfigError(
+            f"ddpg.replay={config.ddpg.replay} is too small for reports of {slots} slots of {cells} cells, of which "
+            f"rewards are generated; set ddpg.replay to {needed} at least."
+        )
+
+
 class ReportWindows:
     """Finds the windows of B cells in a replay: n slots each, one after the other, told of by one report.
 
@@ -42,15 +53,6 @@ class ReportWindows:
         self.missing: Tensor | int = 0
         self.end = torch.zeros((), dtype=torch.int64)  # the row after the last whole window
         self.kept = torch.zeros((), dtype=torch.float64)  # whole windows of each cell
-
-    def check_room(self) -> None:
-        """Make sure that whole windows stay in the replay. :raises ConfigError: it holds no two of each cell"""
-        needed = 2 * self.slots * self.batch
-        if needed > self.replay.capacity:
-            raise ConfigError(
-                f"ddpg.replay={self.replay.capacity} is too small for reports of {self.slots} slots of {self.batch} "
-                f"cells, of which rewards are generated; set ddpg.replay to {needed} at least."
-            )
 
     @property
     def ready(self) -> bool:

@@ -45,7 +45,7 @@ def train_command(arguments: list[str]) -> None:
     if asked.resume is None:
         check(asked)
     if processes(asked.trainer) == 1:
-        print(_first_line(asked, conf_name(arguments)), flush=True)
+        print("loading PyTorch", flush=True)
     config, checkpoint = configuration(arguments, asked)
     if owns_process():
         logging.getLogger("d2rl").setLevel(config.logger.level.upper())
@@ -87,8 +87,10 @@ def train_run(
         return None
     memory = check_memory(config, device)
     run = RunDirectory.create(config, name)
-    if quiet and config.logger.level in ("debug", "info"):
-        print(f"{_first_line(config, name)}, in {run.path}; its metrics.csv tells how far it is", flush=True)
+    if not quiet:
+        print(_begun(config, name), flush=True)
+    elif config.logger.level in ("debug", "info"):
+        print(f"{_begun(config, name)}, in {run.path}; its metrics.csv tells how far it is", flush=True)
     console = Console(quiet=quiet)
     told = f"what is not at its default (config.yaml has the rest):\n{to_yaml(config, changed=True)}"
     console.print(told, markup=False, highlight=False)
@@ -120,8 +122,8 @@ def train_run(
     return run, report
 
 
-def _first_line(config: Config, name: str) -> str:
-    """What begins; printed before PyTorch is there."""
+def _begun(config: Config, name: str) -> str:
+    """What begins, once nothing of it is refused any more."""
     if config.resume:
         return f"going on with {config.resume}"
     epochs, updates = counted(config.trainer.epochs, "epoch"), counted(config.trainer.updates_per_epoch, "update")

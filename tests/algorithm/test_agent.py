@@ -858,7 +858,11 @@ def test_places_that_the_states_do_not_tell_fall_back_with_a_notice_or_are_refus
     for _ in range(2):
         assert {one.places for one in build(tiny(*given)).senpnn.networks.values()} == {0}
     assert sum("does not tell where users are" in r.getMessage() for r in caplog.records) == 1
+    notice_once.cache_clear()
+    caplog.clear()
     with pytest.raises(ConfigError, match=r"state\.condition=place, but .* position_downlink"):
         build(tiny(*given, "state.condition=place"))
+    build(tiny(*given, "state.condition=gain"))
+    assert caplog.records == []  # a refusal, or what was asked for, needs no notice
     assert build(tiny("stages.state=0")).senpnn.networks["downlink"].places > 0
     assert build(tiny("stages.state=0", "state.condition=gain")).senpnn.networks["downlink"].places == 0

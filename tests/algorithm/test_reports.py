@@ -9,6 +9,7 @@ import torch
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.capturable import Waits
+from d2rl.algorithm.checks import check_run
 from d2rl.algorithm.diagnostics import reward_lead
 from d2rl.algorithm.replay import ReplayBuffer
 from d2rl.algorithm.reports import ReportWindows, beyond_baselines
@@ -111,9 +112,15 @@ def test_a_window_without_its_report_is_named():
         windows.check()
 
 
-def test_a_replay_that_holds_no_two_windows_is_refused():
-    with pytest.raises(ConfigError, match=r"ddpg\.replay=29 is too small .* set ddpg\.replay to 30 at least"):
-        ReportWindows(ReplayBuffer(29), SLOTS, CELLS).check_room()
+def test_a_replay_that_holds_no_two_windows_is_refused(tiny, fit):
+    """When a run is checked, and when an agent that was made without that begins."""
+    given = (*TRAFFIC, "traffic.report_slots=6", "trainer.num_envs=4", "ddpg.batch=8", "ddpg.critic_batch=8")
+    message = r"ddpg\.replay=47 is too small .* 6 slots of 4 cells.* set ddpg\.replay to 48 at least"
+    with pytest.raises(ConfigError, match=message):
+        check_run(tiny(*given, "ddpg.replay=47"))
+    with pytest.raises(ConfigError, match=message):
+        fit(D2RL(tiny(*given, "ddpg.replay=47")))
+    check_run(tiny(*given, "ddpg.replay=48"))
 
 
 # ------------------------------------------------------------------ the agent

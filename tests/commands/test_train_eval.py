@@ -445,6 +445,7 @@ def test_a_run_is_not_written_over(run):
         (("trainer.precision=fp16",), "trainer.precision"),
         (("ddpg.replay=1e9",), r"ddpg\.replay=1000000000 needs .* of memory .* at most [\d,]+ states can be kept"),
         (("evaluation.weights=1,1,1,1",), "evaluation.weights=1,1,1,1 needs 5 numbers"),
+        (("state.explorer=gaussian", "stages.state=0"), "state.explorer=gaussian makes states of a stored set"),
         (("conf=nowhere",), "conf=nowhere is not there. Available in conf"),
         pytest.param(
             ("trainer.accelerator=gpu",),
@@ -454,11 +455,15 @@ def test_a_run_is_not_written_over(run):
     ],
     ids=str,
 )
-def test_an_impossible_configuration_is_refused_before_anything_is_written(tmp_path, monkeypatch, arguments, named):
+def test_an_impossible_configuration_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, capsys, arguments, named
+):
+    """Nor is it said that anything has begun."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=named) as caught:
         train_command([*PLAN, *arguments, "run_dir=run"])
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out in ("", "loading PyTorch\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -64,7 +64,7 @@ def test_a_decision_waits_for_pytorch_alone():
 @pytest.mark.parametrize(
     ("name", "arguments", "line"),
     [
-        ("train", ["conf=smoke", "seed=3"], "training smoke, seed 3"),
+        ("train", ["conf=smoke", "seed=3"], "loading PyTorch"),
         ("evaluate", ["ckpt=pretrained"], "evaluating pretrained"),
         ("benchmark", ["conf=headline"], "loading PyTorch"),
         ("channels", ["out=bank.pt"], "loading PyTorch"),

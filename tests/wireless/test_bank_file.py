@@ -256,7 +256,8 @@ def test_code_in_a_bank_is_not_run(tmp_path, writer):
         pickle.loads(path.read_bytes())
     assert trace.exists()  # it would have run
     trace.unlink()
-    with pytest.raises(InputError, match=r"a\.\w+ cannot be read: it is damaged, or holds more than plain arrays") as caught:
+    message = r"a\.\w+ cannot be read: it is damaged, or holds more than plain arrays"
+    with pytest.raises(InputError, match=message) as caught:
         load_bank(path)
     assert not trace.exists()
     assert not re.search("allow_pickle|weights_only|load failed", str(caught.value))  # no advice to run it

@@ -10,7 +10,7 @@ import torch
 
 from d2rl.common.errors import InputError
 from d2rl.common.notices import notice_once
-from d2rl.wireless import convergence, converged_wmmse, full_uplink_power, link_rates, random_decision, rzf, wmmse
+from d2rl.wireless import converged_wmmse, convergence, full_uplink_power, link_rates, random_decision, rzf, wmmse
 from d2rl.wireless.convergence import Ascent, refined
 from d2rl.wireless.priced_step import priced_step
 from d2rl.wireless.wmmse import improve, wmmse_iteration

@@ -6,6 +6,7 @@ Each trains SENPNN beside, whose loss moves chi, and makes its states in another
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch import Tensor
 from d2rl.algorithm.explorers.state import SENPNN, KindsOfRows, turned
 from d2rl.common.errors import ConfigError
 from d2rl.problems.base import Rows
+
+Stored = TypeVar("Stored")
 
 
 class Turn(SENPNN):
@@ -48,12 +51,17 @@ class Mix(SENPNN):
 
         :raises ConfigError: there is no fixed set of them
         """
-        if rows is None:
+        self.stored = self.given(rows)
+
+    @classmethod
+    def given(cls, stored: Stored | None) -> Stored:
+        """What is stored. :raises ConfigError: nothing is"""
+        if stored is None:
             raise ConfigError(
-                f"state.explorer={type(self).__name__.lower()} makes states of a stored set, and every slot has new "
-                "ones here; set scenario.stored_states or scenario.channel_bank, or state.explorer=senpnn."
+                f"state.explorer={cls.__name__.lower()} makes states of a stored set, and every slot has new ones "
+                "here; set scenario.stored_states or scenario.channel_bank, or state.explorer=senpnn."
             )
-        self.stored = rows
+        return stored
 
     @torch.no_grad()
     def generate(self, rows: KindsOfRows, step: int | None = None, *, generator: torch.Generator) -> dict[str, Tensor]:

@@ -247,6 +247,8 @@ class SENPNN(L.LightningModule):
 def known_places(config: RunConfig, problem: Any) -> dict[str, int]:
     """Numbers that tell SENPNN where rows of each kind belong, by ``state.condition``.
 
+    A problem that has the method ``notice_placeless`` says where ``auto`` finds none.
+
     :raises ConfigError: places were asked for, and the states do not tell them
     """
     found = {name: size for name, size in problem.place_sizes().items() if size}
@@ -255,6 +257,8 @@ def known_places(config: RunConfig, problem: Any) -> dict[str, int]:
             f"state.condition=place, but the states of problem={config.problem} do not tell where users are; give a "
             "bank with position_downlink and position_uplink, or set state.condition=gain."
         )
+    if config.state.condition == "auto" and not found and hasattr(problem, "notice_placeless"):
+        problem.notice_placeless()
     return {} if config.state.condition == "gain" else found
 
 

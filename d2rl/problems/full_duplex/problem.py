@@ -293,11 +293,14 @@ class FullDuplexProblem:
 
     def place_sizes(self) -> dict[str, int]:
         """Of users, where the states tell their positions."""
-        bank = self.config.channel_bank
-        if bank and scenario_bank(self.config).positions is None:
-            notice_once(f"scenario.channel_bank={bank} does not tell where users are: SENPNN goes by mean gains alone.")
+        if self.config.channel_bank and scenario_bank(self.config).positions is None:
             return {}
         return {name: PLACE_SIZE for name in ("downlink", "uplink") if name in self.row_sizes()}
+
+    def notice_placeless(self) -> None:
+        """Say, once, that SENPNN could go by places, had the states any."""
+        bank = self.config.channel_bank
+        notice_once(f"scenario.channel_bank={bank} does not tell where users are: SENPNN goes by mean gains alone.")
 
     def rows(self, state: CellState) -> dict[str, Rows]:
         """Whitened small-scale coefficients.
