@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -26,6 +28,7 @@ from d2rl.common.distributed import launch_rank, losses_told, strategy
 from d2rl.common.errors import CheckpointError, ConfigError, Interrupted, RunError
 from d2rl.common.host import left_as_found
 from d2rl.problems import check_config, load_config
+from d2rl.training.checkpoint import CheckpointFiles, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -189,33 +192,63 @@ def test_what_cannot_be_shared_equally_is_refused(key):
         check_config(config)
 
 
-# ------------------------------------------------------------------ a process that is lost
+# ------------------------------------------------------------------ a process that is asked to end, or is lost
+
+in_proc = pytest.mark.skipif(sys.platform != "linux", reason="finds the second process in /proc")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the second process in /proc")
-@pytest.mark.parametrize("lost", ["first", "second"])
-def test_a_process_that_is_killed_ends_the_others_with_one_message(tmp_path, lost):
+@contextmanager
+def endless_run(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A run of two processes whose first checkpoint is written: its first process, and the number of the second."""
     endless = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.epochs=100000", "run_dir=run")
     command = [sys.executable, str(ROOT / "train.py"), *TINY, *endless]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, start_new_session=True, **pipes) as process:
+    with subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, start_new_session=True, **pipes) as process:
         try:
             deadline = time.monotonic() + 90
-            while not (tmp_path / "run/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+            while not (folder / "run/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
                 time.sleep(0.1)
             (second,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            os.kill(process.pid if lost == "first" else int(second), signal.SIGKILL)
-            _, said = process.communicate(timeout=60)  # until both have ended
+            yield process, int(second)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@in_proc
+@pytest.mark.parametrize(("sent", "whom"), [(signal.SIGINT, "both"), (signal.SIGTERM, "second")])
+def test_a_signal_to_any_process_makes_all_save_and_end(tmp_path, sent, whom):
+    with endless_run(tmp_path) as (process, second):
+        os.kill(second, sent) if whom == "second" else os.killpg(process.pid, sent)
+        _, said = process.communicate(timeout=60)  # until both have ended
+    assert process.returncode == 128 + sent
+    (update,) = re.findall(r"saved at update (\d+); go on with resume=run/checkpoints/last.ckpt$", said, re.M)
+    saved = load_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["d2rl"]
+    assert (saved["updates"], len(saved["ranks"])) == (int(update), 2)
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@in_proc
+@pytest.mark.parametrize("lost", ["first", "second"])
+def test_a_process_that_is_killed_ends_the_others_with_one_message(tmp_path, lost):
+    with endless_run(tmp_path) as (process, second):
+        os.kill(process.pid if lost == "first" else second, signal.SIGKILL)
+        _, said = process.communicate(timeout=60)  # until both have ended
     assert process.returncode == (-signal.SIGKILL if lost == "first" else 2)
     message, place = "run error: another process of this run has ended or is out of reach", "run/checkpoints/last.ckpt"
     assert said.count(message) == 1, said
     assert said.splitlines()[-1].startswith(message)
     assert said.endswith(f"go on with resume={place}.\n" if lost == "second" else "or begin anew.\n")
     assert "Traceback" not in said
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_a_run_of_several_processes(monkeypatch, tmp_path):
+    monkeypatch.setattr("d2rl.training.checkpoint.world_size", lambda: 2)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"last\.ckpt cannot be written: .*make room, then resume it"):
+        CheckpointFiles().save_checkpoint({"d2rl": {}}, tmp_path / "file" / "last.ckpt")
 
 
 def test_one_that_waits_for_a_process_that_has_gone_says_so_and_ends_all(monkeypatch, capsys):
