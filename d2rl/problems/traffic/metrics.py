@@ -28,7 +28,7 @@ def summary(total: Record, slots: int, bits: float) -> dict[str, float]:
     """Metrics of B episodes.
 
     ``mean_delay``: bits that waited over bits that arrived, slots (Little). ``delay_p95``: slots within which 95 % of
-    what was served came. ``dropped``: share of the bits, and of it ``dropped_late`` at a deadline, ``dropped_full`` at a
+    what was served came. ``dropped``: share of the bits, of it ``dropped_late`` at a deadline and ``dropped_full`` at a
     full buffer. ``throughput``: of a cell, bit/s/Hz. ``energy_efficiency``: bits for each radiated J. ``jain``: Jain's
     index of what a link was served over what arrived for it, averaged over cells. ``short``: share of slots and links
     below the minimum rate while something waited.
