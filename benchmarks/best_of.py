@@ -4,7 +4,7 @@ for so many iterations and until it has converged.
     python benchmarks/best_of.py NAME=CHECKPOINT[,CHECKPOINT...] [NAME=...] [--drops 256]
 
 Several checkpoints of one name are seeds; the table gives their mean. Candidates differ by the policy's own noise,
-by the link weights that they are made for, or, as a control, by Gaussian noise added to the first one.
+by the link weights that they are made for, or, as a control, by Gaussian noise on top of the policy's own.
 """
 
 from __future__ import annotations
