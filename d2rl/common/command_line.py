@@ -27,7 +27,7 @@ TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer
 SHORT = {"drops": "evaluation.drops", "seed": "evaluation.seed", "best_of": "evaluation.best_of"}
 SHORT |= {"ascend": "evaluation.ascend", "refine": "evaluation.refine"}  # keys of an evaluation by a name of their own
 
-WITH_PLACE = warnings.formatwarning
+WITH_PLACE = warnings.showwarning
 
 _running = False
 
@@ -129,12 +129,15 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=f".*{message}.*")
-    warnings.formatwarning = _as_message
+    warnings.showwarning = _shown  # not formatwarning, which Lightning sets where it is imported
 
 
-def _as_message(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+def _shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """What concerns the person without the line of the program that says it."""
-    return f"{message}\n" if category is UserWarning else WITH_PLACE(message, category, *place, **more)
+    if issubclass(category, UserWarning):
+        print(message, file=sys.stderr)
+    else:
+        WITH_PLACE(message, category, *place, **more)
 
 
 def _interrupted(stop: Interrupted) -> None:

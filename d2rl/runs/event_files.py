@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
+
+from d2rl.common.notices import notice
 
 
 class EventFiles(TensorBoardLogger):
@@ -51,6 +52,4 @@ class EventFiles(TensorBoardLogger):
         except OSError as error:
             self.failed = True
             reason = error.strerror or error
-            warnings.warn(
-                f"{self.root_dir} cannot be written: {reason}; training goes on without event files", stacklevel=4
-            )
+            notice(f"{self.root_dir} cannot be written: {reason}; training goes on without event files")

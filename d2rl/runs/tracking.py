@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,6 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from d2rl.common.errors import ConfigError, first_line
 from d2rl.common.host import surroundings_kept
+from d2rl.common.notices import notice
 from d2rl.config.defaults import Config
 from d2rl.runs.csv_logger import STEP, CsvLogger
 from d2rl.runs.event_files import EventFiles
@@ -84,8 +84,7 @@ def _wandb_logger(config: Config, run: RunDirectory, values: dict[str, Any], run
     except AuthenticationError as error:
         raise ConfigError(f"logger.mode=online, but W&B refuses the account: {first_line(error)}") from None
     except CommError as error:
-        message = f"W&B cannot be reached ({first_line(error)}); the dashboards are kept offline"
-        warnings.warn(message, stacklevel=3)
+        notice(f"W&B cannot be reached ({first_line(error)}); the dashboards are kept offline")
         return make(offline=True)
 
 
@@ -96,7 +95,7 @@ def wandb_id(loggers: list[Logger]) -> str | None:
 
 def alert(loggers: list[Logger], title: str, text: str) -> None:
     """Tell the person, in the terminal and on the dashboard, that a failure signature has shown."""
-    warnings.warn(f"{title}: {text}", stacklevel=3)
+    notice(f"{title}: {text}")
     for logger in _dashboards(loggers):
         with _survived(loggers, logger):
             logger.experiment.alert(title=title, text=text, level="WARN")
@@ -143,4 +142,4 @@ def _survived(loggers: list[Logger], logger: WandbLogger) -> Iterator[None]:
             import wandb
 
             wandb.teardown()  # what it would do at exit cannot work any more
-        warnings.warn(f"W&B has ended ({first_line(error)}); metrics.csv goes on without it", stacklevel=4)
+        notice(f"W&B has ended ({first_line(error)}); metrics.csv goes on without it")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from d2rl.common.errors import first_line
+from d2rl.common.notices import notice
 from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.checkpoint import load_checkpoint
 
@@ -17,16 +18,14 @@ def upload_checkpoints(loggers: list[Logger], run: RunDirectory) -> None:
     """Send best.ckpt and last.ckpt to where the run is online; nothing happens in an offline run.
 
     They become versions of one artifact, ``checkpoint-<run id>``, under the aliases ``best`` and ``last``. A failure
-    is a warning: both files are in the run directory.
+    is a notice: both files are in the run directory.
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger) and not logger.experiment.offline:
             try:
                 log_artifacts(logger.experiment, run)
             except Exception as error:
-                warnings.warn(
-                    f"W&B has not taken the checkpoints ({error}); they are in {run.checkpoints}", stacklevel=2
-                )
+                notice(f"W&B has not taken the checkpoints ({first_line(error)}); they are in {run.checkpoints}")
 
 
 def log_artifacts(experiment: Any, run: RunDirectory) -> None:

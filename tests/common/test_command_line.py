@@ -37,6 +37,8 @@ def main(arguments: list[str]) -> None:
     if name == "mistake":
         raise ZeroDivisionError("a mistake of the program")
     if name == "warn":
+        # as Lightning does where it is imported
+        warnings.formatwarning = lambda text, category, file, *_: f"{file}: {category.__name__}: {text}\\n"
         warnings.warn("a disk is full")
         warnings.warn("a number is not finite", RuntimeWarning)
     if name == "module":
@@ -109,6 +111,7 @@ def test_a_warning_is_a_message_and_one_of_the_program_keeps_its_place(command):
     first, second, *_ = call(command, "logger.name=warn").stderr.splitlines()
     assert first == "a disk is full"
     assert second.endswith("RuntimeWarning: a number is not finite")
+    assert not second.startswith("RuntimeWarning")
 
 
 def test_a_module_of_the_working_folder_is_found(command, tmp_path):

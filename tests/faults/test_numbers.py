@@ -61,7 +61,6 @@ def moved(agent: D2RL) -> Callback:
     return lambda _, agent: agent.history.append(torch.cat([p.detach().flatten() for p in agent.critic.parameters()]))
 
 
-@pytest.mark.filterwarnings("ignore:(refused transitions|skipped steps|early divergence|reward guard)")
 @pytest.mark.parametrize(
     ("kind", "value"), [("downlink", NAN), ("uplink", INFINITY), ("cross", -INFINITY), ("self_interference", NAN)]
 )
@@ -80,7 +79,6 @@ def test_a_channel_that_is_not_finite_never_reaches_the_replay(tiny, fit, kind, 
     assert not torch.equal(agent.history[-1], agent.history[-2])  # it learns again
 
 
-@pytest.mark.filterwarnings("ignore:(refused transitions|skipped steps|early divergence|reward guard)")
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
@@ -101,7 +99,6 @@ def test_a_replay_that_is_not_finite_is_skipped_until_it_is_written_over(tiny, f
     assert not torch.equal(agent.history[-1], agent.history[-2])
 
 
-@pytest.mark.filterwarnings("ignore:(refused transitions|skipped steps|early divergence|reward guard)")
 @pytest.mark.parametrize("value", [NAN, INFINITY])
 def test_a_reward_that_is_not_finite_never_reaches_the_replay(tiny, fit, value, monkeypatch):
     agent, watch, measured = build(tiny), MixedPrecision(), D2RL.case_reward
@@ -123,7 +120,6 @@ def test_a_reward_that_is_not_finite_never_reaches_the_replay(tiny, fit, value, 
     assert not torch.equal(agent.history[-1], agent.history[-2])
 
 
-@pytest.mark.filterwarnings("ignore:(skipped steps|early divergence|reward guard)")
 @pytest.mark.parametrize(
     ("network", "value"), [("critic", NAN), ("aenpnn", INFINITY), ("renpnn", -INFINITY), ("senpnn", NAN)]
 )
@@ -145,7 +141,6 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_its_loss_is(tiny, fit, 
     assert finite_moments(agent)
 
 
-@pytest.mark.filterwarnings("ignore:(refused transitions|skipped steps|early divergence|reward guard)")
 @pytest.mark.parametrize("where", ["world", pytest.param("losses", marks=pytest.mark.slow)])
 def test_a_training_with_nothing_finite_left_stops_and_its_checkpoint_is_whole(tiny, tmp_path, monkeypatch, where):
     class Broken(D2RL):

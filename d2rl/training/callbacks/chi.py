@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import lightning as L
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.diagnostics import state_explorer_loss, trained_state_loss
 from d2rl.common.distributed import mean
+from d2rl.common.notices import notice
 from d2rl.config.defaults import ChiConfig
 from d2rl.runs.tracking import alert, log
 
@@ -49,10 +49,9 @@ class ChiSchedule(Callback):
         planned = agent.config.stages.state is not None and self.config.policy != "fixed"
         explorer: Any = agent.senpnn
         if planned and self.config.threshold <= explorer.floor:
-            warnings.warn(
+            notice(
                 f"chi.threshold={self.config.threshold:g} (T) is not above the floor {explorer.floor:.3f} of SENPNN's "
-                f"loss at P={explorer.schedule.steps}: on white channels chi will stay 0",
-                stacklevel=2,
+                f"loss at P={explorer.schedule.steps}: on white channels chi will stay 0"
             )
 
     def on_train_batch_end(self, trainer: L.Trainer, agent: D2RL, outputs: Any, batch: Any, batch_index: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 
 import lightning as L
 import pytest
@@ -69,15 +68,13 @@ def test_the_callbacks_that_wait_for_it_are_told(tiny, fit, evaluation):
 
 
 @pytest.mark.parametrize("share", [0.4, 0.6])
-def test_mostly_saturated_actions_are_told_at_the_end(tiny, fit, evaluation, share):
+def test_mostly_saturated_actions_are_told_at_the_end(tiny, fit, evaluation, caplog, share):
     def saturate(trainer, agent):
         agent.means.collect()
         agent.means.add("charts/saturated_actions", torch.tensor(share if agent.updates == 8 else 1 - share))
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        fit(build(tiny), saturate, PolicyEvaluation(evaluation), epochs=2)
-    said = [str(one.message) for one in caught if "saturated actions: 60% of" in str(one.message)]
+    fit(build(tiny), saturate, PolicyEvaluation(evaluation), epochs=2)
+    said = [one.getMessage() for one in caplog.records if "saturated actions: 60% of" in one.getMessage()]
     assert len(said) == (share > 0.5)
     assert all("more than ddpg.saturation_penalty=0.01" in one for one in said)
 
