@@ -28,6 +28,7 @@ from rich.console import Console
 from d2rl.common.command_line import run
 from d2rl.common.errors import ConfigError
 from d2rl.common.files import write_json
+from d2rl.common.host import accelerator_device, no_gpu_reason
 from d2rl.config.load import load
 from d2rl.config.schema import either
 
@@ -64,16 +65,26 @@ def gpu_command(arguments: list[str]) -> None:
     for name in names:
         if name not in PARTS:
             raise ConfigError(f"parts={asked.parts}: {name} is no part; they are {either(PARTS)}.")
+    console = Console()
+    if accelerator_device(asked.device, key="device").type == "cpu" and asked.device == "auto":
+        console.print(
+            f"a rehearsal on the CPU, which tells nothing of a GPU; torch sees none: {no_gpu_reason()}",
+            markup=False,
+            soft_wrap=True,
+        )
     out, began = Path(asked.out).expanduser(), time.time()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"out={out} cannot be written: {error.strerror}; choose another folder.") from None
-    console, first, end = Console(), 0, began + 60 * asked.minutes
+    first, end = 0, began + 60 * asked.minutes
     while first < len(names) and time.time() < end:
         first = supervised(asked, names, first, end, console)
     summary = {"minutes": (time.time() - began) / 60, "parts": names, "not begun": names[first:]}
     write_json(out / "summary.json", summary)
+    for name in names[:first]:
+        if error := gpu_parts.saved(asked, name).get("error"):
+            console.print(f"{name} failed: {error}", markup=False, soft_wrap=True)
     console.print(f"written: {out}", markup=False, soft_wrap=True)
 
 

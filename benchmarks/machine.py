@@ -90,7 +90,7 @@ def machine_command(arguments: list[str]) -> None:
 def measure(asked: Measurement) -> Machine:
     """The device that was asked for, with the number of threads set and both limits measured."""
     torch.set_num_threads(asked.threads)
-    device = accelerator_device(asked.device)
+    device = accelerator_device(asked.device, key="device")
     if device.type == "cuda":
         name = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     else:

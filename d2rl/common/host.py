@@ -6,13 +6,20 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from d2rl.common.errors import ConfigError, counted
+from d2rl.common.errors import ConfigError, counted, first_line
 from d2rl.config.defaults import TrainerConfig
+
+REMEDIES = {  # by what torch says
+    "driver on your system is too old": "update the driver, or install a PyTorch for the CUDA version of this one",
+    "no NVIDIA driver": "install one where there is a GPU",
+    "not compiled with CUDA": "install a PyTorch with CUDA",
+}
 
 
 @contextmanager
@@ -51,14 +58,15 @@ def surroundings_kept() -> Iterator[None]:
         sys.exit, sys.excepthook = leave, hook
 
 
-def accelerator_device(name: str, devices: int = 1) -> torch.device:
+def accelerator_device(name: str, devices: int = 1, key: str = "trainer.accelerator") -> torch.device:
     """The torch device of ``trainer.accelerator``.
 
     :param devices: GPUs that this machine must have
+    :param key: of a command that has the name from another one
     :raises ConfigError: a GPU that is not there
     """
-    if name == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here; use trainer.accelerator=cpu")
+    if name == "gpu" and not _sees_gpu():
+        raise ConfigError(f"{key}=gpu, but torch sees no GPU here: {no_gpu_reason()}, or use {key}=cpu.")
     device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise ConfigError(
@@ -75,6 +83,27 @@ def training_device(config: TrainerConfig) -> torch.device:
     device = accelerator_device(config.accelerator, config.devices)
     if config.cuda_graphs and device.type != "cuda":
         raise ConfigError(
-            "trainer.cuda_graphs=true needs a GPU, and torch sees none here; set trainer.cuda_graphs=false."
+            f"trainer.cuda_graphs=true needs a GPU, and torch sees none here: {no_gpu_reason()}, or set "
+            "trainer.cuda_graphs=false."
         )
     return device
+
+
+def no_gpu_reason() -> str:
+    """Why torch sees no GPU, as it says itself, and what to do about it."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
+        told = first_line(error)
+    else:
+        told = "all are hidden"
+    reason, _, code = told.partition("Error ")
+    reason = reason.partition(". ")[0].rstrip(". ") + (f", error {code}" if code else "")
+    remedy = next((remedy for part, remedy in REMEDIES.items() if part in told), "see what nvidia-smi says")
+    return f"{reason}; {remedy}"
+
+
+def _sees_gpu() -> bool:
+    """As torch, whose warning of a GPU that it cannot use is told as the reason of a refusal."""
+    with warnings.catch_warnings(action="ignore"):
+        return torch.cuda.is_available()

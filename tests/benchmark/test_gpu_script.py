@@ -95,6 +95,36 @@ def test_the_command_goes_on_after_a_part_that_failed_and_keeps_its_minutes(gpu,
     assert json.loads((tmp_path / "cells.json").read_text())["results"]
 
 
+@pytest.fixture
+def no_gpu(monkeypatch):
+    def refused() -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system. Please check")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", refused)
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_written(gpu, tmp_path, no_gpu):
+    with pytest.raises(ConfigError, match=r"device=gpu, but torch sees no GPU here: Found no NVIDIA driver"):
+        gpu.gpu_command([f"out={tmp_path / 'out'}", "device=gpu"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_rehearsal_that_nobody_asked_for_is_told(gpu, tmp_path, no_gpu, monkeypatch, capsys, device):
+    """And a part that failed, whose file says why."""
+
+    def failing(asked, names, first, *_):
+        gpu.note(asked, names[first], "its process ended with status 1")
+        return first + 1
+
+    monkeypatch.setattr(gpu, "supervised", failing)
+    gpu.gpu_command([f"out={tmp_path}", f"device={device}", "parts=machine"])
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("a rehearsal on the CPU") == (device == "auto")
+    assert "machine failed: its process ended with status 1" in [first, *others]
+
+
 @pytest.mark.parametrize("change", [[], ["out=x", "parts=capture,speed"]])
 def test_a_folder_that_is_missing_and_a_part_that_is_none_are_named(gpu, change):
     with pytest.raises(

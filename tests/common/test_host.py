@@ -20,7 +20,8 @@ from d2rl.algorithm.agent import D2RL
 from d2rl.algorithm.decisions import decision_rule
 from d2rl.commands.train_eval import evaluate_command, train_command
 from d2rl.common.errors import ConfigError
-from d2rl.common.host import left_as_found
+from d2rl.common.host import accelerator_device, left_as_found, training_device
+from d2rl.config.defaults import TrainerConfig
 from d2rl.evaluation import evaluate as evaluation
 from d2rl.evaluation.evaluate import Evaluation, score_agent
 from d2rl.problems.full_duplex import references
@@ -108,6 +109,58 @@ def test_a_training_that_fails_leaves_it_too(tiny, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         train(config, run)
     assert differing(before) == []
+
+
+def test_a_gpu_that_is_there_is_used():
+    assert accelerator_device("cpu").type == "cpu"
+    if torch.cuda.is_available():
+        assert accelerator_device("gpu").type == "cuda"
+
+
+OLD = (
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "
+    "and installing a new version from the URL: http://www.nvidia.com/Download/index.aspx Alternatively, go to: "
+    "https://pytorch.org to install a PyTorch version that has been compiled with your version of the CUDA driver."
+)
+HINDERED = (
+    "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling NumCudaDevices() that "
+    "might have already set an error? Error 804: forward compatibility was attempted on non supported HW"
+)
+NONE = (RuntimeError, "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            (RuntimeError, OLD),
+            r"system is too old \(found version 11040\); update the driver, or install",
+        ),
+        ((RuntimeError, HINDERED), r"cudaGetDeviceCount\(\), error 804: forward compatibility .* nvidia-smi"),
+        (NONE, "Found no NVIDIA driver on your system; install one"),
+        ((AssertionError, "Torch not compiled with CUDA enabled"), "CUDA enabled; install a PyTorch with CUDA"),
+    ],
+    ids=["old driver", "other error", "no driver", "no CUDA"],
+)
+def test_a_gpu_that_torch_cannot_use_is_refused_with_its_reason(monkeypatch, error, message):
+    kind, text = error
+
+    def refused() -> None:
+        raise kind(text)
+
+    def seen() -> bool:
+        warnings.warn(f"CUDA initialization: {text}", stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", seen)
+    monkeypatch.setattr(torch.cuda, "init", refused)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the one message says it all
+        for key in ("trainer.accelerator", "device"):
+            with pytest.raises(ConfigError, match=rf"{key}=gpu, but torch sees no GPU.*{message}.*, or use {key}=cpu"):
+                accelerator_device("gpu", key=key)
+    with pytest.raises(ConfigError, match=rf"cuda_graphs=true needs a GPU.*{message}.* trainer\.cuda_graphs=false"):
+        training_device(TrainerConfig(accelerator="cpu", cuda_graphs=True))
 
 
 def test_an_evaluation_leaves_it_too(trained, tmp_path):
