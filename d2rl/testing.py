@@ -59,6 +59,8 @@ def check_problem(problem: Problem, batch: int = 3, slots: int = 3) -> None:
         _check_priorities(problem, seen)
     if hasattr(problem, "permuted"):
         _check_order(problem, state)
+    if getattr(problem, "tells_sums", False):
+        _check_reports(problem, batch)
 
 
 def check_policy(policy: Any, problem: Problem, batch: int = 3) -> None:
@@ -240,6 +242,52 @@ def _check_order(problem: Any, state: Any) -> None:
     for name, (expected, found) in pairs.items():
         close = torch.allclose(expected, found, rtol=1e-3, atol=1e-3)
         _expect(close, f"observation.{name} depends on the order of entities")
+
+
+def _check_reports(problem: Any, batch: int) -> None:
+    """A report is the weighted sum of what the entities had in the slots since the one before, and comes in time."""
+    count, whole = (
+        getattr(problem, "report_slots", 1),
+        problem.telling_all() if hasattr(problem, "telling_all") else None,
+    )
+    draws, same = _generator(12), _generator(12)
+    state, other = problem.reset(batch, draws), whole.reset(batch, same) if whole else None
+    slots, had = torch.zeros(batch), torch.zeros(batch)
+    for slot in range(2 * count):
+        action = torch.rand(batch, 1, problem.layout.size, generator=_generator(slot)) * 2 - 1
+        seen = problem.observe(state)
+        step = problem.step(state, problem.decode(seen, action), draws)
+        told = _weighted(step.utility, seen)
+        _expect(bool(told.isfinite().all()), f"the report of slot {slot} is not finite")
+        reported = torch.ones(batch) if step.reported is None else step.reported
+        slots, due = slots + 1, reported > 0
+        _expect(not bool(told[~due].any()), f"step().utility of slot {slot} is not 0, and step().reported says later")
+        _expect(
+            bool((reported == slots)[due].all()),
+            f"step().reported of slot {slot} says {_listed(reported)} slots, and {_listed(slots)} have passed since "
+            "the reports before",
+        )
+        _expect(bool((due | (slots < count)).all()), f"no report in {count} slots, which report_slots says")
+        if whole is not None:
+            seen = whole.observe(other)
+            all_told = whole.step(other, whole.decode(seen, action), same)
+            had, other = had + _weighted(all_told.utility, seen), all_told.state
+            close = torch.isclose(told, had, rtol=1e-3, atol=1e-3)
+            _expect(
+                bool(close[due].all()),
+                f"the report of slot {slot} says {_listed(told)} of the states, and the weighted sums of what their "
+                f"entities had in its slots, by telling_all(), are {_listed(had)}",
+            )
+        slots, had, state = slots.masked_fill(due, 0), had.masked_fill(due, 0), step.state
+
+
+def _weighted(utility: Tensor, seen: Observation) -> Tensor:
+    """Weighted sum over the entities of utilities [B, 1, K], [B]."""
+    return (utility.squeeze(1) * seen.weights).sum(-1)
+
+
+def _listed(numbers: Tensor) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers.tolist())
 
 
 def _tensors(decision: Any) -> list[Tensor]:

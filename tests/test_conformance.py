@@ -11,6 +11,8 @@ from d2rl.agent import D2RL
 from d2rl.envs import FullDuplexConfig
 from d2rl.problems import load_config, make_problems
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
+from d2rl.problems.traffic.problem import TrafficProblem
+from d2rl.problems.traffic.settings import TrafficConfig
 from d2rl.testing import check_policy, check_problem
 
 CELLS = {
@@ -27,6 +29,7 @@ CELLS = {
     "uplink alone": {"downlink_users": 0},
     "downlink alone, beamforming head": {"uplink_users": 0, "head": "beamforming"},
     "one user each": {"downlink_users": 1, "uplink_users": 1},
+    "one sum": {"feedback": "scalar", "priority_user": 0.5},
     "overloaded": {"downlink_users": 5, "uplink_users": 3, "transmit_antennas": 2, "receive_antennas": 2},
 }
 
@@ -96,6 +99,52 @@ def test_a_fault_is_found_and_named(fault, told):
     problem.fault = fault
     with pytest.raises(AssertionError, match=told):
         check_problem(problem)
+
+
+class Misreporting(TrafficProblem):
+    """Reports of three slots, with the one mistake that ``fault`` names."""
+
+    fault = ""
+
+    def step(self, state, decision, generator):
+        step = super().step(state, decision, generator)
+        if not self.tells_sums:
+            return step
+        if self.fault == "another sum":
+            return replace(step, utility=1.02 * step.utility)
+        if self.fault == "early":
+            return replace(step, utility=step.utility - 1)
+        if self.fault == "too many slots":
+            return replace(step, reported=step.reported * 2)
+        if self.fault == "never":
+            return replace(step, utility=0 * step.utility, reported=0 * step.reported)
+        return step
+
+
+def misreporting(fault, **scenario):
+    traffic = TrafficConfig(feedback="report", report_slots=3, load=2.0)
+    problem = Misreporting(traffic, FullDuplexConfig(**{"episode_length": 40, "head": "switching"} | scenario))
+    problem.fault = fault
+    return problem
+
+
+@pytest.mark.parametrize("scenario", [{}, {"priority_user": 0.5}, {"episode_length": 5}])
+def test_reports_conform(scenario):
+    check_problem(misreporting("", **scenario))
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("another sum", r"the report of slot 2 says -.*weighted sums of what their entities had in its slots.* are -"),
+        ("early", r"utility of slot 0 is not 0, and step\(\)\.reported says later"),
+        ("too many slots", r"reported of slot 2 says 6, 6, 6 slots, and 3, 3, 3 have passed"),
+        ("never", "no report in 3 slots, which report_slots says"),
+    ],
+)
+def test_a_report_that_contradicts_the_links_is_found_and_named(fault, told):
+    with pytest.raises(AssertionError, match=told):
+        check_problem(misreporting(fault))
 
 
 def test_every_registered_problem_is_made_by_its_name():

@@ -51,6 +51,7 @@ class ReportWindows:
         self.waiting = 0  # slots since the last report
         self.told: Tensor | None = None  # [B], of these, the slots that reports were of
         self.missing: Tensor | int = 0
+        self.unsound: Tensor | int = 0  # reports that were not finite
         self.end = torch.zeros((), dtype=torch.int64)  # the row after the last whole window
         self.kept = torch.zeros((), dtype=torch.float64)  # whole windows of each cell
 
@@ -63,6 +64,7 @@ class ReportWindows:
         """Take notice of the slot that was added to the replay just now."""
         reported = torch.ones(self.batch, device=step.utility.device) if step.reported is None else step.reported
         self.told = reported if self.told is None else self.told + reported
+        self.unsound = self.unsound + (~step.utility.isfinite()).flatten(1).any(1).sum()
         self.waiting += 1
         if self.waiting == self.slots:
             self.missing = self.missing + (self.told != self.slots).sum()
@@ -72,10 +74,15 @@ class ReportWindows:
         self._find()
 
     def check(self) -> None:
-        """Make sure that every window had its report; waits for the device.
+        """Make sure that every window had its report, of numbers; waits for the device.
 
         :raises InputError: one had not
         """
+        if int(self.unsound):
+            raise InputError(
+                f"{counted(int(self.unsound), 'report')} held NaN or infinite values, and rewards were to be generated "
+                "from reports; mend what the problem tells in Step.utility, or set reward.generated=false."
+            )
         if int(self.missing):
             raise InputError(
                 f"{counted(int(self.missing), 'window')} of {self.slots} slots came without a report of all their "

@@ -183,9 +183,10 @@ class Problem(Protocol[State]):
     """A world and what an agent may do in it; knows nothing of learning.
 
     Optional parts are :class:`Measurable`, :class:`Benchmarked`, :class:`Exportable`, :class:`Generative`,
-    :class:`Prioritised`, :class:`Remembering`, and two methods that only tests ask for: ``feasible(decision)``,
-    [B M] bool, whether all limits are kept, and ``permuted(state, orders)``, the same states with the entities of each
-    kind in another order.
+    :class:`Prioritised`, :class:`Remembering`, and methods that only tests ask for: ``feasible(decision)``, [B M] bool,
+    whether all limits are kept; ``permuted(state, orders)``, the same states with the entities of each kind in another
+    order; and of a problem that tells sums alone (``tells_sums``, every ``report_slots`` slots), ``telling_all()``, the
+    same world that tells of every entity in every slot.
     ``check_problem`` of :mod:`d2rl.testing` holds a problem against all that is said here.
 
     ``name`` stands in messages; ``layout`` is that of every action; ``exogenous`` says that the next state does not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,10 @@ from d2rl.algorithm.replay import ReplayBuffer
 from d2rl.algorithm.reports import ReportWindows, beyond_baselines
 from d2rl.common.errors import ConfigError, InputError
 from d2rl.problems.base import Layout, Observation, Transition
+from d2rl.problems.traffic.problem import TrafficProblem
+from d2rl.runs.run_directory import RunDirectory
 from d2rl.training.memory import check_memory
+from d2rl.training.train import train
 
 CELLS, SLOTS = 5, 3
 TRAFFIC = (
@@ -110,6 +114,29 @@ def test_a_window_without_its_report_is_named():
     windows.add(told([3.0, 3.0, 0.0, 3.0, 3.0]))
     with pytest.raises(InputError, match=r"1 window of 3 slots came without .* reward\.generated=false"):
         windows.check()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_report_that_is_not_finite_ends_a_training_with_the_one_message_that_names_it(
+    tiny, tmp_path, monkeypatch, caplog, value
+):
+    measured, slots = TrafficProblem.step, []
+
+    def spoilt(self, *given):
+        step = measured(self, *given)
+        slots.append(step)
+        if len(slots) != 6:  # the third report
+            return step
+        utility = step.utility.clone()
+        utility[1] = value
+        return replace(step, utility=utility)
+
+    monkeypatch.setattr(TrafficProblem, "step", spoilt)
+    config = tiny(*TRAFFIC, "trainer.updates_per_epoch=8", "stages.reward=0", f"run_dir={tmp_path / 'run'}")
+    run = RunDirectory.create(config, "test")
+    with pytest.raises(InputError, match=r"^input error: 1 report held NaN or infinite values, .* Step\.utility"):
+        train(config, run)
+    assert not any("not finite" in record.getMessage() for record in caplog.records)
 
 
 def test_a_replay_that_holds_no_two_windows_is_refused(tiny, fit):

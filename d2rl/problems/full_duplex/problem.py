@@ -42,6 +42,8 @@ from d2rl.wireless.objectives import ENERGY, MAX_MIN, Objective
 from d2rl.wireless.propagation import DECADES
 from d2rl.wireless.wmmse import check_weights
 
+TINY = 1e-30  # where no link has a weight
+
 
 class FullDuplexProblem:
     """4 + 6 users of one full-duplex base station by default: a beam and a power for each, in every slot.
@@ -65,7 +67,7 @@ class FullDuplexProblem:
     state_of = staticmethod(given_state)
 
     def __init__(self, config: FullDuplexConfig, seed: int = 0):
-        self.config = config
+        self.config, self.seed = config, seed
         self.cells = Cells(config, seed)
         self.head = make_head(config.head, config.transmit_antennas, config.passes)
         k_d, k_u = config.downlink_users, config.uplink_users
@@ -102,7 +104,8 @@ class FullDuplexProblem:
         rates = self.measure(state, decision)
         if self.tells_sums:
             weights = state.weights.unsqueeze(1)
-            rates = ((rates * weights).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)).expand_as(rates)
+            total = weights.sum(-1, keepdim=True).clamp_min(TINY)
+            rates = ((rates * weights).sum(-1, keepdim=True) / total).expand_as(rates)
         following, fresh, truncated = self.cells.advance(state, generator)
         return Step(rates, following, fresh, truncated, torch.zeros_like(truncated))
 
@@ -110,6 +113,10 @@ class FullDuplexProblem:
     def tells_sums(self) -> bool:
         """Whether the learner is told of the cell alone, and not of its links."""
         return self.config.feedback == "scalar"
+
+    def telling_all(self) -> FullDuplexProblem:
+        """The same cell, which tells of every link."""
+        return FullDuplexProblem(replace(self.config, feedback="dense"), self.seed)
 
     def observe(self, state: CellState) -> Observation:
         """Features of the estimated channels."""

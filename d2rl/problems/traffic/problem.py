@@ -141,6 +141,10 @@ class TrafficProblem:
         """Whether the learner is told of the cell alone, and not of its links."""
         return self.config.feedback in ("scalar", "report")
 
+    def telling_all(self) -> TrafficProblem:
+        """The same cell, which tells of every link in every slot."""
+        return TrafficProblem(replace(self.config, feedback="dense"), self.scenario, self.seed)
+
     # ------------------------------------------------------------------ Episodic
 
     @property

@@ -19,6 +19,8 @@ from d2rl.problems.traffic.settings import TrafficConfig
 from d2rl.problems.traffic.transmission import Transmission
 from d2rl.wireless.channel_state import ChannelState
 
+TINY = 1e-30  # where no link has a weight
+
 
 @dataclass(frozen=True)
 class TrafficState(TensorStruct):
@@ -29,7 +31,7 @@ class TrafficState(TensorStruct):
     :param sources: of the arrivals
     :param arrived: [B, K], what arrived in the slot before
     :param throughput: [B, K], bit/s/Hz, average of what was served, over about ``window`` slots
-    :param untold: [B], utility of the cell since the last report      :param unreported: [B], slots since then
+    :param untold: [B], weighted utility of the cell since the last report      :param unreported: [B], slots since then
     :param predicted: channels to plan with in this slot and the ``csi_delay`` next ones, [B, 1 + delay, ...]; None
         where the base station knows the true ones
     """
@@ -179,16 +181,16 @@ class TrafficCells:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the learner is told of utilities [B, 1, K], and what it is still to be told of; each with its slots.
 
-        What is told of the cell is told in equal parts to its links. A report also comes when an episode ends.
+        Of the cell their weighted sum is told, as if all links had the same. A report also comes when an episode ends.
         """
         feedback, links = self.traffic.feedback, utility.shape[-1]
         unreported = state.unreported + 1
         if feedback in ("dense", "ack"):
             return utility, state.untold, unreported, state.unreported
-        untold, due = state.untold + utility.sum((-2, -1)), truncated
+        untold, due = state.untold + (utility.squeeze(1) * state.weights).sum(-1), truncated
         if feedback == "scalar" or slot % self.traffic.report_slots == 0:
             due = torch.ones_like(truncated)
-        told = torch.where(due, untold, 0) / links
+        told = torch.where(due, untold, 0) / state.weights.sum(-1).clamp_min(TINY)
         rest = torch.where(due, 0, untold), torch.where(due, unreported, 0), torch.where(due, 0, unreported)
         return told[:, None, None].expand(-1, 1, links), *rest
 

@@ -64,8 +64,8 @@ class MixedPrecision(Callback):
                 trainer,
                 agent,
                 "refused transitions",
-                f"{counted(refused, 'transition')} with channels, actions or rates that were not finite: not stored "
-                f"({self.refused} so far)",
+                f"{counted(refused, 'transition')} with channels, actions, rates or reports that were not finite: not "
+                f"stored ({self.refused} so far)",
                 self.refused,
             )
         steps, transitions = agent.steps - self._steps, agent.environment_steps - self._transitions

@@ -232,3 +232,15 @@ def test_loads_may_be_of_one_direction(tiny):
 def test_nobody_to_serve_is_one_message(arguments, reason):
     with pytest.raises(ConfigError, match=reason):
         check_config(load_config(arguments))
+
+
+def test_a_cell_in_which_nothing_is_wanted_is_told_the_sum_0():
+    """Links of one direction, in drops that want the other alone."""
+    problem = FullDuplexProblem(FullDuplexConfig(feedback="scalar", priority_zero=1.0, uplink_users=0))
+    state = problem.reset(64, torch.Generator().manual_seed(0))
+    nothing = state.weights.sum(-1) == 0
+    decision = problem.decode(problem.observe(state), torch.zeros(64, 1, problem.layout.size))
+    told = problem.step(state, decision, torch.Generator().manual_seed(1)).utility
+    assert nothing.any()
+    assert torch.equal(told[nothing], torch.zeros_like(told[nothing]))
+    assert told.isfinite().all()
