@@ -93,7 +93,9 @@ def test_the_policy_for_any_load_serves_far_more_users_than_antennas(tmp_path):
     assert json.loads((tmp_path / "eval.json").read_text())["policies"]["d2rl"]["wmmse_ratio"] > 0.7
 
 
-@pytest.mark.parametrize(("name", "users"), [("traffic", (6, 4)), ("traffic_any_load", (12, 12))])
+@pytest.mark.parametrize(
+    ("name", "users"), [("traffic", (6, 4)), ("traffic_any_load", (12, 12)), ("traffic_any_load", (2, 12))]
+)
 def test_the_policies_for_queues_let_less_wait_than_a_scheduler(name, users):
     cell = [f"scenario.downlink_users={users[0]}", f"scenario.uplink_users={users[1]}"]
     policy, path = load_policy(f"pretrained/{name}", ["scenario.episode_length=15", *cell])

@@ -4,7 +4,7 @@
 made, ``eval.json`` what it reached. ``python -m d2rl.pretrained ckpt=PATH out=DIR`` makes such a folder of a
 checkpoint; ``ckpt=DIR`` uses it, ``ckpt=pretrained`` the one of ``conf=best`` that comes with the package,
 ``ckpt=pretrained/any_load`` the one that has seen many loads, ``ckpt=pretrained/traffic`` that for queues, and
-``ckpt=pretrained/traffic_any_load`` that for queues of 2 + 2 to 12 + 12 users.
+``ckpt=pretrained/traffic_any_load`` that for queues of 2 to 12 users in each direction.
 """
 
 from __future__ import annotations
