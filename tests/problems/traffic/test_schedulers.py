@@ -14,6 +14,7 @@ from d2rl.problems.traffic.schedulers import (
     max_weight,
     proportional_fair,
     round_robin,
+    weighted_wmmse,
 )
 from d2rl.wireless import ChannelState, link_rates
 
@@ -91,6 +92,20 @@ def test_max_weight_of_users_that_do_not_hear_each_other_is_weighted_water_filli
     precoder, _ = max_weight(two_apart(gains), queues)
     level = (1 + (1 / gains).sum()) / queues.sum()
     torch.testing.assert_close(precoder.abs().square().sum(-2)[0], level * queues[0, :2] - 1 / gains, atol=1e-4, rtol=0)
+
+
+def test_max_weight_goes_on_until_the_weighted_rate_rises_no_more(channels, load):
+    queues = load[0]
+    few, found, more = (
+        float((queues * link_rates(channels, *decision)).sum())
+        for decision in (
+            weighted_wmmse(channels, queues),
+            max_weight(channels, queues),
+            max_weight(channels, queues, 600),
+        )
+    )
+    assert few < 0.99 * found
+    assert found == pytest.approx(more, rel=2e-3)
 
 
 def test_square_root_weights_are_those_of_max_weight_with_rooted_queues(channels, load):
