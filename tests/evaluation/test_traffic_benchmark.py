@@ -140,6 +140,7 @@ def test_a_stable_load_at_an_end_of_what_is_tried_is_told(traffic, tmp_path, mon
     monkeypatch.setattr(traffic, "stable_loads", lambda *_: torch.tensor([traffic.LOADS[0], 1.0]))
     traffic.traffic_command([f"out={tmp_path}", "stable=true", "policies=drift", *SMALL])
     assert "of 1 of the cells at an end of what is tried, 0.1 to 3.3" in " ".join(capsys.readouterr().out.split())
+    assert "less drift descent |" in (tmp_path / "stable.md").read_text()
 
 
 @pytest.mark.parametrize(
