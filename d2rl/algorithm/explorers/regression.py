@@ -18,19 +18,19 @@ MIDDLE = -3.0
 class Moments(nn.Module):
     """Mean and variance of rewards from embeddings.
 
+    The variance takes what the mean has learned and does not shape it: a likelihood that did made the mean worse.
+
     :param width: of the embeddings
-    :param shared: the variance shapes what both are made of, too; else it takes that as the mean has learned it
     """
 
-    def __init__(self, width: int, shared: bool):
+    def __init__(self, width: int):
         super().__init__()
-        self.shared = shared
         self.hidden, self.mean, self.doubt = nn.Linear(width, width), nn.Linear(width, 1), nn.Linear(width, 1)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance, [..., K] both, in units of diffusion, from [..., K, width]."""
         hidden = F.relu(self.hidden(embedding))
-        doubt = self.doubt(hidden if self.shared else hidden.detach()).squeeze(-1).float()
+        doubt = self.doubt(hidden.detach()).squeeze(-1).float()
         return self.mean(hidden).squeeze(-1).float(), (MIDDLE + DOUBT * (doubt / DOUBT).tanh()).exp()
 
 
@@ -42,7 +42,7 @@ class RegressedRewards(RENPNN):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.moments = Moments(self.denoiser.out.in_features, shared=True)
+        self.moments = Moments(self.denoiser.out.in_features)
         del self.denoiser
 
     def loss(

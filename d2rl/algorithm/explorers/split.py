@@ -46,7 +46,7 @@ class SplitRENPNN(RENPNN):
         width = self.denoiser.out.in_features
         unexplained = 1 - self.schedule.alphas_bar  # of a Gaussian of unit variance, at each step
         self.register_buffer("factors", self.schedule.noise_factors(unexplained[:, None, None]), persistent=False)
-        self.moments = Moments(width, shared=False)
+        self.moments = Moments(width)
 
     @classmethod
     def build(cls, config: RunConfig, problem: Problem) -> SplitRENPNN:

@@ -17,7 +17,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def world(seed: int) -> tuple[Observation, torch.Tensor, torch.Tensor]:
-    """States, views and means [B, 1, K] of rewards that are noisy where the first number of a link is positive."""
+    """States, views and means [B, 1, K] of rewards that are noisy where the second number of a link is positive."""
     generator = seeded(seed)
     nodes = torch.rand(STATES, LINKS, 2, generator=generator) * 2 - 1
     view = torch.rand(STATES, 1, LINKS, 1, generator=generator) * 2 - 1
@@ -27,7 +27,7 @@ def world(seed: int) -> tuple[Observation, torch.Tensor, torch.Tensor]:
 
 
 def noisy(observation: Observation) -> torch.Tensor:
-    return (observation.nodes[..., 0] > 0).unsqueeze(1)
+    return (observation.nodes[..., 1] > 0).unsqueeze(1)
 
 
 @pytest.fixture(scope="module")
