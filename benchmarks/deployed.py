@@ -1,11 +1,12 @@
 """What decisions of a trained policy take and reach: in torch, by onnxruntime, and with fewer bits.
 
-    python benchmarks/deployed.py [ckpt=pretrained] [drops=256] [batch=1,16,64,256] [out=FILE.csv]
+    python benchmarks/deployed.py [ckpt=pretrained] [drops=256] [batch=1,16,256] [calls=20] [out=FILE.csv]
 
-Rows alternate within one process, beside WMMSE run until it has converged. Decisions by onnxruntime are those of
-:class:`SessionPolicy`, with what Python does to call it; refining iterations are torch's. With fewer bits physics keeps
-its precision: networks alone compute in bfloat16, and of an ONNX file products with constant weights alone are of int8
-(dynamic quantisation). One thread of a CPU.
+Rows alternate within one process, beside WMMSE run until it has converged; each makes some calls in a row, as a base
+station that does nothing else, for the first one finds the caches full of another row's work. Decisions by onnxruntime
+are those of :class:`SessionPolicy`, with what Python does to call it; refining iterations are torch's. With fewer bits
+physics keeps its precision: networks alone compute in bfloat16, and of an ONNX file products with constant weights
+alone are of int8 (dynamic quantisation). One thread of a CPU.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ class DeployedConfig(Measurement):
 
     ckpt: str = option("pretrained", "policy of the full-duplex cell")
     drops: int = option(256, "evaluation drops whose sum rate counts", low=1)
-    batch: str = option("1,16,64,256", "cells decided at once")
+    batch: str = option("1,16,256", "cells decided at once")
+    calls: int = option(20, "calls of a row before the next one's, of which the mean counts", low=1)
 
 
 def deployed_command(arguments: list[str]) -> None:
-    """python benchmarks/deployed.py [ckpt=pretrained] [drops=256] [batch=1,16,64,256] [out=FILE.csv]
+    """python benchmarks/deployed.py [ckpt=pretrained] [drops=256] [batch=1,16,256] [calls=20] [out=FILE.csv]
 
     Times the decisions of a trained policy, and measures what they reach.
     """
@@ -61,11 +63,14 @@ def deployed_command(arguments: list[str]) -> None:
         }
         for _, batch in points:
             state = evaluation_states(plain.config.scenario, batch, 0)
-            subjects = {name: lambda policy=policy, state=state: policy(state) for name, policy in policies.items()}
+            subjects = {
+                name: lambda policy=policy, state=state: [policy(state) for _ in range(asked.calls)]
+                for name, policy in policies.items()
+            }
             times = medians(subjects, asked.rounds, asked.seconds, machine.device, asked.clock)
             for name, seconds in times.items():
                 reached = rates[name], rates[name] / rates[REFERENCE]
-                rows.append([name, str(batch), 1e3 * seconds, times[REFERENCE] / seconds, *reached])
+                rows.append([name, str(batch), 1e3 * seconds / asked.calls, times[REFERENCE] / seconds, *reached])
     report(f"Decisions of {asked.ckpt}, {machine}", COLUMNS, rows, asked.out)
 
 
