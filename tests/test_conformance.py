@@ -137,7 +137,7 @@ def test_reports_conform(scenario):
     ("fault", "told"),
     [
         ("another sum", r"the report of slot 2 says -.*weighted sums of what their entities had in its slots.* are -"),
-        ("early", r"utility of slot 0 is not 0, and step\(\)\.reported says later"),
+        ("early", r"utility of slot 0 is not 0, though its report is still to come"),
         ("too many slots", r"reported of slot 2 says 6, 6, 6 slots, and 3, 3, 3 have passed"),
         ("never", "no report in 3 slots, which report_slots says"),
     ],
