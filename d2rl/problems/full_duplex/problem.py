@@ -27,7 +27,7 @@ from d2rl.problems.full_duplex.observation import (
 )
 from d2rl.problems.full_duplex.references import Policy, reference_policies
 from d2rl.problems.full_duplex.scenario_bank import CELL, cell_of, described, scenario_bank
-from d2rl.problems.full_duplex.simulator import Cells, CellState, evaluation_states, rates_of
+from d2rl.problems.full_duplex.simulator import Cells, CellState, evaluation_states, rates_of, told_alike
 from d2rl.problems.full_duplex.state_rows import PLACE_SIZE, row_sizes, rows_of, with_numbers
 from d2rl.wireless.antenna_power import within_antenna_power
 from d2rl.wireless.bounds import interference_free_rates
@@ -41,8 +41,6 @@ from d2rl.wireless.link_rates import Decision, squared_magnitude
 from d2rl.wireless.objectives import ENERGY, MAX_MIN, Objective
 from d2rl.wireless.propagation import DECADES
 from d2rl.wireless.wmmse import check_weights
-
-TINY = 1e-30  # where no link has a weight
 
 
 class FullDuplexProblem:
@@ -104,8 +102,7 @@ class FullDuplexProblem:
         rates = self.measure(state, decision)
         if self.tells_sums:
             weights = state.weights.unsqueeze(1)
-            total = weights.sum(-1, keepdim=True).clamp_min(TINY)
-            rates = ((rates * weights).sum(-1, keepdim=True) / total).expand_as(rates)
+            rates = told_alike((rates * weights).sum(-1), weights)
         following, fresh, truncated = self.cells.advance(state, generator)
         return Step(rates, following, fresh, truncated, torch.zeros_like(truncated))
 

@@ -275,3 +275,14 @@ def rates_of(channels: ChannelState, precoder: Tensor, uplink_power: Tensor) -> 
     """
     copies = uplink_power.shape[0] // channels.batch
     return link_rates(channels.repeat(copies), precoder, uplink_power).unflatten(0, (-1, copies))
+
+
+def told_alike(total: Tensor, weights: Tensor) -> Tensor:
+    """What each link is told where a cell tells its weighted sum alone: the same number, of which that is the sum.
+
+    :param total: [B, M] or [B]
+    :param weights: [B, 1, K] or [B, K]; where no link has one, 0 is told
+    :returns: [B, M, K] or [B, K]
+    """
+    each = total / weights.sum(-1).clamp_min(1e-30)
+    return each.unsqueeze(-1).expand(*each.shape, weights.shape[-1])

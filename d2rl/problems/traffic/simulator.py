@@ -10,7 +10,7 @@ from torch import Tensor
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import Step
-from d2rl.problems.full_duplex.simulator import Cells, CellState
+from d2rl.problems.full_duplex.simulator import Cells, CellState, told_alike
 from d2rl.problems.traffic.arrivals import FULL, Arrivals, Sources
 from d2rl.problems.traffic.csi import ChannelPrediction
 from d2rl.problems.traffic.objective import Decision, Objective, Waiting, per_link
@@ -18,8 +18,6 @@ from d2rl.problems.traffic.queues import DUST, arrived_only, expires, grow_older
 from d2rl.problems.traffic.settings import TrafficConfig
 from d2rl.problems.traffic.transmission import Transmission
 from d2rl.wireless.channel_state import ChannelState
-
-TINY = 1e-30  # where no link has a weight
 
 
 @dataclass(frozen=True)
@@ -142,17 +140,17 @@ class TrafficCells:
         sources, arrived = self.arrivals.advance(state.sources, generator)
         if self.traffic.arrivals == "full_buffer":
             arrived = FULL - backlog
-        came = arrived
+        admitted = arrived
         if self.has_buffers:
-            arrived, refused = self._admitted(arrived, backlog)
+            admitted, refused = self._admitted(arrived, backlog)
             utility = utility - self.traffic.drop_price * refused.unsqueeze(1)
-        record = Record(came, late, refused, backlog, served, energy, short.to(backlog.dtype))
+        record = Record(arrived, late, refused, backlog, served, energy, short.to(backlog.dtype))
         if self.traffic.feedback == "ack":
             utility = sent.unsqueeze(1)
         told, untold, reported, unreported = self._told(utility, state, cell.slot, truncated)
         predicted = None if state.predicted is None else _pushed(state.predicted, self.predict(cell))
-        bits = grow_older(remaining, arrived)
-        following = TrafficState(cell, bits, sources, arrived, throughput, untold, unreported, predicted)
+        bits = grow_older(remaining, admitted)
+        following = TrafficState(cell, bits, sources, admitted, throughput, untold, unreported, predicted)
         state = self._continued(following, fresh, generator)
         return Step(told, following, state, truncated, torch.zeros_like(truncated), record, reported)
 
@@ -183,16 +181,16 @@ class TrafficCells:
 
         Of the cell their weighted sum is told, as if all links had the same. A report also comes when an episode ends.
         """
-        feedback, links = self.traffic.feedback, utility.shape[-1]
+        feedback = self.traffic.feedback
         unreported = state.unreported + 1
         if feedback in ("dense", "ack"):
             return utility, state.untold, unreported, state.unreported
         untold, due = state.untold + (utility.squeeze(1) * state.weights).sum(-1), truncated
         if feedback == "scalar" or slot % self.traffic.report_slots == 0:
             due = torch.ones_like(truncated)
-        told = torch.where(due, untold, 0) / state.weights.sum(-1).clamp_min(TINY)
+        told = told_alike(torch.where(due, untold, 0), state.weights)
         rest = torch.where(due, 0, untold), torch.where(due, unreported, 0), torch.where(due, 0, unreported)
-        return told[:, None, None].expand(-1, 1, links), *rest
+        return told.unsqueeze(1), *rest
 
     def _expires(self, bits: Tensor) -> Tensor:
         t = self.traffic
