@@ -42,8 +42,8 @@ from d2rl.report.learning_curve import COLOURS
 
 DRIFT = "drift"  # delays are also given as a share of its
 RESAMPLES = 300
-LOADS, BISECTIONS = (0.1, 3.3), 6  # where the largest stable load is sought, to 0.05
-STEP = (LOADS[1] - LOADS[0]) / 2**BISECTIONS
+LOADS, BISECTIONS = (0.1, 3.3), 6  # where the largest stable load is sought
+STEP = (LOADS[1] - LOADS[0]) / 2**BISECTIONS  # to which a load is found
 GROWTH = 0.02  # of what arrives, by which backlogs may grow in half an episode and still count as bounded
 METRICS = {
     "mean_delay": "mean delay (slots)",
@@ -190,7 +190,8 @@ def _stable_loads(
     for name in names:
         found[name] = stable_loads(problem, _policy(name, learned, problem, asked), asked.cells, asked.seed)
         beyond = int((found[name] > LOADS[1] - 1.5 * STEP).sum() + (found[name] == LOADS[0]).sum())
-        ends = f"; of {beyond} of the cells at an end of what is tried, {LOADS[0]:g} to {LOADS[1]:g}" if beyond else ""
+        tried = f"{beyond} of {len(found[name])} cells are at an end of what is tried, {LOADS[0]:g} to {LOADS[1]:g}"
+        ends = f"; {tried}" if beyond else ""
         console.print(f"{_label(name)}: load {float(found[name].mean()):.3f}{ends}", highlight=False)
     return found
 
@@ -205,8 +206,8 @@ def _check_stable(problem: Any, names: list[str]) -> None:
     ]
     if bounds:
         raise ConfigError(
-            f"stable=true seeks the load at which queues begin to grow, and {bounds[0]} drops what waits longer; leave "
-            "it out, or leave out stable=true, which tells how much is dropped."
+            f"stable=true seeks the load at which queues begin to grow, and with {bounds[0]} bits are dropped instead; "
+            "leave it out, or leave out stable=true to see how many are dropped."
         )
     if problem.config.arrivals == "full_buffer":
         raise ConfigError(

@@ -125,8 +125,8 @@ def test_a_trace_grows_with_the_load_that_is_tried(traffic, tmp_path, monkeypatc
     ("arguments", "message"),
     [
         (["traffic.arrivals=full_buffer"], "full buffers have none"),
-        (["traffic.uplink_deadline=5"], r"traffic\.uplink_deadline=5 drops what waits longer"),
-        (["traffic.downlink_buffer=10"], r"traffic\.downlink_buffer=10.* drops"),
+        (["traffic.uplink_deadline=5"], r"with traffic\.uplink_deadline=5 bits are dropped"),
+        (["traffic.downlink_buffer=10"], r"with traffic\.downlink_buffer=10.* bits are dropped"),
         (["policies=plan"], "policies=plan is told what arrives at one"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_stable_load_where_none_can_be_found_is_refused(traffic, tmp_path, arg
 def test_a_stable_load_at_an_end_of_what_is_tried_is_told(traffic, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(traffic, "stable_loads", lambda *_: torch.tensor([traffic.LOADS[0], 1.0]))
     traffic.traffic_command([f"out={tmp_path}", "stable=true", "policies=drift", *SMALL])
-    assert "of 1 of the cells at an end of what is tried, 0.1 to 3.3" in " ".join(capsys.readouterr().out.split())
+    assert "1 of 2 cells are at an end of what is tried, 0.1 to 3.3" in " ".join(capsys.readouterr().out.split())
     assert "less drift descent |" in (tmp_path / "stable.md").read_text()
 
 
