@@ -328,7 +328,8 @@ class Rows(TensorStruct):
 class Generative(Protocol[State]):
     """A problem whose states can be diffused (SENPNN); whitening is its own affair.
 
-    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` below.
+    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` below. A method
+    ``notice_placeless()``, if there is one, tells the person that SENPNN goes without places.
     """
 
     def row_sizes(self) -> dict[str, int]:

@@ -160,7 +160,7 @@ def test_a_gpu_that_torch_cannot_use_is_refused_with_its_reason(monkeypatch, err
             with pytest.raises(ConfigError, match=rf"{key}=gpu, but torch sees no GPU.*{message}.*, or use {key}=cpu"):
                 accelerator_device("gpu", key=key)
     with pytest.raises(ConfigError, match=rf"cuda_graphs=true needs a GPU.*{message}.* trainer\.cuda_graphs=false"):
-        training_device(TrainerConfig(accelerator="cpu", cuda_graphs=True))
+        training_device(TrainerConfig(accelerator="auto", cuda_graphs=True))
 
 
 def test_an_evaluation_leaves_it_too(trained, tmp_path):

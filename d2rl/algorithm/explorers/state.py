@@ -247,7 +247,7 @@ class SENPNN(L.LightningModule):
 def known_places(config: RunConfig, problem: Any) -> dict[str, int]:
     """Numbers that tell SENPNN where rows of each kind belong, by ``state.condition``.
 
-    A problem that has the method ``notice_placeless`` says where ``auto`` finds none.
+    With ``auto`` a problem that has the method ``notice_placeless`` says so where its states tell no places.
 
     :raises ConfigError: places were asked for, and the states do not tell them
     """
