@@ -11,7 +11,7 @@ alone are of int8 (dynamic quantisation). One thread of a CPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,7 +32,7 @@ from d2rl.problems.full_duplex.simulator import CellState, evaluation_states
 from d2rl.wireless.convergence import converged_wmmse, refined
 
 ONE, BEST = DecisionRule(), DecisionRule(best_of=BEST_OF, priority_spread=0.2)
-REFINED = DecisionRule(best_of=BEST_OF, priority_spread=0.2, refine=5)
+REFINED = replace(BEST, refine=5)
 REFERENCE = "WMMSE, converged"
 COLUMNS = {"decision": "", "cells": "", "ms": ",.2f", "WMMSE's / its": ".1f", "sum rate": ".2f", "share": ".4f"}
 
@@ -75,7 +75,10 @@ def deployed_command(arguments: list[str]) -> None:
 
 
 def decisions(policy: Policy) -> dict[str, Any]:
-    """Every rule in torch and by onnxruntime, and WMMSE."""
+    """Every rule in torch and by onnxruntime, and WMMSE, by the name of its row; each decides for B states.
+
+    :param policy: on the CPU, in single precision
+    """
     several = SessionPolicy(policy, BEST)
 
     def refined_session(state: CellState) -> Any:
@@ -84,16 +87,20 @@ def decisions(policy: Policy) -> dict[str, Any]:
     return {
         "torch": policy_of(policy, ONE),
         f"torch, best of {BEST_OF}": policy_of(policy, BEST),
-        f"torch, best of {BEST_OF}, refine 5": policy_of(policy, REFINED),
+        f"torch, best of {BEST_OF}, refine {REFINED.refine}": policy_of(policy, REFINED),
         "ONNX": SessionPolicy(policy, ONE),
         f"ONNX, best of {BEST_OF}": several,
-        f"ONNX, best of {BEST_OF}, refine 5": refined_session,
+        f"ONNX, best of {BEST_OF}, refine {REFINED.refine}": refined_session,
         REFERENCE: lambda state: converged_wmmse(state.estimate, weights=state.weights),
     }
 
 
 def fewer_bits(policy: Policy, ckpt: str) -> dict[str, Any]:
-    """One decision by networks in bfloat16, and by int8 weights."""
+    """One decision by networks in bfloat16, and by int8 weights, by the name of its row.
+
+    :param policy: on the CPU, in single precision
+    :param ckpt: where it comes from
+    """
     quantised = SessionPolicy(policy, ONE)
     quantised.session = export.make_session(export.require_libraries(), int8(export.to_bytes(quantised.decision)))
     return {
@@ -103,7 +110,10 @@ def fewer_bits(policy: Policy, ckpt: str) -> dict[str, Any]:
 
 
 def int8(content: bytes) -> bytes:
-    """An ONNX file whose products with constant weights are of 8 bits."""
+    """An ONNX file whose products with constant weights are of 8 bits.
+
+    :param content: of the file in single precision
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with TemporaryDirectory() as folder:
