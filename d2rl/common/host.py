@@ -18,6 +18,7 @@ from d2rl.config.defaults import TrainerConfig
 REMEDIES = {  # by what torch says
     "driver on your system is too old": "update the driver, or install a PyTorch for the CUDA version of this one",
     "no NVIDIA driver": "install one where there is a GPU",
+    "No CUDA GPUs are available": "let CUDA_VISIBLE_DEVICES name one where there is a GPU",
     "not compiled with CUDA": "install a PyTorch with CUDA",
 }
 

@@ -137,10 +137,11 @@ NONE = (RuntimeError, "Found no NVIDIA driver on your system. Please check that 
             r"system is too old \(found version 11040\); update the driver, or install",
         ),
         ((RuntimeError, HINDERED), r"cudaGetDeviceCount\(\), error 804: forward compatibility .* nvidia-smi"),
+        ((RuntimeError, "No CUDA GPUs are available"), "No CUDA GPUs are available; let CUDA_VISIBLE_DEVICES name one"),
         (NONE, "Found no NVIDIA driver on your system; install one"),
         ((AssertionError, "Torch not compiled with CUDA enabled"), "CUDA enabled; install a PyTorch with CUDA"),
     ],
-    ids=["old driver", "other error", "no driver", "no CUDA"],
+    ids=["old driver", "other error", "all hidden", "no driver", "no CUDA"],
 )
 def test_a_gpu_that_torch_cannot_use_is_refused_with_its_reason(monkeypatch, error, message):
     kind, text = error
