@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "d2rl"
 LEVELS = (  # as in docs/architecture.md, from the ground up
     *({"common", "config"}, {"wireless"}, {"problems"}, {"algorithm"}, {"runs"}, {"evaluation"}, {"report"}),
-    *({"training"}, {"deploy"}, {"benchmark"}, {"commands"}),
+    *({"training"}, {"deploy"}, {"benchmark"}, {"commands"}, {"testing"}),
 )
 FOLDERS = [name for level in LEVELS for name in sorted(level)]
 PICTURES = "problems/traffic/figures.py"  # drawn in the colours of the report
