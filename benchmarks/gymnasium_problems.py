@@ -43,6 +43,7 @@ class Task:
     :param episodes: of each
     :param ours: overrides of conf/gymnasium.yaml
     :param ddpg, sac: of RL Baselines3 Zoo for this environment; ``noise`` is (kind, deviation)
+    :param correlation: of our noise from step to step, in variants of their own; 0: there are none
     """
 
     goal: float
@@ -52,6 +53,15 @@ class Task:
     ours: tuple[str, ...]
     ddpg: dict[str, Any]
     sac: dict[str, Any]
+    correlation: float = 0.0
+
+    @property
+    def variants(self) -> dict[str, tuple[str, ...]]:
+        """Ours, by name: overrides."""
+        if not self.correlation:
+            return OURS
+        noise = f"ddpg.noise_correlation={self.correlation}"
+        return OURS | {f"{name}, correlated noise": (*OURS[name], noise) for name in ("DDPG", "DDPG + A")}
 
 
 TASKS = {
@@ -93,6 +103,7 @@ TASKS = {
             "use_sde": True,
             "policy_kwargs": {"log_std_init": -3.67, "net_arch": [64, 64]},
         },
+        correlation=0.9,
     ),
 }
 OURS: dict[str, tuple[str, ...]] = {
@@ -180,11 +191,11 @@ def collect(path: Path, seeds: int) -> None:
     done = {(row["environment"], row["variant"], int(row["seed"])) for row in read(path)}
     for seed in range(seeds):
         for environment, task in TASKS.items():
-            for variant in (*OURS, *PEERS):
+            for variant in (*task.variants, *PEERS):
                 if (environment, variant, seed) in done:
                     continue
-                if variant in OURS:
-                    points = run_ours(environment, task, OURS[variant], seed)
+                if variant in task.variants:
+                    points = run_ours(environment, task, task.variants[variant], seed)
                 else:
                     points = run_peer(environment, task, PEERS[variant], seed)
                 new = not path.is_file()
@@ -212,7 +223,7 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
     figure = Figure(figsize=(7, 7.5), layout="constrained")
     panels = figure.subplots(2, 1)
     for axes, (environment, task) in zip(panels, TASKS.items(), strict=True):
-        for variant, colour in zip((*OURS, *PEERS), COLOURS, strict=False):
+        for variant, colour in zip((*OURS, *PEERS, *list(task.variants)[len(OURS) :]), COLOURS, strict=False):
             steps, returns, _ = curves(rows, environment, variant)
             if not len(steps):
                 continue
@@ -237,7 +248,8 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         axes.set_title(environment, fontsize=10, loc="left")
         axes.set_ylabel("return of an episode")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=8, loc="lower right")
+    for axes in panels:
+        axes.legend(frameon=False, fontsize=8, loc="best")
     panels[-1].set_xlabel("environment steps")
     figure.savefig(path, dpi=150)
 
@@ -247,7 +259,7 @@ def table(rows: list[dict[str, str]]) -> str:
     lines = ["| environment | variant | seeds at the goal, at the end | ever | return at the end (all seeds) | CPU s |"]
     lines.append("|---|---|---:|---:|---:|---:|")
     for environment, task in TASKS.items():
-        for variant in (*OURS, *PEERS):
+        for variant in (*task.variants, *PEERS):
             _, returns, seconds = curves(rows, environment, variant)
             if not len(returns):
                 continue
