@@ -34,7 +34,32 @@ class Moments(nn.Module):
         return self.mean(hidden).squeeze(-1).float(), (MIDDLE + DOUBT * (doubt / DOUBT).tanh()).exp()
 
 
-class RegressedRewards(RENPNN):
+class FromMoments(RENPNN):
+    """A reward explorer that knows mean and variance of every reward."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.moments = Moments(self.denoiser.out.in_features)
+
+    def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Rewards after ``risk``, [B, M, K or 1], in the unit of those learned from; their mean is that of no draws."""
+        if self.risk == "mean":
+            return self.moments(self._embed(observation, view))[0] * self.spread + self.centre
+        return self._risked(self.draw(observation, view, samples, generator))
+
+    def draw(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Several rewards of each link or state, [B, M, samples, K or 1], in the unit of those learned from."""
+        embedding = self._embed(observation, view)
+        mean, variance = (moment.unsqueeze(2) for moment in self.moments(embedding))
+        return (mean + variance.sqrt() * self._noise(embedding, samples, generator)) * self.spread + self.centre
+
+    def _noise(self, embedding: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Gaussian draws of mean 0 and variance 1, [B, M, samples, K or 1]."""
+        shape = (*embedding.shape[:2], samples, embedding.shape[2])
+        return torch.randn(shape, generator=generator, device=embedding.device)
+
+
+class RegressedRewards(FromMoments):
     """Measured rewards by regression: their mean by least squares, their variance by likelihood, Gaussian draws.
 
     What RENPNN is compared with: the same conditioning network, ``risk`` and guard.
@@ -42,7 +67,6 @@ class RegressedRewards(RENPNN):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.moments = Moments(self.denoiser.out.in_features)
         del self.denoiser
 
     def loss(
@@ -59,16 +83,3 @@ class RegressedRewards(RENPNN):
         likelihood = (variance.log() + error.detach() / variance) / 2
         loss = counted_mean(error.mean(-1), measured)
         return loss + counted_mean(likelihood.mean(-1), measured), {"loss": loss.detach()}
-
-    def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """Rewards after ``risk``, [B, M, K or 1], in the unit of the measured ones; their mean is that of no draws."""
-        if self.risk == "mean":
-            return self.moments(self._embed(observation, view))[0] * self.spread + self.centre
-        return self._risked(self.draw(observation, view, samples, generator))
-
-    def draw(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """Several rewards of each link or state, [B, M, samples, K or 1], in the unit of the measured ones."""
-        mean, variance = (moment.unsqueeze(2) for moment in self.moments(self._embed(observation, view)))
-        shape = (*mean.shape[:2], samples, mean.shape[-1])
-        noise = torch.randn(shape, generator=generator, device=mean.device)
-        return (mean + variance.sqrt() * noise) * self.spread + self.centre

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from d2rl.algorithm.explorers.regression import Moments
-from d2rl.algorithm.explorers.reward import RENPNN
+from d2rl.algorithm.explorers.regression import FromMoments
 from d2rl.algorithm.networks import make_transition, make_view
 from d2rl.algorithm.reports import REGRESSION
 from d2rl.config.defaults import RunConfig
@@ -19,7 +18,7 @@ from d2rl.problems.base import Observation, Problem
 FAR = 4.0  # baselines, in units of their scale, are told as far as this
 
 
-class SplitRENPNN(RENPNN):
+class SplitRENPNN(FromMoments):
     r"""Reward explorer that learns from sums of rewards alone.
 
     A report T is the sum of the rewards of all links in the n slots of a window, weighted by their priorities w. Mean
@@ -43,10 +42,8 @@ class SplitRENPNN(RENPNN):
     def __init__(self, *args: Any, scale: float = 10.0, regresses: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.scale, self.regresses = scale, regresses
-        width = self.denoiser.out.in_features
         unexplained = 1 - self.schedule.alphas_bar  # of a Gaussian of unit variance, at each step
         self.register_buffer("factors", self.schedule.noise_factors(unexplained[:, None, None]), persistent=False)
-        self.moments = Moments(width)
 
     @classmethod
     def build(cls, config: RunConfig, problem: Problem) -> SplitRENPNN:
@@ -88,22 +85,11 @@ class SplitRENPNN(RENPNN):
         estimate = self.denoiser(embedding.detach(), self.schedule.corrupt(drawn, step, noise[1]), step).float()
         return loss + likelihood + F.mse_loss(estimate, drawn), metrics
 
-    def generate(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """Generated rewards after ``risk``: [B, M, K], in the unit of the reports; their mean is that of no draws."""
-        if self.risk == "mean":
-            return self.moments(self._embed(observation, view))[0] * self.spread + self.centre
-        return self._risked(self.draw(observation, view, samples, generator))
-
-    def draw(self, observation: Observation, view: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-        """Several rewards of each link, [B, M, samples, K], in the unit of the reports."""
-        embedding = self._embed(observation, view)
-        mean, variance = (moment.unsqueeze(2) for moment in self.moments(embedding))
+    def _noise(self, embedding: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """Draws of the chain, or Gaussian ones, [B, M, samples, K]."""
         if self.regresses:
-            shape = (*mean.shape[:2], samples, mean.shape[-1])
-            drawn = torch.randn(shape, generator=generator, device=mean.device)
-        else:
-            drawn = self._chain(embedding.detach(), samples, generator, self.factors)
-        return (mean + variance.sqrt() * drawn) * self.spread + self.centre
+            return super()._noise(embedding, samples, generator)
+        return self._chain(embedding.detach(), samples, generator, self.factors)
 
     @torch.no_grad()
     def calibrate(self, reward: Tensor) -> None:
