@@ -11,6 +11,7 @@ alone are of int8 (dynamic quantisation). One thread of a CPU.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +34,7 @@ from d2rl.wireless.convergence import converged_wmmse, refined
 
 ONE, BEST = DecisionRule(), DecisionRule(best_of=BEST_OF, priority_spread=0.2)
 REFINED = replace(BEST, refine=5)
-REFERENCE = "WMMSE, converged"
+EXPORTED, REFERENCE = "ONNX", "WMMSE, converged"
 COLUMNS = {"decision": "", "cells": "", "ms": ",.2f", "WMMSE's / its": ".1f", "sum rate": ".2f", "share": ".4f"}
 
 
@@ -56,7 +57,8 @@ def deployed_command(arguments: list[str]) -> None:
     points, machine = axes(asked, "batch", ["batch"]), measure(asked)
     plain = load_policy(asked.ckpt, ["trainer.accelerator=cpu", "trainer.precision=32"])[0]
     drops = evaluation_states(plain.config.scenario, asked.drops, 0)
-    policies, rows = {**decisions(plain), **fewer_bits(plain, asked.ckpt)}, []
+    policies, rows = decisions(plain), []
+    policies |= fewer_bits(policies[EXPORTED], asked.ckpt)
     with torch.inference_mode():
         rates = {
             name: float(plain.problem.measure(drops, policy(drops)).sum(-1).mean()) for name, policy in policies.items()
@@ -88,20 +90,20 @@ def decisions(policy: Policy) -> dict[str, Any]:
         "torch": policy_of(policy, ONE),
         f"torch, best of {BEST_OF}": policy_of(policy, BEST),
         f"torch, best of {BEST_OF}, refine {REFINED.refine}": policy_of(policy, REFINED),
-        "ONNX": SessionPolicy(policy, ONE),
+        EXPORTED: SessionPolicy(policy, ONE),
         f"ONNX, best of {BEST_OF}": several,
         f"ONNX, best of {BEST_OF}, refine {REFINED.refine}": refined_session,
         REFERENCE: lambda state: converged_wmmse(state.estimate, weights=state.weights),
     }
 
 
-def fewer_bits(policy: Policy, ckpt: str) -> dict[str, Any]:
+def fewer_bits(exported: SessionPolicy, ckpt: str) -> dict[str, Any]:
     """One decision by networks in bfloat16, and by int8 weights, by the name of its row.
 
-    :param policy: on the CPU, in single precision
-    :param ckpt: where it comes from
+    :param exported: decides in single precision
+    :param ckpt: of its policy
     """
-    quantised = SessionPolicy(policy, ONE)
+    quantised = copy(exported)
     quantised.session = export.make_session(export.require_libraries(), int8(export.to_bytes(quantised.decision)))
     return {
         "torch, bfloat16": policy_of(load_policy(ckpt, ["trainer.precision=bf16"])[0], ONE),
