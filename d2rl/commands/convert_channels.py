@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2rl.commands.one_site import at_one_site
 from d2rl.common.errors import InputError, counted
 from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
@@ -23,6 +24,7 @@ from d2rl.wireless.bank_file import NORMALISED_RANGE_DB
 from d2rl.wireless.channel_bank import ChannelBank, estimated_gains
 from d2rl.wireless.channel_map import Entry, arranged, entries_of, listed
 from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.listed_users import states_of_any, states_of_each
 from d2rl.wireless.propagation import LinkGains
 
 USERS = re.compile(r"\s*(\d{1,4})\s*\+\s*(\d{1,4})\s*")
@@ -48,7 +50,7 @@ def bank_from_file(
     seed: int = 0,
     progress: Progress = iter,
 ) -> ChannelBank:
-    """Read channels of MATLAB, HDF5 or NumPy, and of what DeepMIMO, QuaDRiGa and Sionna save.
+    """Read channels of MATLAB, HDF5, netCDF or NumPy, and of what DeepMIMO, QuaDRiGa and Sionna save.
 
     What full duplex needs and the file lacks (cross channels, self-interference) is drawn from the scenario's model.
     Whatever was guessed or drawn, or looks wrong, is said.
@@ -80,16 +82,20 @@ def bank_from_file(
                 notice_once(f"{path}: read as map={entry}, which is a guess; the file holds {listed(arrays)}.")
             found[entry.kind] = array
     generator = np.random.default_rng(seed)
-    listed_kinds = [entry.kind for entry in entries if "U" in entry.axes]
-    if listed_kinds:
-        if listed_kinds != ["downlink"] or len(found) > 1:
+    listed_axes = [entry.axes for entry in entries if "U" in entry.axes]
+    own_places = any("K" in axes for axes in listed_axes)
+    if listed_axes:
+        if list(found) != ["downlink"]:
             raise InputError(f"{path}: a list of users (axis U) must be the only array, named downlink.")
-        found = {
-            "downlink": _drawn(found["downlink"], sum(split or (0, 0)), drops or LISTED_DROPS, generator, path, users)
-        }
+        places, states = found["downlink"], drops or LISTED_DROPS
+        found["downlink"] = (
+            states_of_each(places, states, generator, path)
+            if own_places
+            else states_of_any(places, sum(split or (0, 0)), states, generator, path, users)
+        )
     coefficients = _directions(found, split, conjugate, path)
     coefficients = _without_dead_states(coefficients, path)
-    return _bank(coefficients, unit, snr, scenario, seed, path)
+    return _bank(coefficients, unit, snr, scenario, seed, path, own_places)
 
 
 def _users(text: str | None) -> tuple[int, int] | None:
@@ -110,36 +116,6 @@ def _ordered(array: Tensor, entry: Entry) -> Tensor:
         )
         return array.transpose(-2, -1)
     return array
-
-
-def _drawn(
-    list_of_users: Tensor, count: int, drops: int, generator: np.random.Generator, path: Path, users: str | None
-) -> Tensor:
-    """States [drops, T, K, N] of users from a list [U, T, N]; the last fifth of the states has users of its own."""
-    if not count:
-        raise InputError(
-            f"{path} is a list of {len(list_of_users)} users; say how many a state has, such as users=8+0."
-        )
-    heard = list_of_users.abs().amax((1, 2)) > 0
-    silent = int((~heard).sum())
-    if silent:
-        notice_once(
-            f"{path}: {counted(silent, 'user')} of {len(heard)} without a path to the base station are left out."
-        )
-    usable = torch.nonzero(heard).squeeze(-1)
-    border = len(usable) - len(usable) // 5
-    kept = max(1, drops // 5)
-    groups = []
-    for part, states in ((usable[:border], drops - kept), (usable[border:], kept)):
-        if len(part) < count:
-            raise InputError(
-                f"{path} has {counted(len(usable), 'user')} with a path; users={users} needs {5 * count} at least, "
-                "since a fifth of them is kept for evaluation."
-            )
-        whole = len(part) // count * count
-        orders = np.stack([generator.permutation(len(part))[:whole] for _ in range(-(-states * count // whole))])
-        groups.append(part[torch.from_numpy(orders.reshape(-1, count)[:states])])
-    return list_of_users[torch.cat(groups)].transpose(1, 2)
 
 
 def _directions(
@@ -183,9 +159,15 @@ def _without_dead_states(found: dict[str, Tensor], path: Path) -> dict[str, Tens
 
 
 def _bank(
-    found: dict[str, Tensor], unit: str, snr: float | None, scenario: FullDuplexConfig, seed: int, path: Path
+    found: dict[str, Tensor],
+    unit: str,
+    snr: float | None,
+    scenario: FullDuplexConfig,
+    seed: int,
+    path: Path,
+    site: bool,
 ) -> ChannelBank:
-    """The bank, with what the file lacks drawn from the scenario's model."""
+    """The bank, with what the file lacks drawn from the scenario's model; of a site all of it for the same users."""
     own = found.get("downlink", found.get("uplink"))
     assert own is not None
     powers = own.abs().square().mean((1, 3))
@@ -217,6 +199,7 @@ def _bank(
     gains: dict[str, Tensor] = {}  # of what is drawn
     if down.shape[1] and up.shape[1]:
         model = FullDuplexEnv(cell, states, seed).state
+        model = at_one_site(model) if site else model
         for name in [name for name in ("cross", "self_interference") if name not in flat]:
             channel, gain = (getattr(one, name).repeat_interleave(slots, 0) for one in (model.channels, model.gains))
             flat[name], gains[name] = scale[name] * channel, scale[name] ** 2 * gain

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from d2rl.commands.convert_channels import UNITS, bank_from_file
+from d2rl.commands.one_site import at_one_site, first_of_all
 from d2rl.common.errors import ConfigError, InputError, counted, typed
 from d2rl.common.files import check_writable
 from d2rl.config.defaults import FullDuplexConfig, option
@@ -21,12 +21,10 @@ from d2rl.config.load import load
 from d2rl.problems import check_config, load_config
 from d2rl.problems.full_duplex.env import FullDuplexEnv
 from d2rl.problems.full_duplex.scenario_bank import CELL, cell_of
-from d2rl.problems.full_duplex.simulator import CellState
 from d2rl.wireless.array_files import ENDINGS
 from d2rl.wireless.bank_file import check_name, save_bank
 from d2rl.wireless.channel_bank import ChannelBank
 from d2rl.wireless.channel_state import ChannelState
-from d2rl.wireless.fading import scale, whiten
 from d2rl.wireless.propagation import LinkGains
 from d2rl.wireless.tr38901 import UrbanChannels
 
@@ -64,9 +62,9 @@ def channels_command(arguments: list[str]) -> None:
     """d2rl-channels from=H.mat out=bank.npz [map=downlink:H:KNB] [users=6+4] [snr=20] [scenario.key=value]
     d2rl-channels model=umi|uma drops=1000 out=bank.pt [seed=0] [conf=NAME] [scenario.key=value ...]
 
-    Makes a bank for scenario.channel_bank: of a file that MATLAB, NumPy, DeepMIMO, QuaDRiGa or Sionna wrote, or drawn
-    by 3GPP TR 38.901. Channels between users and self-interference that are lacking are drawn by the scenario's own
-    models. docs/channels.md tells more.
+    Makes a bank for scenario.channel_bank: of a file that MATLAB, NumPy, xarray, DeepMIMO, QuaDRiGa or Sionna wrote, or
+    drawn by 3GPP TR 38.901. Channels between users and self-interference that are lacking are drawn by the scenario's
+    own models. docs/channels.md tells more.
     """
     for one in arguments:
         is_file = one.lower().endswith(ENDINGS)
@@ -149,7 +147,7 @@ def urban_bank(
     assert places is not None  # drawn cells tell where their users are
     users, state = torch.cat(list(places), dim=1), cell.state
     if site:
-        places, state = places.map(_first_of_all), _at_one_site(state)
+        places, state = places.map(first_of_all), at_one_site(state)
         coefficients, gains = urban.draw(users[:1], slots=drops)
         gains = gains.mean(0).expand_as(gains)
     else:
@@ -176,14 +174,3 @@ def urban_bank(
         places,
         about=f"3GPP TR 38.901 {model} by sionna-no-rt {version('sionna-no-rt')}, seed {seed}, {scenario}",
     )
-
-
-def _at_one_site(state: CellState) -> CellState:
-    """The states with mean gains of the first one; what is drawn of cross channels and self-interference stays."""
-    gains = state.gains.map(_first_of_all)
-    return replace(state, channels=scale(whiten(state.channels, state.gains), gains), gains=gains)
-
-
-def _first_of_all(rows: Tensor) -> Tensor:
-    """Every row as the first one."""
-    return rows[:1].expand_as(rows).contiguous()

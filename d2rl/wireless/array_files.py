@@ -1,4 +1,4 @@
-"""Arrays of a file by name: MATLAB 5 to 7.3, HDF5, .npy and .npz. Nothing that a file carries is executed."""
+"""Arrays of a file by name: MATLAB 5 to 7.3, HDF5, netCDF, .npy and .npz. Nothing that a file carries is executed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy._core.multiarray import _reconstruct, scalar  # what numpy's own pick
 
 from d2rl.common.errors import InputError, first_line
 
-ENDINGS = (".mat", ".h5", ".hdf5", ".npy", ".npz")
+ENDINGS = (".mat", ".h5", ".hdf5", ".nc", ".npy", ".npz")
 PLAIN = {"_reconstruct": _reconstruct, "scalar": scalar, "ndarray": np.ndarray, "dtype": np.dtype}
 COMPLEX = {("real", "imag"), ("real", "imaginary"), ("re", "im"), ("r", "i"), ("i", "q")}  # fields of a compound type
 NUMBERED = re.compile(r"(.*_)\d+(_.*)")  # QuaDRiGa writes channel_00001_Coeffs, channel_00002_Coeffs, ...
@@ -116,6 +116,12 @@ def _opened(path: Path, memory: float) -> Iterator[Any]:
 
             _check_size(path, path.stat().st_size, memory)
             yield loadmat(path)
+        elif kind == ".nc":  # of netCDF's version 3; version 4 is HDF5
+            from scipy.io import netcdf_file
+
+            _check_size(path, path.stat().st_size, memory)
+            with netcdf_file(path, mmap=False) as file:
+                yield {name: variable.data for name, variable in file.variables.items()}
         else:
             raise InputError(f"{path} is no HDF5 file, whatever its name says; give another one.")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from d2rl.common.errors import InputError, meant
 from d2rl.wireless.array_files import Stored
+from d2rl.wireless.axis_parts import bracketed, positions
 
 KINDS = {  # the axes that each array has in the end
     "downlink": "BTKN",
@@ -20,7 +21,7 @@ KINDS = {  # the axes that each array has in the end
 }
 AXES = {
     "B": "states",
-    "U": "users of whom states are drawn",
+    "U": "users of whom states are drawn, or beside K places of each user",
     "T": "slots that follow each other",
     "K": "users of a state",
     "N": "antennas of the base station",
@@ -33,7 +34,8 @@ AXES = {
     "C": "real and imaginary part",
 }
 PICKED = {"M": lambda size: 0, "S": lambda size: 0, "F": lambda size: size // 2}
-ENTRY = re.compile(r"\s*(\w+)\s*:\s*([^:,+]+)(?:\+([^:,+]+))?(?::\s*([A-Za-z]+))?\s*")
+AXIS = re.compile(r"([A-Za-z])(?:\[([^\]]+)\])?")
+ENTRY = re.compile(rf"\s*(\w+)\s*:\s*([^:,+]+)(?:\+([^:,+]+))?(?::\s*((?:{AXIS.pattern})+))?\s*")
 # axes of files that are known by the last part of an array's name and its dimensions
 KNOWN = {
     ("a", 6): "UMSNPT",  # Sionna RT, Paths.cir: rx, rx antenna, tx, tx antenna, path, time
@@ -64,16 +66,23 @@ class Entry:
     :param kind: of :data:`KINDS`
     :param names: of the array, or of its real and its imaginary part
     :param axes: a letter of :data:`AXES` for each
+    :param only: what is taken of an axis, by its letter, as Python writes a slice or an index
     :param guessed: whether nobody has told
     """
 
     kind: str
     names: tuple[str, ...]
     axes: str
+    only: Mapping[str, str] = field(default_factory=dict)
     guessed: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind}:{'+'.join(self.names)}:{self.axes}"
+        axes = "".join(f"{letter}[{self.only[letter]}]" if letter in self.only else letter for letter in self.axes)
+        return f"{self.kind}:{'+'.join(self.names)}:{axes}"
+
+    def taken(self, shape: tuple[int, ...]) -> list[range]:
+        """What is taken of every axis of an array of that shape. :raises ValueError: no such slice"""
+        return [range(size)[bracketed(self.only.get(one, ":"))] for one, size in zip(self.axes, shape, strict=True)]
 
 
 def entries_of(text: str | None, arrays: Mapping[str, Stored]) -> list[Entry]:
@@ -88,7 +97,7 @@ def entries_of(text: str | None, arrays: Mapping[str, Stored]) -> list[Entry]:
         match = ENTRY.fullmatch(part)
         if match is None:
             raise InputError(f"map={text}: {part!r} must be KIND:NAME:AXES, such as downlink:H:BKN, commas between.")
-        kind, real, imaginary, axes = match.groups()
+        kind, real, imaginary, axes = match.groups()[:4]
         if kind not in KINDS:
             raise InputError(f"map={text}: {kind} is no kind of channel; they are {', '.join(KINDS)}.")
         names = tuple(filter(None, (real, imaginary)))
@@ -99,7 +108,10 @@ def entries_of(text: str | None, arrays: Mapping[str, Stored]) -> list[Entry]:
                 )
         if kind in [one.kind for one in found]:
             raise InputError(f"map={text}: {kind} is there twice.")
-        entry = Entry(kind, names, (axes or "").upper())
+        letters = [(letter.upper(), only) for letter, only in AXIS.findall(axes or "")]
+        entry = Entry(
+            kind, names, "".join(letter for letter, _ in letters), {one: only for one, only in letters if only}
+        )
         found.append(_checked(entry, arrays, text) if axes else _with_axes(entry, arrays))
     return found
 
@@ -117,6 +129,8 @@ def arranged(
 ) -> np.ndarray:
     """The array [B or U, T, ...] with the axes of its kind, complex64, read in parts along its first axis.
 
+    In a list of users (U) NaN is a place that was not measured: all of its channel is 0.
+
     :param most: of the first axis; None: all
     :param progress: iterates over the range that it is given, and may show how far it is
     :raises InputError: not finite
@@ -124,19 +138,24 @@ def arranged(
     shape, axes = arrays[entry.names[0]].shape, entry.axes
     lead = next((letter for letter in "BU" if letter in axes), None)
     along = axes.index(lead) if lead else 0
-    count = shape[along] if most is None or not lead else min(shape[along], most)
+    taken = entry.taken(shape)
+    rows = taken[along][: most if lead else None]
+    others = tuple(slice(None) if axis == along else positions(one) for axis, one in enumerate(taken))
     step = max(1, CHUNK // (16 * max(1, math.prod(shape) // max(shape[along], 1))))
     parts = []
-    for start in progress(range(0, count, step)):
-        read = [arrays[name].part(along, slice(start, min(start + step, count))) for name in entry.names]
+    for start in progress(range(0, len(rows), step)):
+        read = [arrays[name].part(along, positions(rows[start : start + step]))[others] for name in entry.names]
         part = read[0] + 1j * read[1] if len(read) == 2 else read[0]
         parts.append(_turned(part, axes, entry.kind).astype(np.complex64))
+        if lead == "U":
+            missing = np.isnan(parts[-1]).any((1, -1), keepdims=True)
+            parts[-1] = np.where(missing, 0, parts[-1])
         bad = np.flatnonzero(~np.isfinite(parts[-1]).reshape(len(parts[-1]), -1).all(1))
         if bad.size:
             raise InputError(
                 f"{'+'.join(entry.names)} holds NaN or infinite values along its axis {axes[along]} "
-                f"({AXES[axes[along]]}): at {bad.size} of {len(parts[-1])}, the first at {start + bad[0]}. Remove "
-                "those, or set users without a path to 0."
+                f"({AXES[axes[along]]}): at {bad.size} of {len(parts[-1])}, the first at {rows[start + bad[0]]}. "
+                "Remove those, or set users without a path to 0; lists of places (axis U) may have gaps of NaN."
             )
     return np.concatenate(parts)
 
@@ -155,7 +174,7 @@ def _turned(part: np.ndarray, axes: str, kind: str) -> np.ndarray:
         axes = axes.replace(letter, "")
     wanted = KINDS[kind]
     if "U" in axes:
-        wanted = wanted.replace("B", "U").replace("K", "")
+        wanted = wanted.replace("B", "U").replace("K", "K" if "K" in axes else "")
     for letter in wanted:
         if letter not in axes:
             part, axes = part[None], letter + axes
@@ -171,13 +190,22 @@ def _checked(entry: Entry, arrays: Mapping[str, Stored], text: str) -> Entry:
         raise InputError(f"{told} has axes that are unknown or there twice; the letters are {letters}.")
     if len(axes) != len(array.shape):
         raise InputError(f"{told} names {len(axes)} axes, and {entry.names[0]} has shape {array.shape}.")
+    try:
+        taken = entry.taken(array.shape)
+    except ValueError:
+        raise InputError(
+            f"{told}: brackets hold an index or a slice with a step of 1 or more, such as N[0:8:2]."
+        ) from None
+    for letter, size, numbers in zip(axes, array.shape, taken, strict=True):
+        if size and not numbers:
+            raise InputError(f"{told}: {letter}[{entry.only[letter]}] takes nothing of an axis of size {size}.")
     missing = [letter for letter in KINDS[entry.kind][2:] if letter not in axes and not (letter == "K" and "U" in axes)]
-    if missing or ("U" in axes and set("BK") & set(axes)):
+    if missing or {"U", "B"} <= set(axes):
         raise InputError(
             f"{told} must have the axes {' and '.join(KINDS[entry.kind][2:])} ({AXES[KINDS[entry.kind][-1]]} last), or "
-            "U in place of B and K: a list of users."
+            "U in place of B and K: a list of users; or K and U: a list of places of each user."
         )
-    if "C" in axes and array.shape[axes.index("C")] != 2:
+    if "C" in axes and len(taken[axes.index("C")]) != 2:
         raise InputError(f"{told}: axis C must be of size 2, real and imaginary part, and has {array.shape}.")
     if "C" not in axes and len(entry.names) == 1 and not array.is_complex:
         raise InputError(

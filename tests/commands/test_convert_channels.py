@@ -450,7 +450,7 @@ def test_a_file_larger_than_memory_is_refused_where_it_cannot_be_read_in_parts(t
         ("downlink:H:BKQ", "axes that are unknown or there twice; the letters are B states"),
         ("downlink:H:BKK", "axes that are unknown or there twice"),
         ("downlink:H:BKT", "must have the axes K and N"),
-        ("downlink:H:UKN", "U in place of B and K"),
+        ("downlink:H:UBN", "U in place of B and K: a list of users; or K and U"),
         ("downlink:H:CKN", "axis C must be of size 2"),
         ("downlink:M:BKN", "M .* is real, and channels are complex: magnitudes or dB alone cannot be used"),
         ("downlink:H:BKN,downlink:H:BKN", "downlink is there twice"),
