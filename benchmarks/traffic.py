@@ -125,7 +125,7 @@ def traffic_command(arguments: list[str]) -> None:
     rows = summarise(problem, results)
     _write_csv(out / "traffic.csv", rows)
     (out / "traffic.md").write_text(_tables(rows), encoding="utf-8")
-    _draw(out, rows, results)
+    _draw(out, rows, results, problem.waiting)
     console.print(f"written: {out}", markup=False)
 
 
@@ -209,10 +209,10 @@ def _check_stable(problem: Any, names: list[str]) -> None:
             f"stable=true seeks the load at which queues begin to grow, and with {bounds[0]} bits are dropped instead; "
             "leave it out, or leave out stable=true to see how many are dropped."
         )
-    if problem.config.arrivals == "full_buffer":
+    if "full_buffer" in problem.cells.arrivals.kinds:
         raise ConfigError(
             "stable=true seeks the load at which queues begin to grow, and full buffers have none; set "
-            "traffic.arrivals to another kind."
+            "traffic.arrivals to other kinds."
         )
     if "plan" in names:
         raise ConfigError("stable=true tries many loads, and policies=plan is told what arrives at one; leave it out.")
@@ -345,8 +345,8 @@ def _tables(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _draw(out: Path, rows: list[dict[str, Any]], results: dict[float, dict[str, Episodes]]) -> None:
-    """Delay against load; at the load nearest to 1 how long bits waited, and backlog over time."""
+def _draw(out: Path, rows: list[dict[str, Any]], results: dict[float, dict[str, Episodes]], waiting: list[int]) -> None:
+    """Delay against load; at the load nearest to 1 how long bits of links ``waiting`` did, and backlog over time."""
     names = list(dict.fromkeys(row["policy"] for row in rows))
     looks = {name: (STYLES[n % len(STYLES)], COLOURS[n % len(COLOURS)]) for n, name in enumerate(names)}
 
@@ -362,7 +362,7 @@ def _draw(out: Path, rows: list[dict[str, Any]], results: dict[float, dict[str, 
     level = min(results, key=lambda one: abs(one - 1))
     shown = {_label(name): outcome for name, outcome in results[level].items()}
     figure, axes = _axes("", "")
-    draw_waiting(axes, {name: outcome.total.delays for name, outcome in shown.items()})
+    draw_waiting(axes, {name: outcome.total.delays[:, waiting] for name, outcome in shown.items()})
     axes.set_title(f"load {level:g}", fontsize=9)
     _save(figure, axes, out / "waiting.png")
     figure, axes = _axes("", "")

@@ -125,6 +125,7 @@ def test_a_trace_grows_with_the_load_that_is_tried(traffic, tmp_path, monkeypatc
     ("arguments", "message"),
     [
         (["traffic.arrivals=full_buffer"], "full buffers have none"),
+        (["traffic.arrivals=on_off+full_buffer"], "full buffers have none"),
         (["traffic.uplink_deadline=5"], r"with traffic\.uplink_deadline=5 bits are dropped"),
         (["traffic.downlink_buffer=10"], r"with traffic\.downlink_buffer=10.* bits are dropped"),
         (["policies=plan"], "policies=plan is told what arrives at one"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from d2rl.common.errors import named_by
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import FullDuplexConfig
+from d2rl.problems.traffic.kinds import kinds_of
 from d2rl.problems.traffic.settings import TrafficConfig
 from d2rl.problems.traffic.trace import load_trace
 
@@ -22,7 +24,7 @@ class Sources(TensorStruct):
     """Sources of B cells.
 
     :param load: [B, K], of the cell      :param rate: [B, K], mean arrivals, bit/s/Hz-slots a slot
-    :param on: [B, K] bool, whether a source is in a burst
+    :param on: [B, K] bool, whether an on-off source is in a burst
     :param clock: [B, K] int64, slots until the next packet of a periodic source, or the next slot of a trace
     """
 
@@ -35,12 +37,16 @@ class Sources(TensorStruct):
 class Arrivals:
     """How sources begin, move on, and what they bring.
 
-    :param config: kind and size of the arrivals      :param scenario: the cell
+    Every kind that a cell has draws for all links, so that what one link gets does not depend on the kinds of others
+    that draw nothing: the links of ``on_off+periodic`` have the very arrivals of cells of one kind.
+
+    :param config: kinds and size of the arrivals      :param scenario: the cell
     """
 
     def __init__(self, config: TrafficConfig, scenario: FullDuplexConfig):
         self.config, self.scenario = config, scenario
-        self.share = config.on_share if config.arrivals == "on_off" else 1.0
+        self.kinds = kinds_of(config.arrivals, scenario)
+        self.share = config.on_share if "on_off" in self.kinds else 1.0
         # a source goes off with probability 1 / burst, and on so often that the share of the time is kept
         self.ends = 1 / config.burst
         self.begins = self.ends * self.share / (1 - self.share) if self.share < 1 else 1.0
@@ -58,36 +64,69 @@ class Arrivals:
         load = low + (high - low) * torch.rand(batch, 1, generator=generator, device=device)
         load = load.expand(-1, down + up).contiguous()
         drawn = torch.rand(batch, down + up, generator=generator, device=device)
-        if c.arrivals == "trace":
-            trace = self.trace(device)
-            clock = (drawn[:, :1] * len(trace)).long().expand_as(load).contiguous()
-            return Sources(load, load * trace.mean(0), drawn < 1, clock)
         shares = (down, c.downlink_rate), (up, c.uplink_rate)
         mean = torch.cat([load.new_full((users,), total / max(users, 1)) for users, total in shares])
-        return Sources(load, load * mean, drawn < self.share, (drawn * c.period).long())
+        clock = (drawn * c.period).long()
+        if "trace" in self.kinds:  # all links of a cell begin at the same of its slots
+            trace, first = self.trace(device), self.kinds.index("trace")
+            mean = self._by_kind({"trace": trace.mean(0)}, mean)
+            clock = self._by_kind({"trace": (drawn[:, first : first + 1] * len(trace)).long()}, clock)
+        return Sources(load, load * mean, drawn < self.share, clock)
 
-    def advance(self, sources: Sources, generator: torch.Generator) -> tuple[Sources, Tensor]:
-        """The sources after one slot, and what they brought in it: [B, K], bit/s/Hz-slots."""
+    def advance(self, sources: Sources, backlog: Tensor, generator: torch.Generator) -> tuple[Sources, Tensor]:
+        """The sources after one slot, and what they brought in it: [B, K], bit/s/Hz-slots.
+
+        :param backlog: [B, K], what waits before; full buffers are filled up
+        """
         c = self.config
-        if c.arrivals == "full_buffer":
-            return sources, torch.full_like(sources.rate, FULL)
-        if c.arrivals == "periodic":
+        came: dict[str, Tensor] = {}
+        clocks: dict[str, Tensor] = {}
+        if "full_buffer" in self.kinds:
+            came["full_buffer"] = FULL - backlog
+        if "periodic" in self.kinds:
             due = sources.clock == 0
-            clock = torch.where(due, c.period, sources.clock) - 1
-            return replace(sources, clock=clock), sources.rate * c.period * due
-        if c.arrivals == "trace":
-            trace = self.trace(sources.rate.device)
-            return replace(sources, clock=(sources.clock + 1) % len(trace)), trace[sources.clock[:, 0]] * sources.load
-        intensity = sources.rate * sources.on / (self.share * c.packet)
-        arrived = torch.poisson(intensity, generator=generator) * c.packet
-        if c.packet_sizes == "exponential":
+            came["periodic"] = sources.rate * c.period * due
+            clocks["periodic"] = torch.where(due, c.period, sources.clock) - 1
+        if "trace" in self.kinds:
+            trace = self.trace(backlog.device)
+            slot = sources.clock % len(trace)
+            came["trace"] = trace.gather(0, slot) * sources.load
+            clocks["trace"] = (slot + 1) % len(trace)
+        if "on_off" in self.kinds or "poisson" in self.kinds:
+            came["on_off"] = came["poisson"] = self._packets(sources, generator)
+        moved = replace(sources, clock=self._by_kind(clocks, sources.clock))
+        if self.share < 1:
+            draw = torch.rand(backlog.shape, generator=generator, device=generator.device)
+            moved = replace(moved, on=torch.where(sources.on, draw >= self.ends, draw < self.begins))
+        return moved, self._by_kind(came, torch.zeros_like(backlog))
+
+    def _packets(self, sources: Sources, generator: torch.Generator) -> Tensor:
+        """Poisson packets in a slot, of an on-off source while it is on, [B, K]."""
+        packet = self.config.packet
+        intensity = sources.rate * sources.on / (self.share * packet)
+        if "poisson" in self.kinds:
+            intensity = self._by_kind({"poisson": sources.rate / packet}, intensity)
+        arrived = torch.poisson(intensity, generator=generator) * packet
+        if self.config.packet_sizes == "exponential":
             uniform = torch.rand(arrived.shape, generator=generator, device=generator.device)
             arrived = arrived * -torch.log1p(-uniform)
-        if self.share == 1:
-            return sources, arrived
-        draw = torch.rand(arrived.shape, generator=generator, device=generator.device)
-        on = torch.where(sources.on, draw >= self.ends, draw < self.begins)
-        return replace(sources, on=on), arrived
+        return arrived
+
+    def _by_kind(self, values: Mapping[str, Tensor], others: Tensor) -> Tensor:
+        """Of every link the value of its kind, [K] or [B, K].
+
+        :param others: of links whose kind has none
+        """
+        for kind, value in values.items():
+            if kind in self.kinds:
+                others = torch.where(links_of(kind, self.kinds, others.device), value, others)
+        return others
+
+
+@lru_cache
+def links_of(kind: str, kinds: tuple[str, ...], device: torch.device) -> Tensor:
+    """Which links have this kind, [K] bool."""
+    return torch.tensor([one == kind for one in kinds], device=device)
 
 
 def recorded(path: str, scenario: FullDuplexConfig, slots: int = 1) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from d2rl.common.errors import ConfigError
 from d2rl.config.defaults import FullDuplexConfig
+from d2rl.problems.traffic.kinds import kinds_of
 from d2rl.problems.traffic.settings import TrafficConfig
 
 
@@ -13,10 +14,11 @@ def check_traffic(traffic: TrafficConfig, scenario: FullDuplexConfig) -> None:
     low, high = t.load_low or t.load, t.load_high or t.load
     if low > high:
         raise ConfigError(f"traffic.load_low ({low:g}) must be at most traffic.load_high ({high:g}).")
-    if (t.arrivals == "trace") != (t.trace is not None):
+    kinds = kinds_of(t.arrivals, scenario)
+    if ("trace" in kinds) != (t.trace is not None):
         remedy = "name the file" if t.trace is None else "set traffic.arrivals=trace, or traffic.trace=null"
         raise ConfigError(f"traffic.arrivals={t.arrivals}, but traffic.trace={t.trace or 'null'}; {remedy}.")
-    if t.arrivals == "on_off" and t.on_share < 1 and t.burst * (1 - t.on_share) < t.on_share:
+    if "on_off" in kinds and t.on_share < 1 and t.burst * (1 - t.on_share) < t.on_share:
         raise ConfigError(
             f"traffic.burst={t.burst:g} is too short for traffic.on_share={t.on_share:g}: off periods would have to be "
             f"shorter than one slot. Set traffic.burst to {t.on_share / (1 - t.on_share):.3g} at least."

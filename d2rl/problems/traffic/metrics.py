@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from d2rl.common.notices import notice_once
@@ -24,29 +26,31 @@ UNITS = {
 }
 
 
-def summary(total: Record, slots: int, bits: float) -> dict[str, float]:
+def summary(total: Record, slots: int, bits: float, waiting: Sequence[int]) -> dict[str, float]:
     """Metrics of B episodes.
 
     ``mean_delay``: bits that waited over bits that arrived, slots (Little). ``delay_p95``: slots within which 95 % of
-    what was served came. ``dropped``: share of the bits, of it ``dropped_late`` at a deadline and ``dropped_full`` at a
-    full buffer. ``throughput``: of a cell, bit/s/Hz. ``energy_efficiency``: bits for each radiated J. ``jain``: Jain's
-    index of what a link was served over what arrived for it, averaged over cells. ``short``: share of slots and links
-    below the minimum rate while something waited.
+    what was served came; both of the links ``waiting``. ``dropped``: share of the bits, of it ``dropped_late`` at a
+    deadline and ``dropped_full`` at a full buffer. ``throughput``: of a cell, bit/s/Hz. ``energy_efficiency``: bits for
+    each radiated J. ``jain``: Jain's index of what a link was served over what arrived for it, averaged over cells.
+    ``short``: share of slots and links below the minimum rate while something waited.
 
     :param total: summed over ``slots``      :param bits: of a bit/s/Hz-slot
+    :param waiting: links whose delays count
     """
     arrived, served, dropped = total.arrived.double(), total.delays.double().sum(-1), total.dropped.double()
+    backlog, came = total.backlog[:, waiting].double(), arrived[:, waiting].sum().clamp_min(1e-9)
     share = served / arrived.clamp_min(1e-9)
     jain = share.sum(-1).square() / (share.shape[-1] * share.square().sum(-1)).clamp_min(1e-30)
     offered = arrived.sum().clamp_min(1e-9)
-    if slots >= LONG and float((served + dropped).sum() / offered) < OVERLOADED:
+    if slots >= LONG and float((served + dropped)[:, waiting].sum() / came) < OVERLOADED:
         notice_once(
             "more arrives than a policy can serve: its queues grew in every slot, and delays tell how long the episode "
             "was. A lower traffic.load has an equilibrium."
         )
     return {
-        "mean_delay": float(total.backlog.double().sum() / offered),
-        "delay_p95": delay_quantile(total.delays, 0.95),
+        "mean_delay": float(backlog.sum() / came),
+        "delay_p95": delay_quantile(total.delays[:, waiting], 0.95),
         "dropped": float(dropped.sum() / offered),
         "dropped_late": float(total.late.double().sum() / offered),
         "dropped_full": float(total.refused.double().sum() / offered),

@@ -64,13 +64,18 @@ class TrafficProblem:
     @classmethod
     def check(cls, config: Any) -> None:
         """Refuse values that do not fit together. :raises ConfigError: names the keys"""
-        check_traffic(config.traffic, config.scenario)
+        for cell in cells_of(config.scenario):
+            check_traffic(config.traffic, cell)
         check_cell(Config(scenario=config.scenario, network=config.network, stages=config.stages))
 
     @classmethod
     def check_files(cls, config: Any) -> None:
-        """Read the trace and the table of schemes. :raises ConfigError: one cannot be used"""
+        """Read the trace and the table of schemes; an evaluation asks for its own cell by this alone.
+
+        :raises ConfigError: one cannot be used, or the cell's keys do not fit together
+        """
         t: TrafficConfig = config.traffic
+        check_traffic(t, config.scenario)
         mcs_table(t.mcs_table)
         if t.trace is not None:
             recorded(t.trace, config.scenario, config.scenario.episode_length)
@@ -159,11 +164,17 @@ class TrafficProblem:
 
     def summary(self, total: Record) -> dict[str, float]:
         """Metrics of episodes; see :func:`summary`."""
-        return summary(total, self.slots, self.scenario.bandwidth * self.scenario.slot * 1e3)
+        return summary(total, self.slots, self.scenario.bandwidth * self.scenario.slot * 1e3, self.waiting)
+
+    @property
+    def waiting(self) -> list[int]:
+        """Links whose delays count: those without a full buffer, all where there are no others."""
+        links = [link for link, kind in enumerate(self.cells.arrivals.kinds) if kind != "full_buffer"]
+        return links or list(range(self.layout.entities))
 
     def least_delay(self, episodes: int, seed: int, device: str | torch.device) -> float | None:
         """Mean delay that no policy can pass; None where bits are dropped, or full buffers never wait for less."""
-        if self.cells.has_deadlines or self.cells.has_buffers or self.config.arrivals == "full_buffer":
+        if self.cells.has_deadlines or self.cells.has_buffers or "full_buffer" in self.cells.arrivals.kinds:
             return None
         return least_delay(self, episodes, seed, device)
 
@@ -172,10 +183,10 @@ class TrafficProblem:
         return record.backlog.sum(-1).mean()
 
     def pictures(self, outcomes: Mapping[str, Any]) -> list[Drawing]:
-        """What report.html shows of episodes: queues over time, and how long bits waited."""
+        """What report.html shows of episodes: queues over time, and how long bits of the links ``waiting`` did."""
         from d2rl.problems.traffic.figures import drawings  # needs matplotlib, which a decision does not
 
-        return drawings({name: (one.course, one.total.delays) for name, one in outcomes.items()})
+        return drawings({name: (one.course, one.total.delays[:, self.waiting]) for name, one in outcomes.items()})
 
     def references(self) -> dict[str, Policy]:
         """Schedulers without learning, by name."""

@@ -19,7 +19,11 @@ class TrafficConfig:
         None, "training draws each cell's load from here to load_high; null: load", above=0, high=100
     )
     load_high: float | None = option(None, "the same, upper end; null: load", above=0, high=100)
-    arrivals: str = option("on_off", "what arrives", choices=("on_off", "poisson", "periodic", "full_buffer", "trace"))
+    arrivals: str = option(
+        "on_off",
+        "what arrives: on_off, poisson, periodic, full_buffer or trace; or DOWNLINK+UPLINK, each one kind, or one for "
+        "each user with commas, such as on_off+periodic",
+    )
     trace: str | None = option(
         None, "trace: .npz or CSV file of slot, link and bits; each cell begins at a slot of its own"
     )

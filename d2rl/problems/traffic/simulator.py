@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from d2rl.common.tensor_struct import TensorStruct
 from d2rl.config.defaults import FullDuplexConfig
 from d2rl.problems.base import Step
 from d2rl.problems.full_duplex.simulator import Cells, CellState, told_alike
-from d2rl.problems.traffic.arrivals import FULL, Arrivals, Sources
+from d2rl.problems.traffic.arrivals import Arrivals, Sources
 from d2rl.problems.traffic.csi import ChannelPrediction
 from d2rl.problems.traffic.objective import Decision, Objective, Waiting, per_link
 from d2rl.problems.traffic.queues import DUST, arrived_only, expires, grow_older, head_of_line, serve
@@ -105,12 +106,16 @@ class TrafficCells:
         self.traffic, self.scenario = traffic, scenario
         self.counts = scenario.downlink_users, scenario.uplink_users
         self.cells = Cells(scenario, seed)
-        self.arrivals = Arrivals(traffic, scenario)
         self.objective, self.transmission = Objective(traffic, scenario), Transmission(traffic)
         self.has_deadlines = bool(traffic.downlink_deadline or traffic.uplink_deadline)
         self.has_buffers = bool(traffic.downlink_buffer or traffic.uplink_buffer)
         self.uncertain = traffic.csi_delay > 0 or scenario.csi_error > 0
         self.predict = ChannelPrediction(self.cells, traffic.csi_delay)
+
+    @cached_property
+    def arrivals(self) -> Arrivals:
+        """Of every link; a list of kinds need not fit cells of other sizes, in which nothing is simulated."""
+        return Arrivals(self.traffic, self.scenario)
 
     def reset(self, batch: int, generator: torch.Generator) -> TrafficState:
         """B new cells, in whose queues is what arrived in one slot."""
@@ -137,9 +142,7 @@ class TrafficCells:
         energy = self.objective.energy(decision).sum(-1) * 1e-3
 
         cell, fresh, truncated = self.cells.advance(state.cell, generator)
-        sources, arrived = self.arrivals.advance(state.sources, generator)
-        if self.traffic.arrivals == "full_buffer":
-            arrived = FULL - backlog
+        sources, arrived = self.arrivals.advance(state.sources, backlog, generator)
         admitted = arrived
         if self.has_buffers:
             admitted, refused = self._admitted(arrived, backlog)
@@ -155,7 +158,8 @@ class TrafficCells:
         return Step(told, following, state, truncated, torch.zeros_like(truncated), record, reported)
 
     def _begun(self, cell: CellState, generator: torch.Generator) -> TrafficState:
-        sources, arrived = self.arrivals.advance(self.arrivals.reset(cell.batch, generator), generator)
+        sources = self.arrivals.reset(cell.batch, generator)
+        sources, arrived = self.arrivals.advance(sources, torch.zeros_like(sources.rate), generator)
         if self.has_buffers:
             arrived, _ = self._admitted(arrived, torch.zeros_like(arrived))
         predicted, slots = None, 1 + self.traffic.csi_delay

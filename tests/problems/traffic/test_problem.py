@@ -43,6 +43,8 @@ KINDS = {
     "Poisson": {"arrivals": "poisson", "packet_sizes": "exponential"},
     "periodic": {"arrivals": "periodic"},
     "full buffer": {"arrivals": "full_buffer"},
+    "directions": {"arrivals": "on_off+periodic", "uplink_deadline": 3},
+    "links": {"arrivals": "on_off,poisson,periodic,full_buffer,on_off,poisson+periodic,on_off,poisson,full_buffer"},
     "loads": {"load_low": 0.2, "load_high": 1.2},
     "deadlines": {"downlink_deadline": 3, "load": 2.0},
     "buffers": {"uplink_buffer": 10.0, "load": 2.0},

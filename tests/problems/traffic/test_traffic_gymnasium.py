@@ -15,7 +15,12 @@ from d2rl.problems.traffic.gymnasium_env import TrafficVectorEnv
 
 ID = "d2rl/Traffic-v0"
 SMALL = {"downlink_users": 3, "uplink_users": 2, "transmit_antennas": 4, "receive_antennas": 4, "episode_length": 3}
-KINDS = [{}, SMALL, {**SMALL, "load": 3.0, "downlink_deadline": 2, "uplink_buffer": 5.0, "csi_delay": 1}]
+KINDS = [
+    {},
+    SMALL,
+    {**SMALL, "load": 3.0, "downlink_deadline": 2, "uplink_buffer": 5.0, "csi_delay": 1},
+    {**SMALL, "arrivals": "on_off,poisson,full_buffer+periodic", "uplink_deadline": 3},
+]
 
 
 @pytest.mark.parametrize("options", KINDS)
@@ -64,6 +69,7 @@ def test_the_reward_is_minus_what_waits_and_an_episode_ends_in_time():
         ({"load": -1}, "load cannot be -1"),
         ({"wmmse": True}, "leave it out"),
         ({"load_low": 2.0}, "load_low"),
+        ({"arrivals": "on_off,periodic"}, "does not tell downlink from uplink"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, told):
