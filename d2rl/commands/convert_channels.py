@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2rl.commands.one_site import at_one_site
+from d2rl.commands.one_site import at_one_site, mean_of_all
 from d2rl.common.errors import InputError, counted
 from d2rl.common.notices import notice_once
 from d2rl.config.defaults import FullDuplexConfig
@@ -211,10 +211,11 @@ def _bank(
     channels = ChannelState(down, up, flat["cross"], flat["self_interference"]).validate()
     if "self_interference" in found:
         _check_leakage(channels, unit, over_noise["self_interference"], path)
-    mean = estimated_gains(channels, slots).tensors() | gains
+    mean = estimated_gains(channels, slots)
+    mean = mean.map(mean_of_all) if site else mean
     return ChannelBank(
         channels,
-        LinkGains(**mean),
+        LinkGains(**(mean.tensors() | gains)),
         torch.ones(channels.batch, channels.links),
         slots=slots,
         noise_normalised=unit == "noise",

@@ -19,3 +19,8 @@ def at_one_site(state: CellState) -> CellState:
 def first_of_all(rows: Tensor) -> Tensor:
     """Every row as the first one."""
     return rows[:1].expand_as(rows).contiguous()
+
+
+def mean_of_all(rows: Tensor) -> Tensor:
+    """Every row as the mean of all."""
+    return rows.mean(0, keepdim=True).expand_as(rows).contiguous()

@@ -75,13 +75,13 @@ def test_every_user_stays_at_its_own_places(tmp_path, told, save):
     assert "1 place of user 1 of 30" in told()
 
 
-def test_what_a_set_lacks_is_drawn_for_users_who_stay(tmp_path):
+def test_mean_gains_are_those_of_users_who_stay(tmp_path):
     save_netcdf4(tmp_path / "csi.nc", rover())
     bank = bank_from_file(tmp_path / "csi.nc", "downlink:csi_real+csi_imag:KUN", users="2+1", drops=300, snr=20.0)
-    cross = bank.gains.cross
-    assert torch.equal(cross, cross[:1].expand_as(cross))
-    measured = bank.channels.cross.abs().square().mean(0)
-    assert (10 * (measured / cross[0]).log10()).abs().max() < 1  # dB
+    for name, axes in (("cross", (0,)), ("downlink", (0, -1)), ("uplink", (0, -1))):
+        power, gain = getattr(bank.channels, name).abs().square().mean(axes), getattr(bank.gains, name)
+        assert torch.equal(gain, gain[:1].expand_as(gain))  # one of each user, and not of each state
+        assert (10 * (power / gain[0]).log10()).abs().max() < 1  # dB
 
 
 def test_gaps_of_states_are_refused_with_the_way_out(tmp_path):
