@@ -101,6 +101,36 @@ def test_a_fault_is_found_and_named(fault, told):
         check_problem(problem)
 
 
+class MovingChannels(TrafficProblem):
+    """Channels of which it is said that no decision moves them."""
+
+    fault = ""
+
+    def step(self, state, decision, generator):
+        step, factor = super().step(state, decision, generator), 1.0 + float(decision[1].mean())
+        if self.fault == "moved":
+            channels = step.state.cell.channels.map(lambda tensor: factor * tensor)
+            step = replace(step, state=replace(step.state, cell=replace(step.state.cell, channels=channels)))
+        return step
+
+    def with_rows(self, state, numbers, generator):
+        made = super().with_rows(state, numbers, generator)
+        if self.fault == "goes on":
+            made = replace(made, cell=replace(made.cell, scattered=made.cell.channels))
+        return made
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [("moved", "exogenous_rows, but rows of .* after other decisions"), ("goes on", "after a synthetic state")],
+)
+def test_channels_that_decisions_or_synthetic_ones_move_are_found(fault, told):
+    problem = MovingChannels(TrafficConfig(), FullDuplexConfig(episode_length=40, head="switching"))
+    problem.fault = fault
+    with pytest.raises(AssertionError, match=told):
+        check_problem(problem)
+
+
 class Misreporting(TrafficProblem):
     """Reports of three slots, with the one mistake that ``fault`` names."""
 

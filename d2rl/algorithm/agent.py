@@ -68,6 +68,7 @@ class D2RL(Losses):
         targets = {"critic": self.target_critic, "actor": self.target_actor}
         self.target_weights = {name: tuple(target.parameters()) for name, target in targets.items()}
         self.fallback = False
+        self.replaces_states = isinstance(self.problem, Generative) and self.problem.exogenous_rows
         self.reward_unit_known = False
         self.captured: CapturedUpdates | None = None
 
@@ -190,12 +191,12 @@ class D2RL(Losses):
     def explore_state(self) -> bool:
         """SENPNN, Mode II: in a share chi of the slots, evenly spread, the states become synthetic before the action.
 
-        All at once: one chain for many states costs little more than for one. Where decisions move the world a state
-        cannot be replaced; there the policy ascends Q on synthetic observations instead, in a share chi of its updates.
+        All at once: one chain for many states costs little more than for one. What decisions move cannot be replaced;
+        there the policy ascends Q on synthetic observations instead, in a share chi of its updates.
 
         :returns: whether the states are real
         """
-        if not (self.world.problem.exogenous and self.replacement_due()):
+        if not (self.replaces_states and self.replacement_due()):
             return True
         with self.sections("senpnn"):
             self.world.state = self.synthetic(self.world.problem, self.world.state, self.corruption)
@@ -211,8 +212,8 @@ class D2RL(Losses):
         return due
 
     def diffused(self) -> Any:
-        """What SENPNN diffuses: states of this slot, or observations of the replay where decisions move the world."""
-        return self.world.state if self.world.problem.exogenous else self.draw(self.config.ddpg.batch).observation
+        """What SENPNN diffuses: states of this slot, or observations of the replay where decisions move all of them."""
+        return self.world.state if self.replaces_states else self.draw(self.config.ddpg.batch).observation
 
     def explore_action(self, observation: Observation) -> Tensor:
         """Candidate actions [B, M, size] of the policy, each with Gaussian noise."""
@@ -265,7 +266,7 @@ class D2RL(Losses):
         if self.updates == 0:
             self.calibrate(self.draw(self.config.ddpg.critic_batch))
         rows = self.rows_due()
-        self.imagines = not self.world.problem.exogenous and self.replacement_due()
+        self.imagines = not self.replaces_states and self.replacement_due()
         if self.captured is not None:
             self.captured(rows)
         else:

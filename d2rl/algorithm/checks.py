@@ -60,7 +60,8 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
             f"stages.state={config.stages.state} begins SENPNN, and {name} has no rows to diffuse; set "
             "stages.state=null."
         )
-    if config.stages.state == AUTO and not (problem.exogenous and isinstance(problem, Measurable)):
+    replaces = isinstance(problem, Generative) and problem.exogenous_rows
+    if config.stages.state == AUTO and not (replaces and isinstance(problem, Measurable)):
         raise ConfigError(
             f"stages.state=auto compares what decisions reach in real and in synthetic states, and {name} cannot be "
             "put into a synthetic one; set stages.state to an epoch, or null."
@@ -70,7 +71,7 @@ def check_algorithm(config: RunConfig, problem: Problem) -> None:
             f"action.candidates={config.action.candidates} measures several actions in one state, and in {name} the "
             "next state follows from the action; set action.candidates=1."
         )
-    if config.stages.state is not None and config.action.objective in IMITATING and not problem.exogenous:
+    if config.stages.state is not None and config.action.objective in IMITATING and not replaces:
         raise ConfigError(
             f"action.objective={config.action.objective} imitates actions of real states, and in {name} SENPNN makes "
             "observations without actions; set action.objective=chain, or stages.state=null."
@@ -120,10 +121,15 @@ def check_unmeasured(config: RunConfig, problem: Problem) -> None:
     :raises ConfigError: names the key and the remedy
     """
     reward, state = config.stages.reward, first_epoch(config, "state")
-    if state is None or not problem.exogenous:
+    if state is None or not (isinstance(problem, Generative) and problem.exogenous_rows):
         raise ConfigError(
             "state.measured=false is of synthetic states in the place of real ones, and this run has none; leave it "
             "out."
+        )
+    if not problem.exogenous:
+        raise ConfigError(
+            f"state.measured=false is of rewards that nobody can simulate, and in problem={config.problem} what a "
+            "decision in a synthetic state leads to is simulated all the same; leave it out."
         )
     if not config.reward.generated or not isinstance(reward, int) or reward > state or splits_reports(config, problem):
         raise ConfigError(

@@ -156,7 +156,8 @@ def same_shape(first: Problem, second: Problem) -> bool:
     """Whether networks that depend on sizes can serve both."""
 
     def shape(problem: Problem) -> tuple[Any, ...]:
-        rows = problem.row_sizes() if isinstance(problem, Generative) else None
+        # of cells that have as many numbers; where decisions move the world a row may hold more than is seen
+        rows = problem.row_sizes() if isinstance(problem, Generative) and problem.exogenous else None
         return problem.name, problem.layout, problem.sizes, rows
 
     return shape(first) == shape(second)

@@ -328,9 +328,13 @@ class Rows(TensorStruct):
 class Generative(Protocol[State]):
     """A problem whose states can be diffused (SENPNN); whitening is its own affair.
 
-    Where decisions move the world no state can be replaced: there ``state`` is an :class:`Observation` below. A method
+    ``exogenous_rows`` says that no decision moves what :meth:`rows` shows of a state, such as channels: a state with
+    other rows is then one in which a decision can be tried, and what follows it goes on from the real ones. Where
+    decisions move rows, too, no state can be replaced, and ``state`` is an :class:`Observation` below. A method
     ``notice_placeless()``, if there is one, tells the person that SENPNN goes without places.
     """
+
+    exogenous_rows: bool
 
     def row_sizes(self) -> dict[str, int]:
         """Length of a row of each kind, d."""
@@ -413,7 +417,7 @@ class Simulation(Generic[State]):
         """
         self.generator.set_state(saved["generator"].cpu())
         if isinstance(self.problem, Remembering):
-            self.problem.load_state_dict(saved["problem"])
+            self.problem.load_state_dict(saved.get("problem", {}))  # a problem may have had nothing to keep then
         if isinstance(self.problem, Simulated):
             logger.warning(f"{self.problem.simulator} cannot be stored: the run goes on with new episodes")
             self.state = self.problem.reset(self.batch, self.generator)

@@ -66,6 +66,7 @@ class GymnasiumProblem:
     settings = GymnasiumConfig
     tied = ("id", "max_episode_steps")
     exogenous = False
+    exogenous_rows = False
 
     def __init__(self, config: GymnasiumConfig):
         self.config, self.simulator = config, f"gymnasium.id={config.id}"

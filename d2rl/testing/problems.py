@@ -47,7 +47,10 @@ def check_problem(problem: Problem, batch: int = 3, slots: int = 3) -> None:
     if isinstance(problem, Episodic):
         _check_episodes(problem, batch)
     if isinstance(problem, Generative):
-        _check_rows(problem, state if problem.exogenous else problem.observe(state))
+        expect(problem.exogenous_rows or not problem.exogenous, "states are exogenous, and exogenous_rows is False")
+        _check_rows(problem, state if problem.exogenous_rows else problem.observe(state))
+        if problem.exogenous_rows:
+            _check_exogenous_rows(problem, state)
     if isinstance(problem, Prioritised):
         _check_priorities(problem, seen)
     if hasattr(problem, "permuted"):
@@ -192,6 +195,22 @@ def _check_rows(problem: Any, state: Any) -> None:
     for name, one in rows.items():
         close = torch.allclose(again[name].numbers, one.numbers, rtol=1e-3, atol=1e-3)
         expect(close, f"with_rows() loses rows of {name}")
+
+
+def _check_exogenous_rows(problem: Any, state: Any) -> None:
+    """No decision moves rows, and what follows a synthetic state goes on from the real one."""
+    seen, generators = problem.observe(state), [generator(12) for _ in range(3)]
+    action = torch.rand(state.batch, 1, problem.layout.size, generator=generator(13)) * 2 - 1
+    numbers = {name: one.numbers.flip(0) for name, one in problem.rows(state).items()}
+    made = problem.with_rows(state, numbers, generator(14))
+    trials = [(state, problem.decode(seen, action)), (state, problem.decode(seen, -action))]
+    trials.append((made, problem.decode(problem.observe(made), action)))
+    first, decided, synthetic = (
+        problem.rows(problem.step(*trial, own).state) for trial, own in zip(trials, generators, strict=True)
+    )
+    for name, one in first.items():
+        same(one, decided[name], f"exogenous_rows, but rows of {name} after other decisions")
+        same(one, synthetic[name], f"rows of {name} after a synthetic state, which were real ones,")
 
 
 def _check_priorities(problem: Any, seen: Observation) -> None:

@@ -50,12 +50,14 @@ class FullDuplexProblem:
 
     :param config: the scenario
     :param seed: of the fixed set of states, where the scenario has one
+    :param kept: whether of a channel bank the states are shown that are kept for evaluation
     """
 
     name = "full_duplex"
     section = "scenario"
     settings = FullDuplexConfig
     exogenous = True
+    exogenous_rows = True
     tied = (*CELL, "loads", "stored_states", "channel_bank", "fixed_drop")
     metric = "weighted_sum_rate"
     unit = "bit/s/Hz"
@@ -64,9 +66,9 @@ class FullDuplexProblem:
     check_files = staticmethod(read_files)
     state_of = staticmethod(given_state)
 
-    def __init__(self, config: FullDuplexConfig, seed: int = 0):
+    def __init__(self, config: FullDuplexConfig, seed: int = 0, kept: bool = False):
         self.config, self.seed = config, seed
-        self.cells = Cells(config, seed)
+        self.cells = Cells(config, seed, kept)
         self.head = make_head(config.head, config.transmit_antennas, config.passes)
         k_d, k_u = config.downlink_users, config.uplink_users
         self.layout = Layout((k_d, k_u), (self.head.layout.down, self.head.layout.up))

@@ -54,10 +54,11 @@ class Cells:
 
     :param config: the scenario
     :param seed: of the fixed set of states
+    :param kept: whether of a channel bank the states are shown that are kept for evaluation
     """
 
-    def __init__(self, config: FullDuplexConfig, seed: int = 0):
-        self.config, self.seed = config, seed
+    def __init__(self, config: FullDuplexConfig, seed: int = 0, kept: bool = False):
+        self.config, self.seed, self.kept = config, seed, kept
         self.budget = link_budget(config)
         self.correlation = jakes_correlation(config.speed / 3.6, config.carrier * 1e9, config.slot * 1e-3)
         self._stored: CellState | None = None
@@ -66,7 +67,7 @@ class Cells:
     def stored(self, device: torch.device) -> CellState | None:
         """The fixed set of states; None where every slot is new."""
         if self._stored is None and self.config.channel_bank:
-            self._stored = self._training_bank(device)
+            self._stored = self._of_bank(device)
         elif self._stored is None and self.config.stored_states:
             generator = torch.Generator(device).manual_seed(stream(f"env/{self.seed}"))
             drops = self._dropped(self.config.stored_states, generator)
@@ -204,9 +205,10 @@ class Cells:
         )
         return scale(small, state.gains)
 
-    def _training_bank(self, device: torch.device) -> CellState:
-        """States of the channel bank to train on; of these, ``stored_states`` chosen by the seed."""
-        bank, count = scenario_bank(self.config).split()[0].to(device), self.config.stored_states
+    def _of_bank(self, device: torch.device) -> CellState:
+        """States of the channel bank to train on, of these ``stored_states`` chosen by the seed; or those kept."""
+        bank = scenario_bank(self.config).split()[self.kept].to(device)
+        count = 0 if self.kept else self.config.stored_states
         generator = torch.Generator(device).manual_seed(stream(f"bank/{self.seed}"))
         if count > len(bank):
             raise ConfigError(

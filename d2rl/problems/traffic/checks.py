@@ -45,9 +45,27 @@ def check_traffic(traffic: TrafficConfig, scenario: FullDuplexConfig) -> None:
             f"scenario.antenna_power={scenario.antenna_power:g} is a limit that the schedulers of problem=traffic do "
             "not keep; set it to null."
         )
-    for key in ("stored_states", "channel_bank"):
-        if getattr(scenario, key):
-            raise ConfigError(
-                f"scenario.{key}={getattr(scenario, key)} shows states without a past, and problem=traffic follows "
-                f"cells through time; set scenario.{key}={'null' if key == 'channel_bank' else 0}."
-            )
+    check_stored(traffic, scenario)
+
+
+def check_stored(traffic: TrafficConfig, scenario: FullDuplexConfig) -> None:
+    """Refuse a fixed set of channels that cells cannot live in. :raises ConfigError: names the keys"""
+    key, off = ("channel_bank", "null") if scenario.channel_bank else ("stored_states", 0)
+    if not getattr(scenario, key):
+        return
+    named = f"scenario.{key}={getattr(scenario, key)}"
+    if traffic.csi_delay:
+        raise ConfigError(
+            f"{named} shows another state in every slot, so that estimates of traffic.csi_delay={traffic.csi_delay} "
+            f"slots ago say nothing; set traffic.csi_delay=0, or scenario.{key}={off}."
+        )
+    if scenario.channel_bank and scenario.csi_error:
+        raise ConfigError(
+            f"scenario.csi_error={scenario.csi_error:g} asks for conditional means of the channels, which those of "
+            f"{named} do not tell; set scenario.csi_error=0."
+        )
+    if not scenario.channel_bank and scenario.fixed_drop is None:
+        raise ConfigError(
+            f"{named} shows users in other places in every slot, and queues are of users who stay; set "
+            "scenario.fixed_drop=0, or scenario.stored_states=0."
+        )

@@ -46,6 +46,14 @@ class ChannelPrediction:
             downlink * at_users, seen.uplink * at_station, cross.to(seen.cross.dtype), interference * at_station
         )
 
+    @property
+    def correlations(self) -> dict[str, float]:
+        """Of an estimate and the channel in the slot in which it is used, by kind; both of the same mean gain."""
+        of_users, of_interference = self.fading
+        shares = {"downlink": of_users, "uplink": of_users, "cross": 1.0, "self_interference": of_interference}
+        kept = (1 - self.error) ** 0.5
+        return {name: kept * (1 - share * (1 - self.correlation)) for name, share in shares.items()}
+
     def _mean(self, estimate: Tensor, constant: Tensor, gain: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """Conditional mean of channels, and the variance of what it misses.
 

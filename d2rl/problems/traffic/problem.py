@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from d2rl.config.defaults import Config, FullDuplexConfig
-from d2rl.problems.base import Drawing, Layout, Observation, Simulation, Sizes, Step
+from d2rl.problems.base import Drawing, Layout, Observation, Rows, Simulation, Sizes, Step, stream
 from d2rl.problems.full_duplex.cell_sizes import cells_of
 from d2rl.problems.full_duplex.checks import check_cell
 from d2rl.problems.full_duplex.observation import EDGE_FEATURES
 from d2rl.problems.full_duplex.problem import FullDuplexProblem
+from d2rl.problems.full_duplex.scenario_bank import scenario_bank
 from d2rl.problems.traffic.arrivals import recorded
 from d2rl.problems.traffic.bound import least_delay
 from d2rl.problems.traffic.checks import check_traffic
@@ -26,6 +27,7 @@ from d2rl.problems.traffic.queues import DUST
 from d2rl.problems.traffic.references import Policy, reference_policies
 from d2rl.problems.traffic.settings import TrafficConfig
 from d2rl.problems.traffic.simulator import Record, TrafficCells, TrafficState
+from d2rl.problems.traffic.state_rows import LateRows
 from d2rl.problems.traffic.transmission import mcs_table
 
 WAITED = 3  # slots without service in the states that an exported file is compared on
@@ -40,6 +42,7 @@ class TrafficProblem:
     waited, summed over slots: minus the mean delay times what arrived (Little).
 
     :param traffic: arrivals and queues      :param scenario: the cell      :param seed: of a fixed set of states
+    :param kept: whether of a channel bank the states are shown that are kept for evaluation
     """
 
     name = "traffic"
@@ -47,12 +50,14 @@ class TrafficProblem:
     settings = TrafficConfig
     beside: ClassVar = {"scenario": FullDuplexConfig}
     exogenous = False
+    exogenous_rows = True  # channels
     units: ClassVar = UNITS
 
-    def __init__(self, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int = 0):
+    def __init__(self, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int = 0, kept: bool = False):
         self.config, self.scenario, self.seed = traffic, scenario, seed
-        self.links = FullDuplexProblem(scenario, seed)
-        self.cells = TrafficCells(traffic, scenario, seed)
+        self.links = FullDuplexProblem(scenario, seed, kept)
+        self.cells = TrafficCells(traffic, scenario, self.links.cells)
+        self.late = LateRows(self.links, self.cells.predict.correlations) if self.cells.uncertain else None
         self.worth = self.cells.objective
         both = self.cells.has_deadlines and self.cells.has_buffers
         drops = ("dropped", "dropped_late", "dropped_full") if both else ("dropped",)
@@ -77,13 +82,15 @@ class TrafficProblem:
         t: TrafficConfig = config.traffic
         check_traffic(t, config.scenario)
         mcs_table(t.mcs_table)
+        if config.scenario.channel_bank:
+            scenario_bank(config.scenario)
         if t.trace is not None:
             recorded(t.trace, config.scenario, config.scenario.episode_length)
 
     @classmethod
     def variants(cls, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int) -> list[TrafficProblem]:
-        """The scenario's own cell, then those of ``scenario.loads``."""
-        return [cls(traffic, cell, seed) for cell in cells_of(scenario)]
+        """The scenario's own cell, then those of ``scenario.loads``; a channel bank is of one cell alone."""
+        return [cls(traffic, links.config, seed) for links in FullDuplexProblem.variants(scenario, seed)]
 
     def __str__(self) -> str:
         return f"{self.links} and queues"
@@ -118,14 +125,13 @@ class TrafficProblem:
         links = torch.cat([orders[0], len(orders[0]) + orders[1]])
         queues = {name: getattr(state, name)[:, links] for name in ("bits", "arrived", "throughput")}
         sources = state.sources.map(lambda tensor: tensor[:, links])
-        predicted = state.predicted
-        if predicted is not None:
-            flat = predicted.map(lambda tensor: tensor.flatten(0, 1)).permute_users(
-                *(order.tolist() for order in orders)
-            )
-            predicted = flat.map(lambda tensor: tensor.unflatten(0, (state.batch, -1)))
+        estimates, planned, users = state.estimates, state.planned, [order.tolist() for order in orders]
+        if estimates is not None and planned is not None:
+            flat = estimates.map(lambda tensor: tensor.flatten(0, 1)).permute_users(*users)
+            estimates = flat.map(lambda tensor: tensor.unflatten(0, (state.batch, -1)))
+            planned = planned.permute_users(*users)
         cell = self.links.permuted(state.cell, orders)
-        return replace(state, cell=cell, sources=sources, predicted=predicted, **queues)
+        return replace(state, cell=cell, sources=sources, estimates=estimates, planned=planned, **queues)
 
     def view(self, observation: Observation, action: Tensor, decision: Decision | None = None) -> Tensor:
         """Log signal, and log interference plus noise, of each link on the known channels: [B, M, K, 2]."""
@@ -158,9 +164,13 @@ class TrafficProblem:
         return self.scenario.episode_length
 
     def endless(self) -> TrafficProblem:
-        """The same cell at the load of evaluations, whose users stay; it tells all."""
+        """The same cell at the load of evaluations, whose users stay, on channels without end; it tells all.
+
+        Of a channel bank on the states that are kept for evaluation.
+        """
         traffic = replace(self.config, load_low=None, load_high=None, feedback="dense")
-        return TrafficProblem(traffic, replace(self.scenario, episode_length=ENDLESS), self.seed)
+        scenario = replace(self.scenario, episode_length=ENDLESS, stored_states=0)
+        return TrafficProblem(traffic, scenario, self.seed, kept=True)
 
     def summary(self, total: Record) -> dict[str, float]:
         """Metrics of episodes; see :func:`summary`."""
@@ -216,11 +226,64 @@ class TrafficProblem:
 
     def examples(self, count: int, seed: int) -> TrafficState:
         """Cells in which something waits: nothing was served for some slots."""
-        world = Simulation(self.endless(), count, seed)
-        precoder, power = self.decode(self.observe(world.state), torch.zeros(count, 1, self.layout.size))
-        for _ in range(WAITED):
+        return self._unserved(WAITED, count, seed)
+
+    def _unserved(self, slots: int, *simulation: Any) -> TrafficState:
+        """Cells in which nothing was served for some slots; the other arguments are those of :class:`Simulation`."""
+        world = Simulation(self.endless(), *simulation)
+        middle = torch.zeros(world.batch, 1, self.layout.size, device=world.device)
+        precoder, power = self.decode(self.observe(world.state), middle)
+        for _ in range(slots):
             world.step((0 * precoder, 0 * power))
         return world.state
+
+    # ------------------------------------------------------------------ Generative
+
+    def row_sizes(self) -> dict[str, int]:
+        """Real numbers of each channel, and where estimates are late or noisy of what is known of it."""
+        return self.links.row_sizes() if self.late is None else self.late.sizes
+
+    def place_sizes(self) -> dict[str, int]:
+        """Of users."""
+        return self.links.place_sizes()
+
+    def notice_placeless(self) -> None:
+        """Say, once, that SENPNN could go by places, had the states any."""
+        self.links.notice_placeless()
+
+    def rows(self, state: TrafficState) -> dict[str, Rows]:
+        """Whitened small-scale coefficients of this slot: no decision moves them."""
+        return self.links.rows(state.cell) if self.late is None else self.late.rows(state.cell, state.estimate)
+
+    def with_rows(self, state: TrafficState, numbers: Mapping[str, Tensor], generator: torch.Generator) -> TrafficState:
+        """The same queues over other channels in this slot, known as well as real ones; real fading goes on."""
+        if self.late is None:
+            return replace(state, cell=self.links.with_rows(state.cell, numbers, generator))
+        return self.cells.with_channels(state, *self.late.channels(state.cell, numbers))
+
+    def held_out(self, count: int, device: torch.device) -> tuple[TrafficState, TrafficState | None]:
+        """The last fifth of a fixed set, else new cells, whose estimates are as late as later ones."""
+        kept, stored = self.links.held_out(count, device)
+        if stored is None:
+            return self._unserved(self.config.csi_delay, count, 0, device, "held out"), None
+        generator = torch.Generator(device).manual_seed(stream("held out"))
+        return self.cells.begun(kept, generator), self.cells.begun(stored, generator)
+
+    def plausibility(
+        self, real: TrafficState, made: TrafficState, generator: torch.Generator
+    ) -> dict[str, dict[str, Any]]:
+        """Distances between real and made channels, beside those between real and real ones."""
+        return self.links.plausibility(real.cell, made.cell, generator)
+
+    # ------------------------------------------------------------------ Remembering
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fixed set of channels, where there is one."""
+        return self.links.state_dict()
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continue with it."""
+        self.links.load_state_dict(saved)
 
     # ------------------------------------------------------------------ Measurable
 

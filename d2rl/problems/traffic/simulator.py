@@ -31,8 +31,9 @@ class TrafficState(TensorStruct):
     :param arrived: [B, K], what arrived in the slot before
     :param throughput: [B, K], bit/s/Hz, average of what was served, over about ``window`` slots
     :param untold: [B], weighted utility of the cell since the last report      :param unreported: [B], slots since then
-    :param predicted: channels to plan with in this slot and the ``csi_delay`` next ones, [B, 1 + delay, ...]; None
-        where the base station knows the true ones
+    :param estimates: those to be used in this slot and in the ``csi_delay`` next ones, [B, 1 + delay, ...]; None where
+        the base station knows the true channels
+    :param planned: what it makes of the first of them: the channels to plan with
     """
 
     cell: CellState
@@ -42,12 +43,18 @@ class TrafficState(TensorStruct):
     throughput: Tensor
     untold: Tensor
     unreported: Tensor
-    predicted: ChannelState | None = None
+    estimates: ChannelState | None = None
+    planned: ChannelState | None = None
 
     @property
     def known(self) -> ChannelState:
         """The channels that the base station plans with: the true ones or what it makes of estimates."""
-        return self.cell.estimate if self.predicted is None else self.predicted.map(lambda tensor: tensor[:, 0])
+        return self.cell.estimate if self.planned is None else self.planned
+
+    @property
+    def estimate(self) -> ChannelState:
+        """The estimate that those are made of, as old as the base station gets it."""
+        return self.cell.estimate if self.estimates is None else self.estimates.map(lambda tensor: tensor[:, 0])
 
     @property
     def queues(self) -> Tensor:
@@ -99,13 +106,12 @@ class Record(TensorStruct):
 class TrafficCells:
     """How cells with queues begin and move on.
 
-    :param traffic: arrivals and queues      :param scenario: the cell      :param seed: of a fixed set of states
+    :param traffic: arrivals and queues      :param scenario: the cell      :param cells: how its channels move on
     """
 
-    def __init__(self, traffic: TrafficConfig, scenario: FullDuplexConfig, seed: int = 0):
-        self.traffic, self.scenario = traffic, scenario
+    def __init__(self, traffic: TrafficConfig, scenario: FullDuplexConfig, cells: Cells):
+        self.traffic, self.scenario, self.cells = traffic, scenario, cells
         self.counts = scenario.downlink_users, scenario.uplink_users
-        self.cells = Cells(scenario, seed)
         self.objective, self.transmission = Objective(traffic, scenario), Transmission(traffic)
         self.has_deadlines = bool(traffic.downlink_deadline or traffic.uplink_deadline)
         self.has_buffers = bool(traffic.downlink_buffer or traffic.uplink_buffer)
@@ -119,7 +125,7 @@ class TrafficCells:
 
     def reset(self, batch: int, generator: torch.Generator) -> TrafficState:
         """B new cells, in whose queues is what arrived in one slot."""
-        return self._begun(self.cells.reset(batch, generator), generator)
+        return self.begun(self.cells.reset(batch, generator), generator)
 
     def waiting(self, state: TrafficState) -> Waiting:
         """What the base station knows of the queues."""
@@ -141,7 +147,10 @@ class TrafficCells:
         short = (throughput < self.traffic.minimum_rate) & (backlog > DUST)
         energy = self.objective.energy(decision).sum(-1) * 1e-3
 
-        cell, fresh, truncated = self.cells.advance(state.cell, generator)
+        cell, fresh, _ = self.cells.advance(state.cell, generator)
+        ended = self._ended(fresh)
+        truncated = torch.zeros_like(energy, dtype=torch.bool)
+        truncated[ended].fill_(True)
         sources, arrived = self.arrivals.advance(state.sources, backlog, generator)
         admitted = arrived
         if self.has_buffers:
@@ -151,32 +160,57 @@ class TrafficCells:
         if self.traffic.feedback == "ack":
             utility = sent.unsqueeze(1)
         told, untold, reported, unreported = self._told(utility, state, cell.slot, truncated)
-        predicted = None if state.predicted is None else _pushed(state.predicted, self.predict(cell))
-        bits = grow_older(remaining, admitted)
-        following = TrafficState(cell, bits, sources, admitted, throughput, untold, unreported, predicted)
-        state = self._continued(following, fresh, generator)
+        following = TrafficState(
+            cell, grow_older(remaining, admitted), sources, admitted, throughput, untold, unreported
+        )
+        if state.estimates is not None:
+            following = self._planned(following, _pushed(state.estimates, cell.estimate))
+        state = replace(following, cell=fresh)
+        if len(range(*ended.indices(fresh.batch))):
+            state = state.with_rows(ended, self.begun(fresh[ended], generator))
         return Step(told, following, state, truncated, torch.zeros_like(truncated), record, reported)
 
-    def _begun(self, cell: CellState, generator: torch.Generator) -> TrafficState:
+    def with_channels(self, state: TrafficState, channels: ChannelState, late: ChannelState) -> TrafficState:
+        """``state`` with other true channels in this slot, of which the base station knows an estimate.
+
+        Whatever was estimated for later slots, and the fading that goes on, stays.
+
+        :param late: the estimate that is used now
+        """
+        assert state.estimates is not None
+        newest = late.tensors()
+        estimates = state.estimates.with_tensors(
+            {
+                name: torch.cat([newest[name].unsqueeze(1), old[:, 1:]], dim=1)
+                for name, old in state.estimates.tensors().items()
+            }
+        )
+        return self._planned(replace(state, cell=replace(state.cell, channels=channels)), estimates)
+
+    def _planned(self, state: TrafficState, estimates: ChannelState) -> TrafficState:
+        """The state with these estimates, and what the base station makes of the first of them."""
+        first = estimates.map(lambda tensor: tensor[:, 0])
+        return replace(state, estimates=estimates, planned=self.predict(replace(state.cell, estimate=first)))
+
+    def begun(self, cell: CellState, generator: torch.Generator) -> TrafficState:
+        """Cells with new queues, in which is what arrived in one slot."""
         sources = self.arrivals.reset(cell.batch, generator)
         sources, arrived = self.arrivals.advance(sources, torch.zeros_like(sources.rate), generator)
         if self.has_buffers:
             arrived, _ = self._admitted(arrived, torch.zeros_like(arrived))
-        predicted, slots = None, 1 + self.traffic.csi_delay
-        if self.uncertain:  # before the first slot the base station has had time to measure
-            now = self.predict(cell)
-            predicted = now.map(lambda tensor: tensor.unsqueeze(1).repeat(1, slots, *[1] * (tensor.dim() - 1)))
         bits, untold = arrived_only(arrived, self.traffic.ages), arrived.new_zeros(len(arrived))
-        return TrafficState(cell, bits, sources, arrived, sources.rate, untold, untold, predicted)
-
-    def _continued(self, following: TrafficState, fresh: CellState, generator: torch.Generator) -> TrafficState:
-        """The states to go on from, with new queues where an episode has ended."""
-        length = self.scenario.episode_length
-        ended = slice((-fresh.slot) % length, None, length)
-        state = replace(following, cell=fresh)
-        if not len(range(*ended.indices(fresh.batch))):
+        state = TrafficState(cell, bits, sources, arrived, sources.rate, untold, untold)
+        if not self.uncertain:
             return state
-        return state.with_rows(ended, self._begun(fresh[ended], generator))
+        slots = 1 + self.traffic.csi_delay  # before the first slot the base station has had time to measure
+        return self._planned(
+            state, cell.estimate.map(lambda tensor: tensor.unsqueeze(1).repeat(1, slots, *[1] * (tensor.dim() - 1)))
+        )
+
+    def _ended(self, cell: CellState) -> slice:
+        """Which cells end an episode with this slot, and get new queues; they are staggered."""
+        length = self.scenario.episode_length
+        return slice((-cell.slot) % length, None, length)
 
     def _told(
         self, utility: Tensor, state: TrafficState, slot: int, truncated: Tensor
@@ -208,9 +242,9 @@ class TrafficCells:
         return admitted, arrived - admitted
 
 
-def _pushed(predicted: ChannelState, newest: ChannelState) -> ChannelState:
-    """The predictions of one slot later, with the newest as the last."""
+def _pushed(estimates: ChannelState, newest: ChannelState) -> ChannelState:
+    """The estimates of one slot later, with the newest as the last."""
     tensors = newest.tensors()
-    return predicted.with_tensors(
-        {name: torch.cat([old[:, 1:], tensors[name].unsqueeze(1)], dim=1) for name, old in predicted.tensors().items()}
+    return estimates.with_tensors(
+        {name: torch.cat([old[:, 1:], tensors[name].unsqueeze(1)], dim=1) for name, old in estimates.tensors().items()}
     )

@@ -415,7 +415,6 @@ def test_a_cell_of_other_size_has_as_much_traffic():
         ("scenario.minimum_distance=200", r"scenario\.minimum_distance \(200\) must be below scenario\.cell_radius"),
         ("scenario.objective=max_min", r"scenario\.objective=max_min is of the rates of one slot"),
         ("scenario.feedback=scalar", r"set traffic\.feedback=scalar instead"),
-        ("scenario.stored_states=9", r"set scenario\.stored_states=0"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(asked, told):

@@ -208,7 +208,6 @@ def test_a_resumed_run_decides_as_an_uninterrupted_one(tiny, fit, tmp_path, epoc
         (["stages.reward=auto"], r"reward\.generated=false leaves it nothing to decide"),
         (["stages.reward=auto", "reward.generated=true", "ddpg.gamma=0.5"], r"set ddpg\.gamma=0"),
         (["stages.reward=auto", "reward.generated=true", "ddpg.analytic=true"], r"set stages\.reward=null"),
-        (["stages.state=auto", "problem=traffic", "action.candidates=1"], r"problem=traffic has no rows to diffuse"),
     ],
     ids=str,
 )
@@ -217,7 +216,17 @@ def test_auto_with_nothing_to_decide_is_refused(tiny, asked, told):
         D2RL(tiny(*asked))
 
 
-def test_auto_refuses_a_state_stage_whose_states_cannot_be_replaced():
-    asked = ["problem=gymnasium", "gymnasium.id=Pendulum-v1", "action.candidates=1", "stages.state=auto"]
-    with pytest.raises(ConfigError, match=r"cannot be put into a synthetic one; set stages\.state to an epoch"):
-        D2RL(load_config(asked))
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (
+            ["problem=gymnasium", "gymnasium.id=Pendulum-v1"],
+            r"cannot be put into a synthetic one; set stages\.state to an",
+        ),
+        (["problem=ris"], r"problem=ris has no rows to diffuse; set stages\.state=null"),
+    ],
+    ids=["observations", "no rows"],
+)
+def test_auto_refuses_a_state_stage_whose_states_cannot_be_replaced(asked, told):
+    with pytest.raises(ConfigError, match=told):
+        D2RL(load_config([*asked, "action.candidates=1", "stages.state=auto"]))
