@@ -1,6 +1,6 @@
 """What decisions of a trained policy take and reach: in torch, by onnxruntime, and with fewer bits.
 
-    python benchmarks/deployed.py [ckpt=pretrained] [drops=256] [batch=1,16,256] [calls=20] [out=FILE.csv]
+    python benchmarks/deployed.py [ckpt=pretrained] [drops=256] [batch=1,16,256,1024] [calls=20] [out=FILE.csv]
 
 Rows alternate within one process, beside WMMSE run until it has converged; each makes some calls in a row, as a base
 station that does nothing else, for the first one finds the caches full of another row's work. Decisions by onnxruntime
@@ -44,12 +44,12 @@ class DeployedConfig(Measurement):
 
     ckpt: str = option("pretrained", "policy of the full-duplex cell")
     drops: int = option(256, "evaluation drops whose sum rate counts", low=1)
-    batch: str = option("1,16,256", "cells decided at once")
+    batch: str = option("1,16,256,1024", "cells decided at once")
     calls: int = option(20, "calls of a row before the next one's, of which the mean counts", low=1)
 
 
 def deployed_command(arguments: list[str]) -> None:
-    """python benchmarks/deployed.py [ckpt=pretrained] [drops=256] [batch=1,16,256] [calls=20] [out=FILE.csv]
+    """python benchmarks/deployed.py [ckpt=pretrained] [drops=256] [batch=1,16,256,1024] [calls=20] [out=FILE.csv]
 
     Times the decisions of a trained policy, and measures what they reach.
     """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from d2rl.algorithm.checks import check_algorithm
+from d2rl.algorithm.compiled import compile_losses
 from d2rl.algorithm.cuda_graphs import CapturedUpdates, CudaGraphs
 from d2rl.algorithm.ddpg import Critic, polyak_update
 from d2rl.algorithm.explorers import explorer_class, reward_explorer
@@ -62,6 +63,8 @@ class D2RL(Losses):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(config.seed % 2**32)
             self.make_networks(config)
+        if config.trainer.compile:
+            compile_losses(self)
         self.learners = self.make_learners()
         # listed once: to find them takes longer than to move them
         self.weights = {"critic": tuple(self.critic.parameters()), "actor": tuple(self.actor.parameters())}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -126,14 +128,18 @@ class Losses(RLModule):
     # ------------------------------------------------------------------ DDPG
 
     def critic_loss(self, batch: Transition) -> Tensor:
+        """:meth:`critic_error`, logged."""
+        loss = self.critic_error(batch)
+        self.means.add("losses/critic", loss)
+        return loss
+
+    def critic_error(self, batch: Transition) -> Tensor:
         """Q against the reward, and the discounted next value when gamma > 0."""
         gamma, reward = self.config.ddpg.gamma, self.reward_of(batch)
         discount = gamma if batch.discount is None else batch.discount[:, None, None]
         target = reward + discount * self.next_value(batch) if gamma > 0 else reward
         unit = self.critic.unit if self.critic.own_units else None
-        loss = critic_loss(self.critic(batch.observation, batch.view), target, unit)
-        self.means.add("losses/critic", loss)
-        return loss
+        return critic_loss(self.critic(batch.observation, batch.view), target, unit)
 
     @torch.no_grad()
     def next_value(self, batch: Transition) -> Tensor:
@@ -160,7 +166,8 @@ class Losses(RLModule):
         if self.imagines:
             made = self.synthetic(self.world.problem, batch.observation, self.corruption)
             batch = replace(batch, observation=made)
-        loss, metrics = self.policy.loss(batch, self.value, quality, self.generator, self.chain_step)
+        with held(self.weights["critic"]):
+            loss, metrics = self.policy.loss(batch, self.value, quality, self.generator, self.chain_step)
         for name, value in metrics.items():
             self.means.add(f"losses/{name}", value)
         return loss
@@ -170,7 +177,7 @@ class Losses(RLModule):
         return self.views[self.visited](observation, action, decision)
 
     def value(self, observation: Observation, action: Tensor) -> Tensor:
-        """What the critic, its weights held fixed, says of actions [B, M, size]: [B, M].
+        """What the critic says of actions [B, M, size]: [B, M].
 
         With ``ddpg.analytic`` the closed-form utility on what is known stands in its place.
         """
@@ -179,12 +186,7 @@ class Losses(RLModule):
             with torch.autocast(self.device.type, enabled=False):
                 utility = problem.utility(observation, problem.decode(observation, action))
             return raw_reward(utility, observation).squeeze(-1) / self.config.ddpg.reward_scale
-        for weight in self.weights["critic"]:
-            weight.requires_grad_(False)
-        value = self.critic_value(observation, self.view(observation, action))
-        for weight in self.weights["critic"]:
-            weight.requires_grad_(True)
-        return value
+        return self.critic_value(observation, self.view(observation, action))
 
     def critic_value(self, observation: Observation, view: Tensor) -> Tensor:
         """What the critic says of actions as it sees them, [B, M]."""
@@ -227,3 +229,15 @@ class Losses(RLModule):
         assert self.senpnn is not None  # its stage begins only where the problem can be diffused
         made = self.senpnn.generate(problem.rows(state), step, generator=self.generator)
         return problem.with_rows(state, made, self.world.generator)
+
+
+@contextmanager
+def held(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Weights that no gradient is computed for."""
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

@@ -68,6 +68,7 @@ def train_run(
 
     from d2rl.algorithm.agent import D2RL
     from d2rl.algorithm.checks import check_run
+    from d2rl.algorithm.compiled import check_compiler
     from d2rl.common.distributed import launch_rank, share
     from d2rl.common.host import training_device
     from d2rl.training.footprint import check_footprint
@@ -77,6 +78,8 @@ def train_run(
     check_run(config)
     # nothing is written before all that can be refused is known to be usable
     device = training_device(config.trainer)
+    if config.trainer.compile:
+        check_compiler(device)
     check_footprint(share(config) if device.type == "cuda" else config, device)
     check_files(config)
     resumed = str(checkpoint) if checkpoint else None

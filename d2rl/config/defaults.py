@@ -344,6 +344,12 @@ class TrainerConfig:
     cuda_graphs: bool = option(
         False, "on one GPU: capture each kind of update once as a CUDA graph, and replay it afterwards"
     )
+    compile: bool = option(
+        False,
+        "make kernels of the losses by torch.compile: minutes before the first updates, kept for later runs; slower on "
+        "a CPU",
+        also="torch_compile jit inductor",
+    )
     checkpoint_every: int = option(5, "epochs between two checkpoints", low=1)
     threads: int = option(
         1,

@@ -15,7 +15,7 @@ LEARNING = (  # what only a training has a use for; a name that ends with a dot 
     *("action.weighted_scale", "evaluation.every", "problem", "seed", "run_dir", "resume", "initial"),
     *("trainer.epochs", "trainer.updates_per_epoch", "trainer.updates_per_step", "trainer.updates_per_slot"),
     *("trainer.num_envs", "trainer.strategy", "trainer.devices", "trainer.nodes", "trainer.cuda_graphs"),
-    *("trainer.checkpoint_every", "trainer.progress"),
+    *("trainer.compile", "trainer.checkpoint_every", "trainer.progress"),
 )
 OBJECTIVE = ("scenario.objective", "scenario.minimum_rate", "scenario.circuit_power")
 TIME = ("scenario.speed", "scenario.slot", "scenario.episode_length")

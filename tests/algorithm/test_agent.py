@@ -509,14 +509,16 @@ def test_the_stored_view_is_that_of_the_stored_action_on_the_known_channels(tiny
     torch.testing.assert_close(stored.view, expected, rtol=0, atol=1e-4)
 
 
-def test_a_value_climbs_through_the_view_and_leaves_the_critic_alone(tiny):
-    agent = build(tiny())
-    observation = agent.problem.observe(agent.world.state)
+def test_a_value_tells_where_it_climbs_and_the_policy_leaves_the_critic_alone(tiny):
+    agent = lively(build(tiny("action.objective=chain")))
+    observation = explore_alone(agent)
     action = torch.zeros(8, 3, 10, requires_grad=True)
     value = agent.value(observation, action)
     assert value.shape == (8, 3)
-    value.sum().backward()
-    assert action.grad.abs().max() > 0
+    (slope,) = torch.autograd.grad(value.sum(), action)
+    assert slope.abs().max() > 0
+    agent.policy_loss(batch_of(observation)).backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in agent.aenpnn.parameters())
     assert all(p.grad is None and p.requires_grad for p in agent.critic.parameters())
 
 

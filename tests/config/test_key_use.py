@@ -62,7 +62,8 @@ USES = {
         chi.policy chi.eta chi.maximum chi.threshold
         stages.action stages.reward stages.state stages.plateau
         trainer.epochs trainer.updates_per_epoch trainer.updates_per_step trainer.updates_per_slot trainer.num_envs
-        trainer.strategy trainer.devices trainer.nodes trainer.cuda_graphs trainer.checkpoint_every
+        trainer.strategy trainer.devices trainer.nodes trainer.cuda_graphs trainer.compile
+        trainer.checkpoint_every
         evaluation.every logger.tensorboard""",
     "train": "trainer.progress logger.mode logger.project logger.name logger.level seed run_dir resume initial",
 }
