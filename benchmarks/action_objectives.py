@@ -76,6 +76,7 @@ EVEN = (0.02, 0.1)  # in those of even actions
 OBJECTIVES = {
     "deterministic": Objective([{}], deterministic),
     "chain": Objective([{"samples": 2}, *grid(samples=16, temperature=(0.2, 0.5, 2.0))]),
+    "chain-8": Objective([{"samples": 8}]),  # as many draws as dacer2, at the default temperature
     "modes": Objective(grid(objective="mixed", samples=(2, 8), candidates=8, temperature=(0.2, 0.5))),
     "weighted": Objective(grid(objective="weighted", candidates=16, temperature=MEASURED)),
     "climb": Objective(grid(objective="climb", samples=3, temperature=MEASURED)),

@@ -190,9 +190,11 @@ def test_every_objective_is_tuned_and_trained_on_modes(script, tmp_path):
     by_name = {name: [row for row in rows if row["objective"] == name] for name in {row["objective"] for row in rows}}
     assert by_name.keys() == script("action_objectives").OBJECTIVES.keys() - {"deterministic"}
     for of in by_name.values():
-        best = max((row for row in of if row["tuning"] == "True"), key=lambda row: float(row["recall x Q"]))
+        tried = [row for row in of if row["tuning"] == "True"] or of
+        assert len(tried) in (2, 4)
+        best = max(tried, key=lambda row: float(row["recall x Q"]))
         assert {row["setting"] for row in of if row["tuning"] == "False"} == {best["setting"]}
-        assert [row["seed"] for row in of] == ["100"] * 4 + ["0", "1"]
+        assert [row["seed"] for row in of if row["tuning"] == "False"] == ["0", "1"]
 
 
 def test_own_draws_are_judged_beside_controls_in_the_cell(script, tmp_path):
