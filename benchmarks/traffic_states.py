@@ -69,8 +69,8 @@ def sources_command(arguments: list[str]) -> None:
         start = time.process_time()
         agent = trained(plain_agent(config, torch.device("cpu")), asked.updates)
         spent = round(time.process_time() - start, 1)
-        rows.append({"seed": seed, "source": name, "states": asked.states, "updates": asked.updates, **judged(agent)})
-        rows[-1]["training_cpu_s"] = spent
+        rows.append({"seed": seed, "source": name, "states": config.scenario.stored_states, "updates": asked.updates})
+        rows[-1] |= {**judged(agent), "training_cpu_s": spent}
         console.print(rows[-1], soft_wrap=True)
     for name in names:
         reached = [row["mean_delay"] for row in rows if row["source"] == name]
