@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from d2rl.config.defaults import RunConfig
 
 
-def load(policy: str = "pretrained", *overrides: str) -> Policy:
+def load(policy: str = "pretrained", *overrides: str, runtime: str = "torch") -> Policy:
     """A trained policy that is ready to decide.
 
     Example::
@@ -20,11 +20,18 @@ def load(policy: str = "pretrained", *overrides: str) -> Policy:
 
     :param policy: a checkpoint, a run directory, a policy folder, ``pretrained`` or ``pretrained/NAME``
     :param overrides: ``key=value`` over the configuration that it carries
+    :param runtime: ``torch``, or ``onnx``: decisions by ONNX Runtime on one thread of the CPU, for one cell in about a
+        third of the time. The first call with a number of candidates makes its session, which takes tens of seconds.
     :raises CheckpointError: it cannot be read, or does not fit the configuration
+    :raises ConfigError: another runtime, or one that is not installed
     """
     from d2rl.deploy.pretrained import load_policy
 
-    return load_policy(policy, overrides)[0]
+    if runtime == "torch":
+        return load_policy(policy, overrides)[0]
+    from d2rl.deploy.session import load_for_sessions
+
+    return load_for_sessions(policy, overrides, runtime)
 
 
 def train(config: str | RunConfig = "conf=full_duplex", *overrides: str) -> TrainedRun:

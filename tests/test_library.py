@@ -108,6 +108,20 @@ def test_candidates_and_steps_that_cannot_be_are_told(policy, arrays, options):
         policy.decide(arrays, **options)
 
 
+@pytest.mark.parametrize("spread", [-0.1, float("nan"), "0.2"], ids=str)
+def test_a_spread_that_cannot_be_is_told(policy, arrays, spread):
+    with pytest.raises(InputError, match="it must be a number of 0 or more"):
+        policy.decide(arrays, best_of=2, priority_spread=spread)
+
+
+def test_other_priorities_make_other_candidates(policy, channels):
+    plain, spread = (policy.decide(channels, best_of=4, priority_spread=spread) for spread in (0.0, 0.5))
+    assert not torch.allclose(plain[1], spread[1], atol=1e-3)
+    one = policy.decide(channels)
+    rate, alone = (link_rates(channels, *decision).sum(-1) for decision in (spread, one))
+    assert bool((rate >= alone - 1e-3).all())  # the first candidate is made for the priorities asked for
+
+
 @pytest.mark.parametrize("kind", ["half", "bfloat16", "double"])
 def test_a_policy_of_another_precision_is_told(arrays, kind):
     policy = getattr(d2rl.load("pretrained"), kind)()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ class DecisionRule:
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < low:
                 raise InputError(f"{name}={value!r} cannot be; it must be a whole number of {low} at least.")
+        if not isinstance(self.priority_spread, Real) or not 0 <= self.priority_spread < float("inf"):
+            raise InputError(f"priority_spread={self.priority_spread!r} cannot be; it must be a number of 0 or more.")
 
 
 def decision_rule(config: RunConfig) -> DecisionRule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from d2rl.algorithm.networks.action_chain import ActionChain
 from d2rl.common.errors import CheckpointError, InputError
 from d2rl.config.defaults import RunConfig
 from d2rl.problems import make_problems
-from d2rl.problems.base import Generative, Observation, Problem
+from d2rl.problems.base import Generative, Observation, Prioritised, Problem
 
 
 class Proposer(Protocol):
@@ -56,6 +56,7 @@ class Policy(nn.Module):
         self.problem = make_problems(config)[0]
         self.autocast_type = torch.bfloat16 if config.trainer.precision == "bf16" else None
         self.network = "aenpnn" if diffusion else "actor"
+        self.runtime: Callable[[Any, Any], Any] | None = None  # decides on a state by a rule in the place of torch
         with torch.random.fork_rng(devices=[]):  # the first weights are written over, and cost the caller no number
             self.add_module(self.network, self._made())
 
@@ -103,7 +104,15 @@ class Policy(nn.Module):
         return getattr(self, self.network)
 
     def decide(
-        self, channels: Any, weights: Any = None, *, best_of: int = 1, ascend: int = 0, refine: int = 0, seed: int = 0
+        self,
+        channels: Any,
+        weights: Any = None,
+        *,
+        best_of: int = 1,
+        ascend: int = 0,
+        refine: int = 0,
+        priority_spread: float = 0.0,
+        seed: int = 0,
     ) -> tuple[Any, ...]:
         """The decision on channels: for the full-duplex cell ``precoder, uplink_power``.
 
@@ -116,6 +125,8 @@ class Policy(nn.Module):
         :param best_of: N candidates, of which the known channels pick one
         :param ascend: steps from there up the gradient of the known weighted utility on the numbers of the action
         :param refine: K iterations of the problem's own local search from there
+        :param priority_spread: candidates after the first are made for priorities changed by log-normal factors of this
+            spread, and judged by those asked for; 0: by the policy's own noise
         :param seed: of the candidates
         :returns: tensors, or arrays where the channels are arrays
         :raises InputError: channels or weights that cannot be
@@ -126,14 +137,18 @@ class Policy(nn.Module):
             kind = str(other.pop()).removeprefix("torch.")
             raise InputError(f"the weights are {kind}, and a policy decides in float32; policy.float() makes them so.")
         problem: Any = self.problem
-        rule = DecisionRule(best_of, ascend, refine)
+        rule = DecisionRule(best_of, ascend, refine, priority_spread, seed=seed)
         state, arrays = channels, False
         if hasattr(problem, "state_of"):
             state, arrays = problem.state_of(channels, weights, self.device)
         elif weights is not None:
             raise InputError(f"the problem {problem.name} takes no priorities from its caller; leave weights out.")
-        generator = torch.Generator(self.device).manual_seed(seed)
-        decision = decide(self, state, rule, generator)
+        if priority_spread and not isinstance(problem, Prioritised):
+            raise InputError(f"the problem {problem.name} has no priorities; leave priority_spread out.")
+        if self.runtime is None:
+            decision = decide(self, state, rule, torch.Generator(self.device).manual_seed(seed))
+        else:
+            decision = self.runtime(state, rule)
         if not all(bool(part.isfinite().all()) for part in decision):
             raise InputError("the decision is not finite: these channels are too strong for single precision.")
         return tuple(part.cpu().numpy() for part in decision) if arrays else tuple(decision)

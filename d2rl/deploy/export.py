@@ -60,12 +60,7 @@ def export_command(arguments: list[str]) -> None:
     asked = policy.config.evaluation
     if asked.ascend or asked.refine or asked.noise:
         raise ConfigError("ascend, refine and evaluation.noise cannot be exported; leave them out.")
-    objective = getattr(policy.problem, "objective", None)
-    if objective is not None and not objective.plain:
-        raise ConfigError(
-            f"scenario.objective={objective.kind} asks the policy in rounds and cannot be exported; "
-            "export with scenario.objective=weighted_sum, and change the weights from call to call."
-        )
+    require_one_pass(policy)
     decision = RealDecision(policy, asked.best_of)
     console = Console()
     console.print(f"exporting the policy of {path}, which takes a while", markup=False, soft_wrap=True)
@@ -114,6 +109,16 @@ def require_libraries() -> Any:
         raise ConfigError(
             f"the export needs {error.name}, which is not installed: pip install 'd2rl[export]'."
         ) from None
+
+
+def require_one_pass(policy: Policy) -> None:
+    """Refuse an objective that asks the policy in rounds. :raises ConfigError: names it"""
+    objective = getattr(policy.problem, "objective", None)
+    if objective is not None and not objective.plain:
+        raise ConfigError(
+            f"scenario.objective={objective.kind} asks the policy in rounds and cannot be exported; "
+            "export with scenario.objective=weighted_sum, and change the weights from call to call."
+        )
 
 
 def to_bytes(decision: RealDecision) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,8 +11,9 @@ from torch import Tensor
 
 from d2rl.algorithm.decisions import DecisionRule, diverse_weights
 from d2rl.algorithm.policy import Policy
-from d2rl.common.errors import ConfigError
-from d2rl.deploy.export import arrays, make_session, require_libraries, to_bytes
+from d2rl.common.errors import ConfigError, InputError
+from d2rl.deploy.export import arrays, make_session, require_libraries, require_one_pass, to_bytes
+from d2rl.deploy.pretrained import load_policy
 from d2rl.deploy.real_decision import RealDecision, real
 from d2rl.problems.base import Decision, stream
 
@@ -44,8 +47,12 @@ class SessionPolicy:
             self.complex = [part.is_complex() for part in decision.decide(decision.state, *further)]
         self.session = make_session(runtime, to_bytes(decision))
 
-    def __call__(self, state: Any) -> Decision:
-        """The decision of B states, such as precoder [B, N_t, K_D] and uplink power [B, K_U]."""
+    def __call__(self, state: Any, seed: int | None = None) -> Decision:
+        """The decision of B states, such as precoder [B, N_t, K_D] and uplink power [B, K_U].
+
+        :param seed: of the candidates; None: that of the rule
+        """
+        self.generator.manual_seed(stream(f"decision/{self.rule.seed}") if seed is None else seed)
         found = self.session.run(list(self.decision.outputs), arrays(self._inputs(state)))
         parts = zip(map(torch.from_numpy, found), self.complex, strict=True)
         return tuple(torch.view_as_complex(part) if pairs else part for part, pairs in parts)
@@ -53,7 +60,6 @@ class SessionPolicy:
     def _inputs(self, state: Any) -> dict[str, Tensor]:
         """Inputs by name; the random numbers are those of torch's decision, in its order."""
         rule, decision, problem = self.rule, self.decision, self.decision.problem
-        self.generator.manual_seed(stream(f"decision/{rule.seed}"))
         inputs = {name: real(tensor) for name, tensor in problem.known(state).items()}
         spread = rule.priority_spread if decision.several else 0.0
         if decision.several:
@@ -68,3 +74,53 @@ class SessionPolicy:
                 noise[:, : None if spread else 1].zero_()
             inputs["noise"] = noise
         return inputs
+
+
+class Sessions:
+    """What makes the decisions of a policy that was loaded with ``runtime="onnx"``.
+
+    Each number and spread of candidates has a session of its own, made when it is first asked for.
+
+    :param policy: on the CPU, in single precision
+    :raises ConfigError: the extra ``export`` is not installed, or decisions that cannot be exported
+    """
+
+    def __init__(self, policy: Policy):
+        require_libraries()
+        require_one_pass(policy)
+        self.policy, self.made = policy, dict[DecisionRule, SessionPolicy]()
+
+    def __call__(self, state: Any, rule: DecisionRule) -> Decision:
+        """The decision of B states, as of :func:`d2rl.algorithm.decisions.decide`; refining iterations are torch's.
+
+        :raises InputError: steps up the gradient, or a cell of another size
+        """
+        problem: Any = self.policy.problem
+        if rule.ascend:
+            raise InputError('ascend needs gradients, which runtime="onnx" has not; load the policy without it.')
+        if hasattr(problem, "notice_priorities"):
+            problem.notice_priorities(state)
+        kind = replace(rule, refine=0, seed=0)
+        session = self.made.get(kind)
+        if session is None:
+            session = self.made[kind] = SessionPolicy(self.policy, kind)
+        known, made_for = problem.known(state), session.decision.state
+        if any(known[name].shape[1:] != like.shape[1:] for name, like in made_for.items()):
+            raise InputError(
+                f'with runtime="onnx" a policy decides for the cell that it was loaded for, {problem}; for another one '
+                "load it with that cell's scenario.downlink_users and so on, or without runtime."
+            )
+        decision = session(state, rule.seed)
+        return problem.refine(problem.observe(state), decision, rule.refine) if rule.refine else decision
+
+
+def load_for_sessions(policy: str, overrides: Sequence[str], runtime: str) -> Policy:
+    """A policy whose decisions ONNX Runtime makes: see :func:`d2rl.load`.
+
+    :raises ConfigError: another runtime, one that is not installed, or decisions that cannot be exported
+    """
+    if runtime != "onnx":
+        raise ConfigError(f"runtime={runtime!r} is unknown; choose torch or onnx.")
+    loaded, _ = load_policy(policy, [*overrides, "trainer.accelerator=cpu", "trainer.precision=32"])
+    loaded.runtime = Sessions(loaded)
+    return loaded
