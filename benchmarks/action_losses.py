@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from d2rl.algorithm.ddpg import DeterministicActor, saturation
 from d2rl.algorithm.explorers import AENPNN
+from d2rl.algorithm.straight_path import paired
 from d2rl.problems.base import Observation, Transition
 
 UNIFORM = 10  # actions that QVPO draws evenly for each state
@@ -173,70 +174,17 @@ def dpmd(policy: AENPNN, update: Update, draws: int, temperature: float, explore
     return denoising(policy, update, action, update.boltzmann(action, temperature))
 
 
-def flow(policy: AENPNN, update: Update, draws: int, temperature: float, broad: bool, paired: bool) -> Tensor:
+def flow(policy: AENPNN, update: Update, draws: int, temperature: float, broad: bool, near: bool) -> Tensor:
     """Flow matching (Lipman et al., ICLR 2023) on candidates weighted by e^Q, as FPMD (Chen et al., 2025) does.
 
-    The policy's schedule is :class:`StraightPath`. An estimate of the clean action is one of the velocity, up to a
-    factor.
+    The policy's objective is ``flow``, so that its path is straight; that objective itself is ``broad`` and ``near``.
 
     :param broad: candidates are even; else the policy's own with the exploration's noise
-    :param paired: candidates are drawn by their weights, and each noise belongs to one near it (minibatch optimal
-        transport, Tong et al., TMLR 2024, here greedy); else they do not depend on each other
+    :param near: candidates are drawn by their weights, and each has a noise near it; else noises belong to any of them
     """
     action = update.even(draws) if broad else update.own(policy, draws, update.noise)
     weights = update.boltzmann(action, temperature)
-    if not paired:
+    if not near:
         return denoising(policy, update, action, weights)
-    chosen = torch.multinomial(weights, draws, replacement=True, generator=update.generator)
-    action = action.take_along_dim(chosen[..., None], 1)
-    noise = torch.randn(update.seen.layout.to_entities(action).shape, generator=update.generator)
-    action = action.take_along_dim(nearest_pairs(noise.flatten(2), action)[..., None], 1)
+    action, noise = paired(update.seen.layout, action, weights, update.generator)
     return denoising(policy, update, action, torch.full_like(weights, 1 / draws), noise)
-
-
-def nearest_pairs(first: Tensor, second: Tensor) -> Tensor:
-    """A one-to-one assignment, the nearest pair first: the index in ``second`` for each of ``first``, [B, M].
-
-    :param first: [B, M, n]      :param second: [B, M, n]
-    """
-    distance, count = torch.cdist(first, second), first.shape[1]
-    partner = torch.zeros(first.shape[:2], dtype=torch.int64)
-    every = torch.arange(len(first))
-    for _ in range(count):
-        place = distance.flatten(1).argmin(-1)
-        row, column = place // count, place % count
-        partner[every, row] = column
-        distance[every, row] = torch.inf
-        distance[every, :, column] = torch.inf
-    return partner
-
-
-class StraightPath(nn.Module):
-    """In the place of :class:`DiffusionSchedule`: x_p = (1 - p / P) x_0 + p / P noise, followed back in P Euler steps.
-
-    :param steps: P
-    """
-
-    def __init__(self, steps: int):
-        super().__init__()
-        self.steps = steps
-
-    def corrupt(self, x0: Tensor, step: int | Tensor, noise: Tensor) -> Tensor:
-        """x_p on the path from ``x0`` to ``noise``, [..., K, numbers]; integer steps lead its shape."""
-        share = torch.as_tensor(step / self.steps)
-        return torch.lerp(x0, noise, share.reshape(share.shape + (1,) * (x0.dim() - share.dim())))
-
-    def reverse(
-        self,
-        denoiser: Callable[[Tensor, int], Tensor],
-        start_or_shape: None,
-        *,
-        noises: Tensor,
-        sampler: str = "ddim",
-        stop: int = 0,
-    ) -> Tensor:
-        """x_stop from ``noises[0]``; the arguments are those of :meth:`DiffusionSchedule.reverse`."""
-        x = noises[0]
-        for step in range(self.steps, stop, -1):
-            x = x + (denoiser(x, step) - x) / step
-        return x

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from action_losses import StraightPath, Update, dacer2, deterministic, dpmd, flow, packaged, qvpo, sdac
+from action_losses import Update, dacer2, deterministic, dpmd, flow, packaged, qvpo, sdac
 from action_places import Cell, Modes
 from torch import Tensor
 
@@ -56,13 +56,11 @@ class Objective:
 
     :param settings: arguments of ``loss``; of the package's own objectives, fields of AENPNNConfig
     :param steps: P
-    :param straight: whether its path is a flow's
     """
 
     settings: list[Setting]
     loss: Callable[..., Tensor] = packaged
     steps: int = 6
-    straight: bool = False
 
 
 def grid(**values: Any) -> list[Setting]:
@@ -72,6 +70,7 @@ def grid(**values: Any) -> list[Setting]:
 
 
 MEASURED = (0.1, 0.2, 0.5, 2.0)  # temperatures in standard deviations of the candidates of a state
+BROAD = (0.1, 0.2, 0.3, 0.5)  # those of even candidates
 EVEN = (0.02, 0.1)  # in those of even actions
 OBJECTIVES = {
     "deterministic": Objective([{}], deterministic),
@@ -79,17 +78,24 @@ OBJECTIVES = {
     "chain-8": Objective([{"samples": 8}]),  # as many draws as dacer2, at the default temperature
     "modes": Objective(grid(objective="mixed", samples=(2, 8), candidates=8, temperature=(0.2, 0.5))),
     "weighted": Objective(grid(objective="weighted", candidates=16, temperature=MEASURED)),
-    "climb": Objective(grid(objective="climb", samples=3, temperature=MEASURED)),
+    **{
+        f"flow-{steps}": Objective(grid(objective="flow", steps=steps, samples=16, temperature=BROAD))
+        for steps in (1, 2, 6)
+    },
+    **{
+        f"flow-{steps}-unpaired": Objective(grid(draws=16, temperature=BROAD, broad=True, near=False), flow, steps)
+        for steps in (2, 6)
+    },
+    **{
+        f"fpmd-{steps}": Objective(
+            grid(draws=16, temperature=(0.05, 0.2), broad=False, near=(False, True)), flow, steps
+        )
+        for steps in (1, 2)
+    },
     "qvpo": Objective(grid(draws=16, entropy=(0.005, 0.02, 0.1, 0.3)), qvpo),
     "dacer2": Objective(grid(draws=8, field=(0.05, 0.5, 2.0, 10.0)), dacer2),
     "sdac": Objective(grid(draws=16, temperature=EVEN, broad=(False, True)), sdac),
     "dpmd": Objective(grid(draws=16, temperature=EVEN, explore=(False, True)), dpmd),
-    **{
-        f"flow-{steps}{'' if paired else '-unpaired'}": Objective(
-            grid(draws=16, temperature=(0.05, 0.2), broad=(False, True), paired=paired), flow, steps, True
-        )
-        for paired, steps in product((True, False), (1, 2))
-    },
 }
 
 
@@ -149,11 +155,9 @@ def train(place: Any, objective: Objective, setting: Setting, seed: int, updates
     """A trained network, and the seconds of processor time of its updates, those of new states included."""
     torch.manual_seed(seed)
     ddpg, own, generator = place.ddpg, objective.loss is packaged, torch.Generator().manual_seed(seed)
-    sampler = "ddim" if objective.straight else "ancestral"
-    config = AENPNNConfig(**setting) if own else AENPNNConfig(steps=objective.steps, sampler=sampler)
+    kind = "flow" if objective.loss is flow else "chain"  # of its path
+    config = AENPNNConfig(**setting) if own else AENPNNConfig(objective=kind, steps=objective.steps)
     policy = place.network(None if objective.loss is deterministic else config)
-    if objective.straight:
-        policy.schedule = StraightPath(objective.steps)
     unit = Update(place.states(generator), place.value, 1.0, 0.0, generator).spread_of_even()
     optimizer = torch.optim.Adam(policy.parameters(), lr=ddpg.actor_rate, fused=True)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates, ddpg.rate_end * ddpg.actor_rate)

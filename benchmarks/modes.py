@@ -1,6 +1,6 @@
 """How many of 2, 4 and 8 equally good actions each objective of AENPNN keeps, on a Q known in closed form.
 
-    python benchmarks/modes.py [--objectives chain,weighted,mixed,climb] [--steps 6] [--seeds 5] [--updates 600]
+    python benchmarks/modes.py [--objectives chain,weighted,mixed,flow] [--steps 6] [--seeds 5] [--updates 600]
 
 A state tells whether its modes are 2, 4 or 8, evenly on a circle. Q is 1 at each of them, falls with the squared
 distance to the nearest, and is 0 at the centre. Recall is the share of a state's modes near which (Q above 0.75) at
@@ -23,7 +23,8 @@ from d2rl.problems.base import Layout, Observation, Transition
 
 COUNTS, RADIUS, NEAR = (2, 4, 8), 0.7, 0.75
 COPIES, DRAWS, WIDTH = 8, 128, 32  # each state stands 8 times in a batch
-SAMPLES = {"chain": (16, 1), "weighted": (1, 16), "mixed": (8, 8), "climb": (3, 1)}  # M_c; M_a, candidates measured
+FLOW_TEMPERATURE = 0.3  # others have the default of 2, at which even actions weigh about alike
+SAMPLES = {"chain": (16, 1), "weighted": (1, 16), "mixed": (8, 8), "flow": (16, 1)}  # M_c; M_a, candidates measured
 
 
 class Circles:
@@ -64,10 +65,12 @@ class Encoder(nn.Linear):
 
 
 def train(circles: Circles, objective: str, steps: int, seed: int, updates: int) -> tuple[list[float], list[float]]:
-    """Recall and mean Q for each number of modes, after training at the default rates, temperature and penalty."""
+    """Recall and mean Q for each number of modes, after training at the default rates and penalty."""
     torch.manual_seed(seed)
     generator, (samples, candidates) = torch.Generator().manual_seed(seed), SAMPLES[objective]
     config, ddpg = AENPNNConfig(objective=objective, steps=steps, samples=samples), DDPGConfig()
+    if objective == "flow":
+        config.temperature = FLOW_TEMPERATURE
     encoder = Encoder(len(COUNTS), WIDTH)
     policy = AENPNN(encoder, circles.layout, WIDTH, config, ddpg.saturation_penalty, ddpg.actor_rate)
     optimizer, seen = policy.configure_optimizers(), circles.seen

@@ -199,13 +199,13 @@ class AENPNNConfig:
     steps: int = option(6, "P, denoising steps", low=1, high=1000, also="diffusion_steps n_timesteps num_timesteps")
     objective: str = option(
         "chain",
-        "chain: ascend Q at the end of the chain; weighted: regress on good candidates; mixed: both; climb: regress on "
-        "actions from all over the range that have climbed Q, which keeps equally good ones",
-        choices=("chain", "weighted", "mixed", "climb"),
+        "chain: ascend Q at the end of the chain; weighted: regress on good candidates; mixed: both; flow: along a "
+        "straight path, regress on even actions by their Q, which keeps equally good ones of few numbers (samples=16)",
+        choices=("chain", "weighted", "mixed", "flow"),
     )
     samples: int = option(
         2,
-        "M_c, actions that ascend Q for one state, by the chain objective or by climb; better ones weigh more",
+        "M_c, actions of one state that ascend Q by the chain objective, or that flow weighs; better ones weigh more",
         low=1,
         high=1024,
     )

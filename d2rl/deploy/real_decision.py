@@ -63,7 +63,7 @@ class RealDecision(nn.Module):
         if self.several:
             inputs["proposal_weights"] = torch.ones(batch, self.best_of, entities)
         if self.diffusion:
-            shape = batch, self.best_of, self.policy.schedule.steps, entities, self.problem.layout.width
+            shape = batch, self.best_of, self.policy.noise_rows, entities, self.problem.layout.width
             inputs["noise"] = torch.randn(shape, generator=generator)
             if self.policy.config.calm_first:
                 inputs["noise"][:, 0].zero_()

@@ -41,7 +41,7 @@ class SessionPolicy:
         self.rule, self.generator = rule, torch.Generator()
         runtime = require_libraries()
         decision: Any = RealDecision(policy, rule.best_of)
-        self.decision, self.steps = decision, decision.policy.schedule.steps if decision.diffusion else 0
+        self.decision, self.noise_rows = decision, decision.policy.noise_rows if decision.diffusion else 0
         with torch.no_grad():
             further = list(decision.example(1).values())[len(decision.state) :]
             self.complex = [part.is_complex() for part in decision.decide(decision.state, *further)]
@@ -67,8 +67,8 @@ class SessionPolicy:
         if spread:
             drawn = diverse_weights(state.weights, problem.layout, rule.best_of, spread, self.generator)
             inputs["proposal_weights"] = drawn
-        if self.steps:
-            shape = self.steps, state.batch, rule.best_of, problem.layout.entities, problem.layout.width
+        if self.noise_rows:
+            shape = self.noise_rows, state.batch, rule.best_of, problem.layout.entities, problem.layout.width
             noise = torch.randn(shape, generator=self.generator).permute(1, 2, 0, 3, 4)
             if decision.policy.config.calm_first:  # under other weights every candidate is the first of its chain
                 noise[:, : None if spread else 1].zero_()

@@ -128,7 +128,7 @@ class EachCombination(Callback):
         assert all_finite(agent)
 
 
-@pytest.mark.parametrize(("objective", "case"), zip(("chain", "weighted", "mixed", "climb"), CASES, strict=True))
+@pytest.mark.parametrize(("objective", "case"), zip(("chain", "weighted", "mixed", "flow"), CASES, strict=True))
 def test_each_combination_of_stages_trains_only_its_networks(tiny, fit, case, objective):
     agent, notes = (
         build(

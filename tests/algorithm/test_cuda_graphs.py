@@ -190,7 +190,7 @@ CHANGES = [
     ("stages.action=null", "ddpg.gamma=0.5", "network.critic=numbers"),
     ("action.objective=mixed", "action.gradient_steps=2", "reward.every=1"),
     ("action.objective=weighted",),
-    ("action.objective=climb",),
+    ("action.objective=flow",),
     ("reward.case=raw",),
     ("reward.risk=cvar",),
     ("network.kind=mlp", "network.critic=numbers"),

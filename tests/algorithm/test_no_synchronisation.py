@@ -19,7 +19,7 @@ EVERYTHING = ("reward.case=designed_gdm", "stages.state=0", "trainer.updates_per
         ("reward.case=designed",),
         ("reward.case=raw",),
         ("action.objective=mixed", "action.gradient_steps=2"),
-        ("action.objective=climb",),
+        ("action.objective=flow",),
         ("action.sampler=ddim",),
         ("network.critic=numbers",),
         ("network.kind=mlp", "network.critic=numbers"),

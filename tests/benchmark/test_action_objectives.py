@@ -152,23 +152,12 @@ def test_sdac_with_one_source_is_its_squared_error(losses, place, policy):
     torch.testing.assert_close(loss, expected)
 
 
-def test_a_straight_path_ends_at_the_noise_and_follows_the_true_velocity_back(losses):
-    path, generator = losses.StraightPath(2), torch.Generator().manual_seed(0)
-    clean, noise = (torch.randn((4, 3, 1, 2), generator=generator) for _ in range(2))
-    steps = torch.tensor([[0, 1, 2]]).expand(4, -1)
-    at = path.corrupt(clean, steps, noise)
-    torch.testing.assert_close(at[:, 0], clean[:, 0])
-    torch.testing.assert_close(at[:, 1], (clean[:, 1] + noise[:, 1]) / 2)
-    torch.testing.assert_close(at[:, 2], noise[:, 2])
-    torch.testing.assert_close(path.reverse(lambda x, p: clean, None, noises=noise[None]), clean)
-    halfway = path.reverse(lambda x, p: clean, None, noises=noise[None], stop=1)
-    torch.testing.assert_close(halfway, noise + (clean - noise) / 2)  # one step of the velocity, clean - noise
-
-
-def test_pairs_are_one_to_one_and_the_nearest_first(losses):
-    first = torch.tensor([[[0.0], [1.0], [5.0]]])
-    assert losses.nearest_pairs(first, torch.tensor([[[5.1], [0.2], [0.9]]])).tolist() == [[1, 2, 0]]
-    assert losses.nearest_pairs(first, torch.tensor([[[0.9], [0.95], [7.0]]])).tolist() == [[0, 1, 2]]
+def test_a_flow_of_one_even_action_is_plain_denoising_along_a_straight_path(losses, place):
+    policy = place.network(AENPNNConfig(objective="flow", steps=2))
+    loss = losses.flow(policy, update_of(losses, place), draws=1, temperature=0.1, broad=True, near=False)
+    used = update_of(losses, place)
+    action = used.even(1)
+    torch.testing.assert_close(loss, losses.denoising(policy, used, action, torch.ones(len(action), 1)))
 
 
 def test_weights_of_candidates_are_a_boltzmann_distribution_in_units_of_even_actions(losses, place):

@@ -27,11 +27,10 @@ def test_recall_counts_modes_that_get_half_of_their_fair_share(modes):
     assert circles.value(circles.seen, turns).min() > 0.99
 
 
-@pytest.mark.slow
-def test_climb_keeps_8_equally_good_modes_and_the_others_end_in_one(modes):
-    recall, value = modes.train(modes.Circles(), "climb", steps=12, seed=0, updates=400)
+def test_a_flow_of_two_steps_keeps_all_modes_and_the_others_end_in_one(modes):
+    recall, value = modes.train(modes.Circles(), "flow", steps=2, seed=0, updates=250)
     assert min(recall) >= 0.75
-    assert min(value) > 0.7
+    assert min(value) > 0.65
     for objective in ("chain", "weighted", "mixed"):
         recall, value = modes.train(modes.Circles(), objective, steps=6, seed=0, updates=150)
         assert all(share <= 1 / count for share, count in zip(recall, modes.COUNTS, strict=True)), objective

@@ -109,15 +109,16 @@ def test_a_user_without_a_channel_spoils_nothing():
     assert (precoder[:, :, 0] == 0).all()
 
 
+@pytest.mark.parametrize("change", [(), ("action.objective=flow", "action.steps=2")], ids=["curved", "straight"])
 @pytest.mark.parametrize("best_of", [1, 4])
-def test_with_the_noise_of_an_evaluation_the_decision_is_that_of_the_evaluation(best_of):
-    agent = make_agent(True)
+def test_with_the_noise_of_an_evaluation_the_decision_is_that_of_the_evaluation(best_of, change):
+    agent = make_agent(True, *change)
     cells = evaluation_states(agent.config.scenario, 6, seed=0)
     expected = decide(agent, cells, DecisionRule(best_of=best_of), torch.Generator().manual_seed(5))
     decision = RealDecision(agent, best_of)
     inputs = decision.inputs(agent.problem.known(cells), torch.Generator().manual_seed(0))
-    steps, links, width = inputs["noise"].shape[2:]
-    noise = torch.randn(steps, 6, best_of, links, width, generator=torch.Generator().manual_seed(5))
+    rows, links, width = inputs["noise"].shape[2:]
+    noise = torch.randn(rows, 6, best_of, links, width, generator=torch.Generator().manual_seed(5))
     inputs["noise"] = noise.permute(1, 2, 0, 3, 4)
     with torch.no_grad():
         precoder, power = decision(*inputs.values())

@@ -20,18 +20,19 @@ from d2rl.wireless import link_rates
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("diffusion", "calm", "rule"),
+    ("diffusion", "change", "rule"),
     [
-        (True, False, DecisionRule(seed=3)),
-        (False, False, DecisionRule()),
-        (True, False, DecisionRule(best_of=3)),
-        (True, True, DecisionRule(best_of=3)),
-        (True, True, DecisionRule(best_of=3, priority_spread=0.3)),
+        (True, (), DecisionRule(seed=3)),
+        (False, (), DecisionRule()),
+        (True, (), DecisionRule(best_of=3)),
+        (True, ("action.calm_first=true",), DecisionRule(best_of=3)),
+        (True, ("action.calm_first=true",), DecisionRule(best_of=3, priority_spread=0.3)),
+        (True, ("action.objective=flow", "action.calm_first=true"), DecisionRule(best_of=3)),
     ],
 )
-def test_a_session_decides_as_torch_does(tiny, diffusion, calm, rule):
+def test_a_session_decides_as_torch_does(tiny, diffusion, change, rule):
     pytest.importorskip("onnxruntime")
-    policy = Policy(tiny(f"action.calm_first={calm}"), diffusion).eval()
+    policy = Policy(tiny(*change), diffusion).eval()
     decide, expected = SessionPolicy(policy, rule), policy_of(policy, rule)
     for batch in (1, 5):
         state = evaluation_states(policy.config.scenario, batch, 0)

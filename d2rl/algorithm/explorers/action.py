@@ -12,10 +12,10 @@ from d2rl.algorithm.ddpg import saturation
 from d2rl.algorithm.fused_adam import FusedAdam
 from d2rl.algorithm.networks import make_encoder
 from d2rl.algorithm.networks.action_chain import ActionChain
+from d2rl.algorithm.straight_path import paired
 from d2rl.config.defaults import AENPNNConfig, RunConfig
 from d2rl.problems.base import Layout, Observation, Problem, Transition
 
-CLIMBS, LENGTH = 4, 0.3  # steps of ``climb``; length of the first for every number of an action, later ones are shorter
 ASCENDING = ("chain", "mixed")  # objectives in which the chain itself ascends Q
 IMITATING = ("weighted", "mixed")  # those that learn from the actions of the replay
 CALM_SHARE = 0.5  # weight of the action without noise, beside the 1 that all actions of its group share
@@ -65,6 +65,7 @@ class AENPNN(ActionChain, L.LightningModule):
         weights: Tensor,
         generator: torch.Generator,
         embedding: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Objective ``weighted``: regress the clean action on candidates, each with its weight.
 
@@ -72,36 +73,34 @@ class AENPNN(ActionChain, L.LightningModule):
 
         :param candidates: [B, M, size]
         :param weights: [B, M], adding up to one over M
+        :param noise: of each candidate, [B, M, K, layout.width]; None: drawn
         :returns: the loss, and the denoiser's output before tanh
         """
         embedding = self.encode(observation) if embedding is None else embedding
         clean = observation.layout.to_entities(candidates)
         step = torch.randint(1, self.schedule.steps + 1, clean.shape[:2], generator=generator, device=clean.device)
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        if noise is None:
+            noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         noisy = self.schedule.corrupt(clean, step, noise)
         output = self.denoiser(embedding, noisy, step).float()
         error = (output.tanh() - clean).square().mean((-2, -1))
         return (weights * error).sum(-1).mean(), output
 
-    def climb(
+    @torch.no_grad()
+    def pairs(
         self, observation: Observation, value: Callable[[Observation, Tensor], Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Actions from all over their range, after some steps up Q: each ends at the mode that is near it.
+        """Objective ``flow``: actions from all over their range, drawn by their Q, each with a noise near it.
 
-        Every number moves by as much. None of them depends on the policy, so no mode is lost because the policy has
-        left it.
+        None of them depends on the policy, so no mode is lost because the policy has left it.
 
-        :param value: Q of actions [B, M, size], differentiable: [B, M]
-        :returns: M_c actions of each state, [B, M_c, size]; Q of them, [B, M_c]
+        :param value: Q of actions [B, M, size]: [B, M]
+        :returns: M_c actions of each state, [B, M_c, size]; their noises, [B, M_c, K, layout.width]
         """
-        shape = (observation.batch, self.config.samples, observation.layout.size)
+        shape = observation.batch, self.config.samples, observation.layout.size
         action = 2 * torch.rand(shape, generator=generator, device=observation.nodes.device) - 1
-        for step in range(CLIMBS):
-            action.requires_grad_()
-            (slope,) = torch.autograd.grad(value(observation, action).sum(), action)
-            action = (action.detach() + LENGTH * (1 - step / CLIMBS) * slope.sign()).clamp(-1, 1)
-        with torch.no_grad():
-            return action, value(observation, action)
+        weights = group_weights(value(observation, action), self.config.temperature)
+        return paired(observation.layout, action, weights, generator)
 
     def loss(
         self,
@@ -111,7 +110,7 @@ class AENPNN(ActionChain, L.LightningModule):
         generator: torch.Generator,
         step: int = 1,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The configured objective: ``chain``, ``weighted``, both (``mixed``), or ``climb``.
+        """The configured objective: ``chain``, ``weighted``, both (``mixed``), or ``flow``.
 
         :param value: Q of actions [B, M, size], differentiable: [B, M]
         :param quality: what the reward says of the batch's own actions: [B, M]
@@ -131,10 +130,13 @@ class AENPNN(ActionChain, L.LightningModule):
             loss = loss - ascended.mean() + self.penalty * saturation(output)
             metrics["aenpnn_chain"] = -q.mean().detach()
         if config.objective != "chain":
-            climbs = config.objective == "climb"
-            action, worth = self.climb(observation, value, generator) if climbs else (batch.action, quality())
-            weights = group_weights(worth, config.temperature)
-            error, output = self.imitate(observation, action, weights, generator, embedding)
+            if config.objective == "flow":
+                action, noise = self.pairs(observation, value, generator)
+                weights = torch.full(action.shape[:2], 1 / config.samples, device=action.device)
+            else:
+                action, noise = batch.action, None
+                weights = group_weights(quality(), config.temperature)
+            error, output = self.imitate(observation, action, weights, generator, embedding, noise)
             loss = loss + config.weighted_scale * error + self.penalty * saturation(output)
             metrics["aenpnn_weighted"] = error.detach()
         return loss, metrics

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2rl.algorithm.diffusion import Denoiser, DiffusionSchedule
+from d2rl.algorithm.straight_path import StraightPath
 from d2rl.config.defaults import AENPNNConfig
 from d2rl.problems.base import Layout, Observation
 
@@ -73,17 +74,20 @@ class ActionDenoiser(nn.Module):
 class ActionChain(nn.Module):
     """Draws actions: the state is encoded once, then P cheap reverse steps estimate the clean action (x0-prediction).
 
-    Each estimate goes through tanh, so that no step can leave the action's range.
+    Each estimate goes through tanh, so that no step can leave the action's range. With ``objective=flow`` the steps
+    follow a straight path, else a diffusion schedule.
 
     :param encoder: state -> [B, K, width]
     :param layout: of the action      :param width: of the embeddings
-    :param config: P and the sampler
+    :param config: P, the sampler, and whether the objective is a flow
     """
 
     def __init__(self, encoder: nn.Module, layout: Layout, width: int, config: AENPNNConfig):
         super().__init__()
         self.config = config
-        self.schedule = DiffusionSchedule(config.steps)
+        flow = config.objective == "flow"
+        self.schedule = StraightPath(config.steps) if flow else DiffusionSchedule(config.steps)
+        self.noise_rows = 1 if flow or config.sampler == "ddim" else config.steps
         self.encoder, self.condition = encoder, nn.Linear(width, 2 * width)
         self.denoiser = ActionDenoiser(layout.width, 2 * width, config.steps, config.exchange)
 
@@ -101,7 +105,7 @@ class ActionChain(nn.Module):
         """Draw ``count`` actions for each state, before tanh.
 
         :param generator: of the chain's noise, or
-        :param noises: [P, B, count, K, layout.width]
+        :param noises: [P or 1, B, count, K, layout.width]; 1 where only the start is random
         :returns: [B, count, size]
         """
         return self.estimate(observation, count, 1, generator, noises)
@@ -137,8 +141,8 @@ class ActionChain(nn.Module):
 
     def draw(self, observation: Observation, count: int, generator: torch.Generator | None) -> Tensor:
         """Noise of ``count`` chains, that of the first 0 with ``calm_first``: [P or 1, B, count, K, width]."""
-        rows, layout = 1 if self.config.sampler == "ddim" else self.schedule.steps, observation.layout
-        shape = (rows, observation.batch, count, layout.entities, layout.width)
+        layout = observation.layout
+        shape = (self.noise_rows, observation.batch, count, layout.entities, layout.width)
         noises = torch.randn(shape, generator=generator, device=observation.nodes.device)
         if self.config.calm_first:
             noises[:, :, 0].zero_()

@@ -45,11 +45,13 @@ def build(
     calm_first: bool = False,
     exchange: bool = False,
 ) -> AENPNN:
-    """``lively``: with an output layer of ordinary size, so that the untrained chain is no mere constant."""
+    """A sampler may be ``flow``, too, which is an objective. ``lively``: with an output layer of ordinary size, so that
+    the untrained chain is no mere constant."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         problem = problem_of(channels, head)
-        config = AENPNNConfig(steps=steps, sampler=sampler, calm_first=calm_first, exchange=exchange)
+        kind = {"objective": "flow"} if sampler == "flow" else {"sampler": sampler}
+        config = AENPNNConfig(steps=steps, calm_first=calm_first, exchange=exchange, **kind)
         explorer = AENPNN(make_encoder(NetworkConfig(width=WIDTH), problem), problem.layout, WIDTH, config, rate=rate)
         if lively:
             explorer.denoiser.output.reset_parameters()
@@ -76,7 +78,7 @@ def imitate(explorer: AENPNN, observation: Observation, candidates: Tensor, weig
 
 
 @pytest.mark.parametrize("head", ["structured", "beamforming"])
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "flow"])
 def test_an_action_is_a_function_of_state_and_noise(channels, head, sampler):
     observation, explorer = seen(channels, head), build(channels, head=head, sampler=sampler, lively=True)
     noises = draw_noises(explorer, observation, 3)
@@ -119,15 +121,15 @@ def watch(explorer: AENPNN, note) -> None:
 
 def test_only_the_ancestral_chain_adds_noise_on_its_way(channels):
     observation = seen(channels)
-    for sampler in ("ancestral", "ddim"):
+    for sampler in ("ancestral", "ddim", "flow"):
         explorer = build(channels, sampler=sampler, lively=True)
         noises = draw_noises(explorer, observation, 2)
         same_start = torch.cat([noises[:1], draw_noises(explorer, observation, 2, seed=1)[1:]])
         first, second = (explorer.sample(observation, 2, noises=each) for each in (noises, same_start))
-        assert torch.equal(first, second) == (sampler == "ddim")
+        assert torch.equal(first, second) == (sampler != "ancestral")
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "flow"])
 def test_a_calm_first_action_is_the_same_each_time_and_the_others_are_not(channels, sampler):
     observation, explorer = seen(channels), build(channels, sampler=sampler, lively=True, calm_first=True)
     first, second = (explorer.sample(observation, 3, seeded(seed)) for seed in (0, 1))
@@ -207,7 +209,7 @@ def test_actions_follow_the_order_of_users(channels, head, exchange):
     assert (after - before).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "flow"])
 @pytest.mark.parametrize("steps", range(1, 11))
 def test_every_number_of_steps_works(channels, steps, sampler):
     """Each of the P steps takes part in the action, and each can be trained."""
@@ -238,7 +240,7 @@ def test_no_step_leaves_the_range_of_actions(channels):
     assert action.abs().max() <= 1
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "flow"])
 def test_the_estimate_of_the_last_step_is_the_sample(channels, sampler):
     observation, explorer = seen(channels), build(channels, sampler=sampler, lively=True)
     noises = draw_noises(explorer, observation, 3)
@@ -249,7 +251,7 @@ def test_the_estimate_of_the_last_step_is_the_sample(channels, sampler):
     assert all((estimate - sample).abs().max() > 1e-3 for estimate in earlier)
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "flow"])
 @pytest.mark.parametrize("step", [1, 2, 4, 6])
 def test_an_estimate_is_one_step_from_where_the_chain_is_and_so_is_its_gradient(channels, sampler, step):
     """Encoder and denoiser learn from that step alone; the steps before it only say where it starts."""
@@ -266,6 +268,8 @@ def test_an_estimate_is_one_step_from_where_the_chain_is_and_so_is_its_gradient(
             clean = explorer.denoiser(embedding, x, p).tanh()
             if sampler == "ddim":
                 x = explorer.schedule.ddim_step(clean, x, p)
+            elif sampler == "flow":
+                x = x + (clean - x) / p
             else:
                 x = explorer.schedule.ancestral_step(clean, x, p, noises[row])
     expected = observation.layout.to_flat(explorer.denoiser(explorer.encode(observation), x, step))
@@ -379,7 +383,7 @@ def test_better_candidates_are_drawn_more_often(channels):
     assert 0.7 < (drawn > 0).float().mean().item() < 0.995
 
 
-# ------------------------------------------------------------------ candidates that climb Q
+# ------------------------------------------------------------------ even actions along straight paths
 
 
 def nearest_of_two(observation: Observation, action: Tensor) -> Tensor:
@@ -387,36 +391,36 @@ def nearest_of_two(observation: Observation, action: Tensor) -> Tensor:
     return torch.stack([-(action - mode).square().mean(-1) for mode in (0.6, -0.6)]).amax(0)
 
 
-def test_candidates_climb_from_all_over_to_the_mode_that_is_near(channels):
-    explorer = build(channels, lively=True)
-    explorer.config.samples = 8
-    action, value = explorer.climb(seen(channels), nearest_of_two, seeded())
-    assert action.shape == (16, 8, 20)
+def test_actions_of_a_flow_are_even_ones_of_good_value_each_with_a_noise_near_it(channels):
+    observation, explorer = seen(channels), build(channels, sampler="flow", lively=True)
+    explorer.config.samples, explorer.config.temperature = 16, 0.1
+    action, noise = explorer.pairs(observation, nearest_of_two, seeded())
+    assert action.shape == (16, 16, 20)
+    assert noise.shape == (16, 16, 10, 2)
     assert not action.requires_grad
     assert action.abs().max() <= 1
-    torch.testing.assert_close(value, nearest_of_two(None, action))
-    assert value.mean() > -0.12  # where they begin it is about -0.6
-    assert 0.25 < (action.mean(-1) > 0).float().mean() < 0.75
+    even = 2 * torch.rand(16, 16, 20, generator=seeded()) - 1
+    assert nearest_of_two(None, action).mean() > nearest_of_two(None, even).amax(-1).mean() - 0.02
+    near, other = (
+        torch.linalg.norm(observation.layout.to_flat(noise) - one, dim=-1) for one in (action, action.flip(1))
+    )
+    assert near.mean() < other.mean()
 
 
-def test_climb_keeps_two_equally_good_modes_and_chain_falls_into_one(channels):
-    """Both of 2 actions for each state and update."""
-    shares = {}
-    for objective, updates in (("climb", 100), ("chain", 50)):
-        explorer, generator = build(channels, lively=True), seeded(1)
-        explorer.config.objective, batch = objective, Transition(seen(channels), *[torch.zeros(16, 1, 20)] * 3)
-        optimizer = explorer.configure_optimizers()
-        for _ in range(updates):
-            loss, _ = explorer.loss(batch, nearest_of_two, lambda: torch.ones(16, 1), generator)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        with torch.no_grad():
-            drawn = explorer.sample(batch.observation, 64, seeded(2)).tanh()
-        assert nearest_of_two(None, drawn).mean() > -0.15
-        shares[objective] = (drawn.mean(-1) > 0).float().mean().item()
-    assert 0.2 < shares["climb"] < 0.8
-    assert min(shares["chain"], 1 - shares["chain"]) < 0.02
+def test_a_flow_asks_values_of_q_and_no_slopes(channels):
+    explorer, scale = build(channels, sampler="flow", lively=True), torch.ones((), requires_grad=True)
+    batch = Transition(seen(channels), *[torch.zeros(16, 1, 20)] * 3)
+    loss, _ = explorer.loss(batch, lambda *given: scale * nearest_of_two(*given), lambda: None, seeded())
+    loss.backward()
+    assert scale.grad is None
+    assert all(parameter.grad.abs().max() > 0 for parameter in explorer.parameters())
+
+
+def test_weights_of_another_path_are_refused(channels):
+    curved, straight = build(channels), build(channels, sampler="flow")
+    for one, other in ((curved, straight), (straight, curved)):
+        with pytest.raises(RuntimeError, match=r"schedule.alphas_bar"):
+            one.load_state_dict(other.state_dict())
 
 
 # ------------------------------------------------------------------ weights of a group
