@@ -133,8 +133,8 @@ class Policy(nn.Module):
         """
         from d2rl.algorithm.decisions import DecisionRule, decide  # it imports this module
 
-        if other := {parameter.dtype for parameter in self.parameters()} - {torch.float32}:
-            kind = str(other.pop()).removeprefix("torch.")
+        kind = str(next(self.parameters()).dtype).removeprefix("torch.")
+        if kind != "float32":
             raise InputError(f"the weights are {kind}, and a policy decides in float32; policy.float() makes them so.")
         problem: Any = self.problem
         rule = DecisionRule(best_of, ascend, refine, priority_spread, seed=seed)

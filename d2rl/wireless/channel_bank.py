@@ -9,6 +9,7 @@ from torch import Tensor
 
 from d2rl.common.tensor_struct import TensorStruct
 from d2rl.wireless.channel_state import ChannelState
+from d2rl.wireless.link_rates import squared_magnitude
 from d2rl.wireless.propagation import LinkBudget, LinkGains, Positions, from_db
 
 
@@ -80,8 +81,10 @@ def estimated_gains(channels: ChannelState, slots: int = 1) -> LinkGains:
     """
 
     def mean(tensor: Tensor, antennas: tuple[int, ...]) -> Tensor:
-        power = tensor.abs().square()
+        power = squared_magnitude(tensor)
         power = power.mean(antennas) if antennas else power
+        if slots == 1:
+            return power
         episodes = power.unflatten(0, (-1, slots)).mean(1)
         return episodes.repeat_interleave(slots, dim=0)
 

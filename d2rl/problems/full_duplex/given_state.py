@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -16,6 +17,7 @@ from d2rl.wireless.bank_axes import misfit
 from d2rl.wireless.bank_file import COEFFICIENTS, NORMALISED_RANGE_DB
 from d2rl.wireless.channel_bank import estimated_gains
 from d2rl.wireless.channel_state import ChannelState, with_silent_direction
+from d2rl.wireless.propagation import LinkGains
 
 NAMES = tuple(field.name for field in fields(ChannelState))
 ORDER = {name: ("B", *axes) for name, axes in COEFFICIENTS.items()}
@@ -36,9 +38,10 @@ def given_state(channels: Any, weights: Any, device: torch.device) -> tuple[Cell
     else:
         known, arrays = _channels(channels)
         known = known.to(device).validate()
-        _notice_level(known)
+        gains = estimated_gains(known)
+        _notice_level(gains)
         links = torch.ones(known.downlink.shape[0], known.links, device=device)
-        state = CellState(known, known, estimated_gains(known), links)
+        state = CellState(known, known, gains, links)
     if weights is not None:
         state = replace(state, weights=_weights(weights, state.weights))
     return state, arrays
@@ -75,14 +78,14 @@ def _complex(value: Any, name: str) -> Tensor:
     return tensor.to(torch.complex64)
 
 
-def _notice_level(channels: ChannelState) -> None:
+def _notice_level(gains: LinkGains) -> None:
     """Say where numbers are no signal-to-noise ratios."""
     for name in ("downlink", "uplink"):
-        gains = getattr(channels, name).abs().square()
-        level = float(10 * gains[gains > 0].median().log10()) if bool((gains > 0).any()) else 0.0
+        positive = (gain := getattr(gains, name))[gain > 0]
+        level = 10 * math.log10(positive.median()) if len(positive) else 0.0
         if not NORMALISED_RANGE_DB[0] <= level <= NORMALISED_RANGE_DB[1]:
             notice_once(
-                f"channels.{name} has a median |h|^2 of {level:.0f} dB, where the SNR at full power belongs: multiply "
+                f"channels.{name} has a median gain |h|^2 of {level:.0f} dB, where the SNR at full power belongs: multiply "
                 "gains of the propagation by sqrt(P / noise power), as d2rl-channels does with a file of them."
             )
 
