@@ -42,7 +42,7 @@ FEW = 4  # draws that take one decision to the rate of converged WMMSE (docs/res
 ONE, SOME, BEST = (DecisionRule(best_of=count, priority_spread=0.2 * (count > 1)) for count in (1, FEW, BEST_OF))
 REFINED = replace(BEST, refine=5)
 EXPORTED, REFERENCE = "ONNX", "WMMSE, converged"
-STARTS, LIMITS = (1, 2, 3, 4), (25, 50, 75, 100, 150, 200, 300)  # of WMMSE that a decision is held against
+STARTS, LIMITS = (1, 2, 4, 8, 12), (5, 10, 15, 20, 25, 35, 50, 75, 100, 150)  # of WMMSE that a decision is held against
 SKETCHED = 16  # cells on which all of these are timed, before the one that is as good
 COLUMNS = {
     **{"decision": "", "cells": "", "ms": ",.2f", "WMMSE as good": "", "ms of it": ",.2f", "its ms / this": ".1f"},
