@@ -85,8 +85,8 @@ def _notice_level(gains: LinkGains) -> None:
         level = 10 * math.log10(positive.median()) if len(positive) else 0.0
         if not NORMALISED_RANGE_DB[0] <= level <= NORMALISED_RANGE_DB[1]:
             notice_once(
-                f"channels.{name} has a median gain |h|^2 of {level:.0f} dB, where the SNR at full power belongs: multiply "
-                "gains of the propagation by sqrt(P / noise power), as d2rl-channels does with a file of them."
+                f"channels.{name} has a median gain |h|^2 of {level:.0f} dB, where the SNR at full power belongs: "
+                "multiply gains of the propagation by sqrt(P / noise power), as d2rl-channels does with a file of them."
             )
 
 
