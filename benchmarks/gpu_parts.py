@@ -152,6 +152,16 @@ def step_of(agent: D2RL) -> Callable[[], None]:
     return lambda: agent.training_step(0, 0)
 
 
+def learning_of(agent: D2RL) -> Callable[[], None]:
+    """As many updates without the slots between them."""
+
+    def learn() -> None:
+        for _ in range(UPDATES):
+            agent.learn()
+
+    return learn
+
+
 def peak(machine: Machine) -> float | None:
     """Largest memory in MB since the last call, None on a CPU."""
     if machine.device.type != "cuda":
@@ -218,7 +228,7 @@ def apart(first: D2RL, second: D2RL) -> float:
 
 
 def updates(asked: GpuConfig, machine: Machine, budget: Budget, keep: Callable[[Any], None]) -> None:
-    """Plain and captured updates per second of every variant, with its work as shares of the machine's limits."""
+    """Plain and captured updates per second, with slots between them and alone, and shares of the machine's limits."""
     keep(rates(asked, machine, budget, keep, ()))
 
 
@@ -247,16 +257,20 @@ def rates(
             found["captured error"] = str(error)
             del agents["captured"]
         steps = {key: step_of(agent) for key, agent in agents.items()}
+        steps |= {f"{key} alone": learning_of(agent) for key, agent in agents.items()}
+        steps["slot"] = agents["plain"].interact
         times = medians(steps, asked.rounds, min(asked.seconds, budget.left / len(VARIANTS)), machine.device)
         with Work() as work:
             agents["plain"].training_step(0, 0)
-        found |= {f"{key} updates / s": UPDATES / seconds for key, seconds in times.items()}
+        slot = times.pop("slot")
+        found |= {"slots / s": 1 / slot} | {f"{key} updates / s": UPDATES / seconds for key, seconds in times.items()}
         found |= {"operators": work.operators / UPDATES, "MFLOP": work.flops / UPDATES / 1e6}
-        for key, seconds in times.items():
-            shares = machine.shares(work, seconds)
+        for key in agents:
+            shares = machine.shares(work, times[key])
             found[f"{key}, share of matrix rate"], found[f"{key}, share of bandwidth"] = shares
         if "captured" in times:
             found["captured / plain"] = times["plain"] / times["captured"]
+            found["captured / plain, alone"] = times["plain alone"] / times["captured alone"]
         keep(results)
     return results
 
