@@ -16,7 +16,7 @@ WHOLE, LAST = 1, 4
 
 
 def records(path: Path) -> Iterator[Record]:
-    """Everything that was recorded, in order."""
+    """Everything that was recorded, in order; not what is being written."""
     data, place, message = path.read_bytes(), FILE_HEADER, b""
     while place + HEADER.size <= len(data):
         if BLOCK - place % BLOCK < HEADER.size:  # a header is never split
@@ -24,6 +24,8 @@ def records(path: Path) -> Iterator[Record]:
             continue
         _, length, kind = HEADER.unpack_from(data, place)
         place += HEADER.size
+        if place + length > len(data):
+            return
         message += data[place : place + length]
         place += length
         if kind in (WHOLE, LAST):
