@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import csv
+import importlib
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CPU = torch.device("cpu")
+SCRIPTS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 # Nobody's cache is read or written, and references of small sets need not converge; those of the package have.
 if DIRECTORY not in os.environ:
@@ -198,3 +200,11 @@ def fit() -> Callable[..., Any]:
         return trainer
 
     return train
+
+
+@pytest.fixture
+def script(monkeypatch) -> Callable[[str], Any]:
+    """A script of benchmarks/ as a module, by name."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    return importlib.import_module

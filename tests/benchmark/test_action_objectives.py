@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import read_csv
 
 from d2rl.algorithm.ddpg import saturation
 from d2rl.config.defaults import AENPNNConfig, DDPGConfig
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """A script of benchmarks/ as a module."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    return importlib.import_module
 
 
 @pytest.fixture

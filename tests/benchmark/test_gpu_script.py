@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import time
 from pathlib import Path
@@ -15,7 +14,6 @@ from conftest import TINY
 from d2rl.common.errors import ConfigError
 from d2rl.config.load import load
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
 QUICK = ("device=cpu", "rounds=1", "seconds=0.01", "matrix=32", "megabytes=1")
 SETTINGS = tuple(one for one in TINY if not one.startswith(("trainer.progress", "logger.")))  # a matrix has its own
 SMALL = (
@@ -28,11 +26,9 @@ SMALL = (
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(script, monkeypatch):
     """The script as a module, with one small variant."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    script = importlib.import_module("gpu")
+    script = script("gpu")
     parts = script.gpu_parts
     monkeypatch.setattr(parts, "GIVEN", SMALL)
     monkeypatch.setattr(parts, "VARIANTS", {"D2RL": ["conf=full_duplex", "trainer.num_envs=4"]})

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def modes(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("modes")
+def modes(script):
+    return script("modes")
 
 
 def test_recall_counts_modes_that_get_half_of_their_fair_share(modes):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import read_csv
+from conftest import SCRIPTS, read_csv
 
 from d2rl.algorithm.agent import D2RL
 from d2rl.common.errors import ConfigError
@@ -19,15 +17,6 @@ from d2rl.problems.full_duplex.simulator import evaluation_states
 from d2rl.wireless import link_rates
 
 TINY = ("device=cpu", "rounds=1", "matrix=32", "megabytes=1")
-SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """A script of benchmarks/ as a module."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    return importlib.import_module
 
 
 def test_no_script_hides_a_module_of_the_standard_library(script):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import read_csv
@@ -12,16 +9,7 @@ from torch import Tensor, nn
 
 from d2rl.problems.base import Layout, Observation
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
 RATE = 4.0  # bit/s/Hz of the one of the two links that is served
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """A script of benchmarks/ as a module."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    return importlib.import_module
 
 
 def exclusive(weights: Tensor, slot: int = 0) -> Tensor:
