@@ -149,21 +149,16 @@ def check(config: RunConfig) -> None:
             "trainer.cuda_graphs=true needs a GPU, and trainer.accelerator=cpu leaves it out; set "
             "trainer.cuda_graphs=false, or trainer.accelerator=gpu."
         )
-    if config.trainer.cuda_graphs and (count > 1 or config.trainer.strategy == "ddp"):
-        raise ConfigError(
-            f"trainer.cuda_graphs=true is for one process without DDP, and trainer.devices x trainer.nodes is {count}, "
-            f"trainer.strategy={config.trainer.strategy}: what processes exchange is not captured. Set "
-            "trainer.cuda_graphs=false."
-        )
+    for key, why in (("cuda_graphs", ": what processes exchange is not captured"), ("compile", "")):
+        if getattr(config.trainer, key) and (count > 1 or config.trainer.strategy == "ddp"):
+            raise ConfigError(
+                f"trainer.{key}=true is for one process without DDP, and trainer.devices x trainer.nodes is {count}, "
+                f"trainer.strategy={config.trainer.strategy}{why}. Set trainer.{key}=false."
+            )
     if config.trainer.cuda_graphs and config.trainer.compile:
         raise ConfigError(
             "trainer.compile=true and trainer.cuda_graphs=true exclude each other: what is compiled in the middle of a "
             "capture breaks it. Leave one of them out; CUDA graphs need no compiler."
-        )
-    if config.trainer.compile and (count > 1 or config.trainer.strategy == "ddp"):
-        raise ConfigError(
-            f"trainer.compile=true is for one process without DDP, and trainer.devices x trainer.nodes is {count}, "
-            f"trainer.strategy={config.trainer.strategy}. Set trainer.compile=false."
         )
     if config.reward.risk == "cvar" and config.reward.samples < 2:
         raise ConfigError("reward.risk=cvar needs reward.samples of 2 at least, got 1: one sample has no worst part.")

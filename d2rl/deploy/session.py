@@ -51,6 +51,7 @@ class SessionPolicy:
         """The decision of B states, such as precoder [B, N_t, K_D] and uplink power [B, K_U].
 
         :param seed: of the candidates; None: that of the rule
+        :raises InputError: a cell of another size
         """
         self.generator.manual_seed(stream(f"decision/{self.rule.seed}") if seed is None else seed)
         found = self.session.run(list(self.decision.outputs), arrays(self._inputs(state)))
@@ -60,7 +61,13 @@ class SessionPolicy:
     def _inputs(self, state: Any) -> dict[str, Tensor]:
         """Inputs by name; the random numbers are those of torch's decision, in its order."""
         rule, decision, problem = self.rule, self.decision, self.decision.problem
-        inputs = {name: real(tensor) for name, tensor in problem.known(state).items()}
+        known = problem.known(state)
+        if any(known[name].shape[1:] != like.shape[1:] for name, like in decision.state.items()):
+            raise InputError(
+                f'with runtime="onnx" a policy decides for the cell that it was loaded for, {problem}; for another one '
+                "load it with that cell's scenario.downlink_users and so on, or without runtime."
+            )
+        inputs = {name: real(tensor) for name, tensor in known.items()}
         spread = rule.priority_spread if decision.several else 0.0
         if decision.several:
             inputs["proposal_weights"] = state.weights.unsqueeze(1).expand(-1, rule.best_of, -1)
@@ -104,12 +111,6 @@ class Sessions:
         session = self.made.get(kind)
         if session is None:
             session = self.made[kind] = SessionPolicy(self.policy, kind)
-        known, made_for = problem.known(state), session.decision.state
-        if any(known[name].shape[1:] != like.shape[1:] for name, like in made_for.items()):
-            raise InputError(
-                f'with runtime="onnx" a policy decides for the cell that it was loaded for, {problem}; for another one '
-                "load it with that cell's scenario.downlink_users and so on, or without runtime."
-            )
         decision = session(state, rule.seed)
         return problem.refine(problem.observe(state), decision, rule.refine) if rule.refine else decision
 
